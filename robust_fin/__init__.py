@@ -1,0 +1,27 @@
+"""Robust training on fat-tailed market data, and an honest verdict.
+
+The public names load on first use, so that `import robust_fin` is quick and pulls in no torch.
+"""
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "BarSource": "robust_fin.market.sources",
+    "synthetic_market": "robust_fin.market.synthetic",
+    "compute_features": "robust_fin.features.registry",
+    "feature": "robust_fin.features.registry",
+    "Lookback": "robust_fin.features.registry",
+    "load_bundle": "robust_fin.bundle",
+    "rank_ic": "robust_fin.metrics",
+    "significance": "robust_fin.evaluation.significance",
+    "verdict": "robust_fin.evaluation.significance",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"robust_fin has no {name}; it has {', '.join(_PUBLIC)}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

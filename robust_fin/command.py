@@ -1,0 +1,90 @@
+"""From the command line to a job: Hydra composes, errors become one message, the exit code is true."""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from robust_fin.errors import RobustFinError
+
+Job = Callable[[DictConfig], None]
+_FULL = "HYDRA_FULL_ERROR"
+
+
+def conf_folder() -> Path:
+    """The folder of YAML files: inside the package in a wheel, beside it in a source tree.
+
+    The source tree comes first, because an editable install can leave a stale copy in the package.
+    """
+    package = Path(__file__).parent
+    beside = package.parent / "conf"
+    return beside if (package.parent / "pyproject.toml").is_file() else package / "conf"
+
+
+def run_job(job: Job, *, config_name: str, argv: Sequence[str] | None = None) -> int:
+    """Compose the config, run the job, and turn what a user can fix into one message.
+
+    Args:
+        job: takes the composed config.
+        config_name: the primary YAML of the verb.
+        argv: command-line words after the verb; None takes those of the process.
+
+    Returns:
+        The exit code: 0, 1 for an error, 130 for Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    entry = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)
+    before = sys.argv
+    sys.argv = [before[0], *words]
+    try:
+        return guarded(lambda: entry(job)())
+    finally:
+        sys.argv = before
+
+
+def guarded(work: Callable[[], object]) -> int:
+    """Run `work`; print what a user can fix as one message, anything else with its traceback.
+
+    With HYDRA_FULL_ERROR=1 every error keeps its traceback.
+    """
+    wants_traceback = os.environ.get(_FULL) == "1"
+    os.environ[_FULL] = "1"  # else Hydra prints the errors itself, with a traceback
+    try:
+        work()
+    except (RobustFinError, HydraException, OmegaConfBaseException) as error:
+        _report(error, wants_traceback=wants_traceback)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if not wants_traceback:
+            os.environ.pop(_FULL, None)
+    return 0
+
+
+def _report(error: BaseException, *, wants_traceback: bool) -> None:
+    logging.shutdown()
+    if wants_traceback or os.environ.get("ROBUST_FIN_TRACEBACK") == "1":
+        traceback.print_exception(error)
+        return
+    sys.stderr.write(f"error: {readable(error)}\n")
+
+
+def readable(error: BaseException) -> str:
+    """The message that helps: ours as it is, Hydra's with the cause it hides."""
+    cause = error.__cause__
+    while cause is not None:
+        if isinstance(cause, RobustFinError):
+            return str(cause)
+        cause = cause.__cause__
+    text = str(error)
+    if isinstance(error.__cause__, OmegaConfBaseException) and str(error.__cause__) not in text:
+        text = f"{text}\n{error.__cause__}"
+    return text

@@ -1,0 +1,1 @@
+"""What the net sees: targets, fitted transforms, spans, and the LightningDataModule."""

@@ -1,0 +1,198 @@
+"""One fold of bars as tensors on the device."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import lightning as L
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from robust_fin.data.batches import ScoreBatches, ScoredBatch, TrainBatches
+from robust_fin.data.examples import Examples, make_examples
+from robust_fin.data.ledger import RowLedger
+from robust_fin.data.rank_target import RankTarget
+from robust_fin.data.splits import Fold, Holdout
+from robust_fin.data.targets import ForwardReturn
+from robust_fin.data.transforms import FeatureTransform
+from robust_fin.errors import ConfigError, SplitError
+from robust_fin.features.registry import FeatureSet
+from robust_fin.market.sources import Bars
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """Bars made into labelled examples, before any span is cut: shared by every fold of a run."""
+
+    bars: Bars
+    examples: Examples
+
+    @classmethod
+    def of(cls, bars: Bars, *, features: FeatureSet, target: ForwardReturn) -> "Market":
+        """Compute features and labels, once."""
+        return cls(bars, make_examples(bars, names=features.names, target=target))
+
+
+@dataclass(frozen=True, slots=True)
+class FittedFold:
+    """A fold with the transforms learnt on its training rows.
+
+    Attributes:
+        fold: row numbers into the labelled examples.
+        rows: numbers of the labelled examples among all examples.
+        transform: of the features.
+        target: of the forward return.
+    """
+
+    fold: Fold
+    rows: np.ndarray
+    transform: FeatureTransform
+    target: RankTarget
+
+    def span(self, name: str) -> np.ndarray:
+        """Row numbers of a span among all examples."""
+        return self.rows[getattr(self.fold, name)]
+
+
+def fit_fold(
+    examples: Examples,
+    *,
+    features: FeatureSet,
+    transform: Callable[..., FeatureTransform],
+    split: Holdout,
+) -> FittedFold:
+    """Cut the spans among the labelled examples and learn the transforms on train alone.
+
+    Args:
+        examples: all rows with features.
+        features: names of the inputs.
+        transform: such as `FeatureTransform.fit` with its steps.
+        split: how to cut.
+
+    Raises:
+        SplitError: a span would be empty.
+        TransformError: a feature has no scale on the training rows.
+    """
+    rows = np.flatnonzero(~np.isnan(examples.outcome))
+    if rows.size == 0:
+        raise SplitError(f"none of {examples.outcome.size} rows has a label; use more bars")
+    fold = split.fold(examples.time[rows], examples.label_end[rows])
+    train = rows[fold.train]
+    return FittedFold(
+        fold,
+        rows,
+        transform(examples.features[train], names=features.names),
+        RankTarget.fit(examples.outcome[train]),
+    )
+
+
+class BarDataModule(L.LightningDataModule):
+    """Batches of one fold.
+
+    Args:
+        market: labelled examples.
+        features: the inputs of the net, in order.
+        transform: makes the fitted transform from (train, names).
+        split: how the spans are cut.
+        batch_size: rows a training batch and process.
+        score_batch_size: rows a validation batch.
+        seed: of the order of the training rows.
+    """
+
+    def __init__(
+        self,
+        market: Market,
+        *,
+        features: FeatureSet,
+        transform: Callable[..., FeatureTransform],
+        split: Holdout,
+        batch_size: int,
+        score_batch_size: int,
+        seed: int,
+    ) -> None:
+        """Fit the fold; the tensors are made when a trainer asks."""
+        super().__init__()
+        if batch_size < 1 or score_batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size} must be at least 1")
+        self.market, self.features, self.split = market, features, split
+        self.batch_size, self.score_batch_size, self.seed = batch_size, score_batch_size, seed
+        self._transform = transform
+        self.fitted = fit_fold(
+            market.examples, features=features, transform=transform, split=split
+        )
+        rows = self.fitted.fold.train.size
+        if rows < batch_size:
+            raise SplitError(f"train has {rows} rows, fewer than batch_size={batch_size}; lower it")
+
+    def for_refit(self) -> "BarDataModule":
+        """The same data with val given to train and the transforms fitted anew."""
+        return BarDataModule(
+            self.market,
+            features=self.features,
+            transform=self._transform,
+            split=self.split.without_val(),
+            batch_size=self.batch_size,
+            score_batch_size=self.score_batch_size,
+            seed=self.seed,
+        )
+
+    def x(self, span: str) -> Float[Tensor, "rows features"]:
+        """Transformed features of a span, float32, on the CPU."""
+        examples = self.market.examples
+        return torch.from_numpy(
+            self.fitted.transform.transform(examples.features[self.fitted.span(span)])
+        )
+
+    def target(self, span: str) -> Float[np.ndarray, " rows"]:
+        """Rank target of a span, float64."""
+        return self.fitted.target.transform(self.outcome(span))
+
+    def outcome(self, span: str) -> Float[np.ndarray, " rows"]:
+        """Forward return of a span, a fraction."""
+        return self.market.examples.outcome[self.fitted.span(span)]
+
+    def has_val(self) -> bool:
+        """Whether choices can be made."""
+        return self.fitted.fold.val.size > 0
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """Put the spans that training touches on the device."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        self._train = (self.x("train").to(device), self._tensor("train").to(device))
+        if self.has_val():
+            outcome = torch.from_numpy(self.outcome("val")).to(torch.float32)
+            span = ScoredBatch(self.x("val"), self._tensor("val"), outcome)
+            self._val = ScoredBatch(*(part.to(device) for part in span))
+
+    def train_dataloader(self) -> TrainBatches:
+        """Shuffled batches of this process."""
+        rank, world = self._place()
+        return TrainBatches(
+            *self._train, batch_size=self.batch_size, seed=self.seed, rank=rank, world=world
+        )
+
+    def val_dataloader(self) -> ScoreBatches:
+        """The val span in the order of time; asked for only where there is one."""
+        rank, world = self._place()
+        return ScoreBatches(self._val, batch_size=self.score_batch_size, rank=rank, world=world)
+
+    def steps_an_epoch(self, world: int) -> int:
+        """Optimizer steps of one pass over train, without accumulation."""
+        return self.fitted.fold.train.size // (self.batch_size * world)
+
+    def ledger(self) -> RowLedger:
+        """Where every input row went."""
+        examples, fold = self.market.examples, self.fitted.fold
+        spans = {name: int(getattr(fold, name).size) for name in ("train", "val", "test")}
+        dropped = examples.dropped | examples.unlabelled | fold.purged
+        return RowLedger(examples.rows_in, dropped, spans, examples.reports)
+
+    def _tensor(self, span: str) -> Float[Tensor, " rows"]:
+        return torch.from_numpy(self.target(span)).to(torch.float32)
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -1,0 +1,33 @@
+"""The few things a user can cause and fix; each message says what, where and what to change."""
+
+
+class RobustFinError(ValueError):
+    """Base of every error that a user can cause; the command line prints it without a traceback."""
+
+
+class ConfigError(RobustFinError):
+    """A setting that names nothing, contradicts another or is out of its range."""
+
+
+class SourceError(RobustFinError):
+    """A file of bars that is missing, empty or cannot be read as one."""
+
+
+class SchemaError(RobustFinError):
+    """A bar table that breaks a rule of the contract in `robust_fin.market.schema`."""
+
+
+class SplitError(RobustFinError):
+    """Spans that cannot be cut: too few rows, or every row purged."""
+
+
+class TransformError(RobustFinError):
+    """A transform that cannot be fitted on the training rows it was given."""
+
+
+class BundleError(RobustFinError):
+    """A run folder or bundle that is not one, or does not fit the bars it is asked to score."""
+
+
+class NonFiniteError(RobustFinError):
+    """A loss, gradient or weight that stopped being a number; training ends where it happened."""

@@ -1,0 +1,83 @@
+"""What a run says at the keyboard: tables and the verdict."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+from rich.table import Table
+
+from robust_fin.metrics import excess_kurtosis
+
+Figure = float | int | None
+_SPAN_ROWS = ("loss", "loss_trivial", "skill", "skill_squared", "mae", "mae_trivial", "rank_ic")
+_RUN_ROWS = (
+    "parameters", "rows", "train_rows", "val_rows", "test_rows", "steps", "steps_per_second",
+    "fit_seconds", "nonfinite_steps", "seed", "train/objective",
+)  # fmt: skip
+
+
+def target_table(outcome: Float[np.ndarray, " rows"], target: Float[np.ndarray, " rows"]) -> Table:
+    """The training target before and after its transform."""
+    table = Table(title=f"Target of {outcome.size:,} training rows", title_justify="left")
+    for name in ("", "least", "greatest", "excess kurtosis", "share of zero returns"):
+        table.add_column(name, justify="left" if not name else "right")
+    zeros = f"{np.mean(outcome == 0):.1%}"
+    for name, values, share in (("forward return", outcome, zeros), ("rank target", target, zeros)):
+        table.add_row(
+            name,
+            f"{values.min():.6f}",
+            f"{values.max():.6f}",
+            f"{excess_kurtosis(values):.2f}",
+            share,
+        )
+    return table
+
+
+def result_table(metrics: Mapping[str, Figure], *, title: str) -> Table:
+    """The net beside its baselines, span by span."""
+    baselines = sorted({key.split("/")[1] for key in metrics if key.startswith("baseline/")})
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for column in ("net, val", "net, test", *(f"{name}, test" for name in baselines)):
+        table.add_column(column, justify="right")
+    for row in _SPAN_ROWS:
+        cells = [metrics.get(f"val/{row}"), metrics.get(f"test/{row}")]
+        cells += [metrics.get(f"baseline/{name}/{row}") for name in baselines]
+        table.add_row(row, *(_text(row, cell) for cell in cells))
+    return table
+
+
+def run_table(metrics: Mapping[str, Figure]) -> Table:
+    """What was trained, and how fast."""
+    table = Table(show_header=False)
+    for row in _RUN_ROWS:
+        table.add_row(row, _text(row, metrics.get(row)))
+    return table
+
+
+def compare_table(runs: Mapping[str, Mapping[str, Figure]]) -> Table:
+    """Runs side by side, their test spans only."""
+    table = Table(title="test spans", title_justify="left")
+    table.add_column("")
+    for name in runs:
+        table.add_column(name, justify="right")
+    for row in ("test_rows", *(f"test/{name}" for name in _SPAN_ROWS)):
+        table.add_row(row, *(_text(row.split("/")[-1], run.get(row)) for run in runs.values()))
+    return table
+
+
+def show(*parts: Table | str) -> None:
+    """Write tables and lines to the console."""
+    console = Console(soft_wrap=True)
+    for part in parts:
+        console.print(part, highlight=False, markup=False)
+
+
+def _text(row: str, value: Figure) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "null"
+    if row.startswith("skill"):
+        return f"{value:+.4%}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"

@@ -1,0 +1,39 @@
+"""Figures of the test span, model by model, from the predictions table."""
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+
+from robust_fin.metrics import span_metrics
+
+
+def model_metrics(
+    predictions: pd.DataFrame, *, train_median: float, train_mean: float
+) -> dict[str, dict[str, float]]:
+    """`robust_fin.metrics.span_metrics` of every model in the table, on its labelled rows.
+
+    Args:
+        predictions: with model, score, target, outcome.
+        train_median: of the target over the training rows, in rank units.
+        train_mean: likewise.
+    """
+    labelled = predictions[predictions["outcome"].notna()]
+    return {
+        str(model): span_metrics(
+            rows["score"].to_numpy(dtype="float64"),
+            rows["target"].to_numpy(),
+            rows["outcome"].to_numpy(),
+            train_median=train_median,
+            train_mean=train_mean,
+        )
+        for model, rows in labelled.groupby("model", sort=False)
+    }
+
+
+def null_for_nan(metrics: Mapping[str, float | int | None]) -> dict[str, float | int | None]:
+    """What metrics.json holds: a figure that could not be computed is null, never 0 and never NaN."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in metrics.items()
+    }

@@ -1,0 +1,168 @@
+"""Feature = a pure function of one contract's bars, and the facts it cannot tell by itself."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from robust_fin.errors import ConfigError, SchemaError
+from robust_fin.features.history import chained_bars, contract_rows
+
+BARS, TRADING_DATES, SESSION = "bars", "trading dates", "since the session's start"
+
+
+@dataclass(frozen=True, slots=True)
+class Lookback:
+    """How much history before its own bar a feature needs.
+
+    Attributes:
+        count: bars or trading dates; 0 for a session.
+        unit: BARS, TRADING_DATES or SESSION.
+    """
+
+    count: int
+    unit: str
+
+    def __str__(self) -> str:
+        """Such as `5 trading dates`."""
+        return self.unit if self.unit == SESSION else f"{self.count} {self.unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A registered feature.
+
+    Attributes:
+        name: the term of the field, with its span.
+        lookback: history needed before the bar; a row with less is NaN, never filled.
+        unit: of the value.
+        fn: one contract's bars, in time order -> one value a bar.
+        chained: whether the bars before the contract's first come from the contract before it, with
+            prices rescaled so that the step across the roll is 0. Otherwise they are missing.
+    """
+
+    name: str
+    lookback: Lookback
+    unit: str
+    fn: Callable[[pd.DataFrame], pd.Series]
+    chained: bool
+
+
+FEATURES: dict[str, Feature] = {}
+
+
+def feature(
+    *, lookback: Lookback, unit: str, chained: bool = False
+) -> Callable[[Callable[[pd.DataFrame], pd.Series]], Callable[[pd.DataFrame], pd.Series]]:
+    """Register the decorated function under its own name.
+
+    Args:
+        lookback: history the function needs before the bar itself.
+        unit: of the value.
+        chained: see `Feature`.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+
+    def register(fn: Callable[[pd.DataFrame], pd.Series]) -> Callable[[pd.DataFrame], pd.Series]:
+        name = fn.__name__
+        if name in FEATURES:
+            raise ConfigError(f"a feature named {name} is registered already; choose another name")
+        FEATURES[name] = Feature(name, lookback, unit, fn, chained)
+        return fn
+
+    return register
+
+
+def get_feature(name: str) -> Feature:
+    """The feature of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in FEATURES:
+        raise ConfigError(f"no feature is named {name}; registered are {', '.join(sorted(FEATURES))}")
+    return FEATURES[name]
+
+
+def compute_features(bars: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The named features of every bar, float64, NaN where undefined.
+
+    Each is computed inside its contract, so how the rows of contracts interleave changes nothing.
+
+    Args:
+        bars: the table of `robust_fin.market.sources.Bars`, in the order of time.
+        names: registered features; the columns of the result, in this order.
+
+    Returns:
+        One row a bar, in the order of `bars`.
+
+    Raises:
+        ConfigError: a name is not registered.
+        SchemaError: a feature needs a column the bars lack.
+    """
+    wanted = [get_feature(name) for name in names]
+    values = np.full((len(bars), len(wanted)), np.nan)
+    contracts = contract_rows(bars)
+    for position, rows in enumerate(contracts):
+        own = bars.iloc[rows]
+        for column, one in enumerate(wanted):
+            history = own
+            if one.chained:
+                history = chained_bars(bars, contracts, position, one.lookback.count, one.lookback.unit)
+            values[rows, column] = _values(one, history)[-len(rows) :]
+    return pd.DataFrame(values, columns=list(names), index=bars.index)
+
+
+def _values(one: Feature, history: pd.DataFrame) -> np.ndarray:
+    try:
+        result = one.fn(history)
+    except KeyError as error:
+        raise SchemaError(
+            f"feature {one.name} needs the column {error.args[0]}, which the bars lack; add it to "
+            "the file (for vix also source.vix_path=FILE) or choose other features"
+        ) from error
+    return result.to_numpy(dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSet:
+    """The inputs of a net, by name and in order."""
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, names: Sequence[str], modules: Sequence[str] = ()) -> "FeatureSet":
+        """Check that every name is registered, once.
+
+        Args:
+            names: registered features.
+            modules: importable modules of the user's that register features of their own.
+
+        Raises:
+            ConfigError: a module cannot be found, a name is unknown or given twice, or none is.
+        """
+        for module in modules:
+            _import(module)
+        for name in names:
+            get_feature(name)
+        if len(set(names)) < len(names) or not names:
+            raise ConfigError(f"features.names={list(names)} must name each feature once")
+        return cls(tuple(names))
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Unit of each feature."""
+        return {name: get_feature(name).unit for name in self.names}
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"features.modules names {module}, but {error}; put it on PYTHONPATH"
+        ) from error

@@ -1,0 +1,1 @@
+"""What the exchange gave us: validated bars, their calendar and their contracts."""

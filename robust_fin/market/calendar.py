@@ -1,0 +1,284 @@
+"""Trading dates, sessions and regular hours, by bar.
+
+A bar is labelled by integer comparison of its start with the sessions' opens and closes; time
+zones are dealt with once a session, never once a bar, so a million rows take 0.2 seconds.
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pandas_market_calendars
+from jaxtyping import Bool, Int, Shaped
+
+from robust_fin.errors import ConfigError
+
+FIRST_DATE = "1960-01-01"
+LAST_DATE = "2065-12-31"
+ORIGIN = np.datetime64("1990-01-01", "s")
+LATE_NS = 30 * 60 * 1_000_000_000
+DAY_NS = 86_400 * 1_000_000_000
+CHICAGO_HOURS = frozenset({"CME_Equity", "CBOT_Equity", "CME Globex Equity"})
+ALWAYS_OPEN = "24/7"
+
+Dates = Shaped[np.ndarray, " sessions"]
+Stamps = Int[np.ndarray, " sessions"]
+
+
+class BarLabels(NamedTuple):
+    """What the calendar says of each bar.
+
+    Attributes:
+        trading_date: datetime64[s] at midnight, naive.
+        trading_day: int32 ordinal of that date among the calendar's sessions; the next session is
+            one more, and 0 is the first session on or after 1990-01-01, whatever the file holds.
+        rth: the bar starts within regular trading hours.
+        late: the bar starts up to 30 minutes after the session's close and belongs to that session.
+        outside: the bar starts in no session and belongs to the next one.
+    """
+
+    trading_date: Shaped[np.ndarray, " rows"]
+    trading_day: Int[np.ndarray, " rows"]
+    rth: Bool[np.ndarray, " rows"]
+    late: Bool[np.ndarray, " rows"]
+    outside: Bool[np.ndarray, " rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class TradingCalendar:
+    """The sessions of one market, in order and without overlap.
+
+    Attributes:
+        name: name in pandas_market_calendars, or "24/7".
+        date: trading dates, datetime64[s] at midnight.
+        open: starts of the sessions, UTC nanoseconds since 1970.
+        close: ends of the sessions, the same unit; a bar that starts there is no longer inside.
+        rth_open: starts of regular trading hours, the same unit.
+        rth_close: ends of regular trading hours; at or before rth_open where a date has none.
+    """
+
+    name: str
+    date: Dates
+    open: Stamps
+    close: Stamps
+    rth_open: Stamps
+    rth_close: Stamps
+
+    @classmethod
+    def named(
+        cls,
+        name: str = "CME_Equity",
+        *,
+        override_path: str | Path | None = None,
+        first: str = FIRST_DATE,
+        last: str = LAST_DATE,
+    ) -> "TradingCalendar":
+        """Build the calendar of a market from its name.
+
+        Args:
+            name: a name of pandas_market_calendars, or "24/7" for UTC days without a break.
+            override_path: CSV with trading_date, open, close (stamps with a zone) whose rows
+                replace or add sessions; empty open and close remove the date.
+            first: first trading date held, "YYYY-MM-DD".
+            last: last trading date held, "YYYY-MM-DD".
+
+        Returns:
+            The calendar.
+
+        Raises:
+            ConfigError: the name is unknown, or the override file breaks a rule.
+
+        Source: hours and holidays by pandas_market_calendars.
+        """
+        date, opened, closed = _schedule(name, first, last)
+        if override_path is not None:
+            date, opened, closed = _overridden(Path(override_path), date, opened, closed)
+        rth_open, rth_close = opened, closed
+        if name in CHICAGO_HOURS:
+            rth_open = chicago_ns(date, "08:30")
+            rth_close = np.minimum(chicago_ns(date, "15:00"), closed)
+        return cls(name, date, opened, closed, rth_open, rth_close)
+
+    def label(
+        self, time: pd.DatetimeIndex | pd.Series | Shaped[np.ndarray, " rows"]
+    ) -> BarLabels:
+        """Label bars by their starts.
+
+        Args:
+            time: starts of the bars, (rows,); in any zone, naive stamps being UTC. Any order.
+
+        Returns:
+            One entry a bar, in the order given.
+
+        Raises:
+            ConfigError: a bar lies beyond the first or last session of the calendar.
+        """
+        start = _ns(pd.DatetimeIndex(time))
+        self._check_span(start)
+        begun = np.searchsorted(self.open, start, side="right") - 1
+        over = start - self.close[begun]
+        outside = (over >= LATE_NS) | (begun < 0)
+        late = (over >= 0) & ~outside
+        at = begun + outside
+        rth = (start >= self.rth_open[at]) & (start < self.rth_close[at])
+        # outside bars precede the session they belong to; a wide rth_open must not claim them
+        rth &= ~outside
+        return BarLabels(self.date[at], self.ordinal(at), rth, late, outside)
+
+    def ordinal(self, position: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+        """Number sessions from the first one on or after 1990-01-01.
+
+        Args:
+            position: positions in this calendar's arrays.
+
+        Returns:
+            int32 ordinals, negative before 1990; they do not depend on `first` and `last` as long
+            as `first` is not after 1990.
+        """
+        return (position - np.searchsorted(self.date, ORIGIN)).astype(np.int32)
+
+    def sessions(self, first: str | pd.Timestamp, last: str | pd.Timestamp) -> pd.DataFrame:
+        """List the sessions of a span of trading dates.
+
+        Args:
+            first: first trading date, included.
+            last: last trading date, included.
+
+        Returns:
+            trading_date (naive), open and close (UTC), one row a session.
+        """
+        bounds = [np.datetime64(pd.Timestamp(edge).normalize().tz_localize(None), "s")
+                  for edge in (first, last)]
+        low = np.searchsorted(self.date, bounds[0], side="left")
+        high = np.searchsorted(self.date, bounds[1], side="right")
+        return pd.DataFrame({
+            "trading_date": self.date[low:high],
+            "open": pd.to_datetime(self.open[low:high], unit="ns", utc=True),
+            "close": pd.to_datetime(self.close[low:high], unit="ns", utc=True),
+        })
+
+    def _check_span(self, start: Int[np.ndarray, " rows"]) -> None:
+        if start.size == 0:
+            return
+        # a bar before the first open could belong to an earlier session that was not built
+        low, high = self.open[0] - DAY_NS, self.close[-1] + LATE_NS
+        beyond = np.flatnonzero((start < low) | (start >= high))
+        if beyond.size:
+            raise ConfigError(
+                f"calendar {self.name!r} holds trading dates {self.date[0].astype('M8[D]')} to "
+                f"{self.date[-1].astype('M8[D]')}, however: bar {beyond[0]} starts at "
+                f"{pd.Timestamp(start[beyond[0]], unit='ns')} UTC; {beyond.size} such bars in all. "
+                "Check the stamps' unit and zone, or widen first and last"
+            )
+
+
+@lru_cache(maxsize=16)
+def _schedule(name: str, first: str, last: str) -> tuple[Dates, Stamps, Stamps]:
+    if name == ALWAYS_OPEN:
+        date = np.arange(np.datetime64(first, "D"), np.datetime64(last, "D") + 1).astype("M8[s]")
+        opened = _ns(pd.DatetimeIndex(date))
+        return _frozen(date, opened, opened + DAY_NS)
+    known = pandas_market_calendars.get_calendar_names()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=4, cutoff=0.4) or ["CME_Equity", "NYSE"]
+        raise ConfigError(
+            f"source.calendar={name!r} is no calendar of pandas_market_calendars; close to it: "
+            f"{', '.join(close)}. Use source.calendar={ALWAYS_OPEN} for a market that never closes"
+        )
+    table = pandas_market_calendars.get_calendar(name).schedule(first, last)
+    date = table.index.to_numpy().astype("M8[s]")
+    return _frozen(date, _ns(table["market_open"]), _ns(table["market_close"]))
+
+
+def _overridden(
+    path: Path, date: Dates, opened: Stamps, closed: Stamps
+) -> tuple[Dates, Stamps, Stamps]:
+    rows = _read_override(path)
+    kept = ~np.isin(date, rows["date"].to_numpy())
+    held = rows[rows["open"].notna()]
+    date = np.concatenate([date[kept], held["date"].to_numpy()])
+    opened = np.concatenate([opened[kept], _ns(held["open"])])
+    closed = np.concatenate([closed[kept], _ns(held["close"])])
+    order = np.argsort(date)
+    date, opened, closed = date[order], opened[order], closed[order]
+    bad = np.flatnonzero((closed <= opened) | (opened < np.append(opened[:1], closed[:-1])))
+    if bad.size:
+        raise ConfigError(
+            f"sessions must close after they open and not overlap, however: with {path} the "
+            f"session of {date[bad[0]].astype('M8[D]')} opens {pd.Timestamp(opened[bad[0]])} and closes "
+            f"{pd.Timestamp(closed[bad[0]])} UTC; {bad.size} such sessions. Mend that row"
+        )
+    return _frozen(date, opened, closed)
+
+
+def _read_override(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise ConfigError(f"calendar override file {path} does not exist; mend the path or drop it")
+    text = pd.read_csv(path, dtype=str)
+    absent = [name for name in ("trading_date", "open", "close") if name not in text]
+    if absent:
+        raise ConfigError(f"calendar override file {path} lacks the columns {absent}; add them")
+    date = text["trading_date"]
+    _check_rows(path, date.isna() | date.duplicated(), "trading_date must be there and be unique")
+    _check_rows(path, text["open"].isna() != text["close"].isna(), "open and close go together")
+    return pd.DataFrame({
+        "date": _parsed(path, date, lambda value: pd.Timestamp(value).normalize()).astype("M8[s]"),
+        "open": _parsed(path, text["open"], _aware),
+        "close": _parsed(path, text["close"], _aware),
+    })
+
+
+def _check_rows(path: Path, bad: pd.Series, rule: str) -> None:
+    if bad.any():
+        raise ConfigError(f"calendar override file {path}: {rule}; see line {bad.argmax() + 2}")
+
+
+def _parsed(path: Path, text: pd.Series, parse: Callable[[str], pd.Timestamp]) -> pd.Series:
+    stamps = []
+    for line, value in enumerate(text, start=2):
+        try:
+            stamps.append(pd.NaT if pd.isna(value) else parse(value))
+        except ValueError as error:
+            raise ConfigError(
+                f"calendar override file {path}, line {line}: {text.name} is {value!r}; write a "
+                f"date or a stamp with its zone, like 2023-11-24T12:15:00-06:00 ({error})"
+            ) from error
+    return pd.Series(pd.DatetimeIndex(stamps))
+
+
+def _aware(value: str) -> pd.Timestamp:
+    stamp = pd.Timestamp(value)
+    if stamp.tz is None:
+        raise ValueError("the stamp has no zone")
+    return stamp.tz_convert("UTC")
+
+
+def chicago_ns(date: Dates, clock: str) -> Stamps:
+    """Turn a Chicago wall-clock time of some dates into UTC stamps.
+
+    Args:
+        date: dates, datetime64 at midnight, (sessions,).
+        clock: "HH:MM" in Chicago.
+
+    Returns:
+        UTC nanoseconds since 1970, (sessions,).
+    """
+    local = pd.DatetimeIndex(date) + pd.Timedelta(f"{clock}:00")
+    return _ns(local.tz_localize("America/Chicago"))
+
+
+def _ns(time: pd.DatetimeIndex | pd.Series) -> Int[np.ndarray, " stamps"]:
+    index = pd.DatetimeIndex(time)
+    naive = index if index.tz is None else index.tz_convert("UTC").tz_localize(None)
+    return naive.to_numpy().astype("M8[ns]").view(np.int64)
+
+
+def _frozen(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    for array in arrays:
+        array.setflags(write=False)
+    return arrays

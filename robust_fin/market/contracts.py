@@ -1,0 +1,41 @@
+"""Futures contracts: the order of their expiries, read from their codes."""
+
+import re
+
+import pandas as pd
+
+_CODE = re.compile(r"^(?P<root>[A-Z0-9]{1,4}?)(?P<month>[FGHJKMNQUVXZ])(?P<year>\d{1,4})$")
+_MONTHS = "FGHJKMNQUVXZ"
+
+
+def expiry(code: str, *, first_year: int) -> tuple[int, int] | None:
+    """Year and month in which a contract expires, or None where the code does not tell.
+
+    Args:
+        code: such as ESZ24, ESZ4 or ESZ2024.
+        first_year: year of the contract's first bar; it settles one- and two-digit years, which
+            mean the first such year not before it.
+    """
+    match = _CODE.match(code.strip().upper())
+    if match is None:
+        return None
+    digits, month = match["year"], _MONTHS.index(match["month"]) + 1
+    if len(digits) == 3:
+        return None
+    cycle = 10 ** len(digits)
+    year = int(digits) if len(digits) == 4 else first_year + (int(digits) - first_year) % cycle
+    return year, month
+
+
+def in_expiry_order(contract: pd.Series, time: pd.Series) -> list[str]:
+    """Contract codes from the earliest expiry to the latest; by first bar where a code is unknown.
+
+    Args:
+        contract: code of each bar.
+        time: start of each bar.
+    """
+    first = time.groupby(contract.astype("category"), observed=True).min()
+    keys = {str(code): expiry(str(code), first_year=start.year) for code, start in first.items()}
+    if any(key is None for key in keys.values()):
+        return [str(code) for code in first.sort_values(kind="stable").index]
+    return sorted(keys, key=lambda code: (keys[code], first[code], code))

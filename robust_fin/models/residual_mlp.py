@@ -1,0 +1,91 @@
+"""Blocks of Linear - LayerNorm - ReLU - Dropout, with parameter-free skips."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ResidualMLP(nn.Module):
+    """One raw score a row.
+
+    Why LayerNorm: it needs no running statistics, so a row's score depends on that row alone.
+
+    Shape:
+        in:  (batch, features), each feature scaled on the training fold
+        out: (batch,), unbounded; the link decides what it means
+
+    Args:
+        features: inputs a row.
+        hidden: width of each block.
+        residual: add the block's input, fitted to its width without parameters, to its output.
+        input_norm: a LayerNorm over the inputs before the first block.
+        dropout: share of activations zeroed in training.
+        head_start: None starts the last layer like the others (Kaiming). A number starts it with
+            weight 0 and that bias, so that the first forecast is this constant.
+
+    Source: He et al. (2015), arXiv:1502.01852 (initialisation), arXiv:1512.03385 (skips); Ba et al.
+    (2016), arXiv:1607.06450 (LayerNorm).
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        hidden: Sequence[int],
+        residual: bool,
+        input_norm: bool,
+        dropout: float,
+        head_start: float | None,
+    ) -> None:
+        """Build and initialise the layers."""
+        super().__init__()
+        if not hidden or min(hidden) < 1:
+            raise ValueError(f"model.hidden={list(hidden)} must name at least one width, each >= 1")
+        widths = [features, *hidden]
+        self.input_norm = nn.LayerNorm(features) if input_norm else nn.Identity()
+        self.blocks = nn.ModuleList(
+            _block(inner, outer, dropout)
+            for inner, outer in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.head = nn.Linear(widths[-1], 1)
+        self.residual = residual
+        self._initialise(head_start)
+
+    def forward(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, " batch"]:
+        """Raw scores."""
+        x = self.input_norm(x)
+        for block in self.blocks:
+            out = block(x)
+            x = out + skip(x, out.shape[-1]) if self.residual else out
+        return self.head(x).squeeze(-1)
+
+    def _initialise(self, head_start: float | None) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+        if head_start is not None:
+            nn.init.zeros_(self.head.weight)
+            nn.init.constant_(self.head.bias, head_start)
+
+
+def _block(inner: int, outer: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inner, outer), nn.LayerNorm(outer), nn.ReLU(), nn.Dropout(dropout)
+    )
+
+
+def skip(x: Float[Tensor, "batch inner"], width: int) -> Float[Tensor, "batch outer"]:
+    """`x` fitted to `width` without parameters.
+
+    The identity where widths agree, zeros appended where it widens, adaptive average pooling where
+    it narrows.
+    """
+    inner = x.shape[-1]
+    if inner == width:
+        return x
+    if inner < width:
+        return nn.functional.pad(x, (0, width - inner))
+    return nn.functional.adaptive_avg_pool1d(x.unsqueeze(1), width).squeeze(1)
+

@@ -1,0 +1,1 @@
+"""Fitting: losses, schedules, the LightningModule, and what keeps a run sound."""

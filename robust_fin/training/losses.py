@@ -1,0 +1,39 @@
+"""Objectives: what training minimises. Pure functions of (score, target), both one entry a row.
+
+The shapes are checked on every call, because a (batch, 1) target against a (batch,) score would
+broadcast to (batch, batch) and train on nonsense.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def huber(
+    score: Float[Tensor, " batch"], target: Float[Tensor, " batch"], *, delta: float
+) -> Float[Tensor, ""]:
+    """Mean Huber loss: 0.5 e^2 up to `delta`, in rank units, then delta (|e| - 0.5 delta)."""
+    _same_shape(score, target)
+    return F.huber_loss(score, target, delta=delta)
+
+
+def squared(score: Float[Tensor, " batch"], target: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """Mean squared error."""
+    _same_shape(score, target)
+    return F.mse_loss(score, target)
+
+
+def absolute(score: Float[Tensor, " batch"], target: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """Mean absolute error."""
+    _same_shape(score, target)
+    return F.l1_loss(score, target)
+
+
+def _same_shape(score: Tensor, target: Tensor) -> None:
+    if score.shape != target.shape:
+        shapes: tuple[torch.Size, torch.Size] = (score.shape, target.shape)
+        raise ValueError(
+            f"score has the shape {tuple(shapes[0])} and target {tuple(shapes[1])}; they would "
+            "broadcast. A net must return one score a row, shape (batch,)"
+        )

@@ -1,0 +1,53 @@
+"""Metrics of a span, gathered over batches and processes."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from robust_fin.metrics import span_metrics
+
+
+class SpanScores(Metric):
+    """The thin state around `robust_fin.metrics.span_metrics`.
+
+    It keeps whole vectors, because a rank correlation of parts is not the rank correlation of the
+    whole; processes gather them, so the figures are exact under DDP.
+
+    Args:
+        train_median: of the target over the training rows, in rank units.
+        train_mean: likewise.
+    """
+
+    full_state_update = False
+    score: list[Tensor]
+    target: list[Tensor]
+    outcome: list[Tensor]
+
+    def __init__(self, *, train_median: float, train_mean: float) -> None:
+        """Start empty."""
+        super().__init__()
+        self.train_median, self.train_mean = train_median, train_mean
+        for name in ("score", "target", "outcome"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        score: Float[Tensor, " batch"],
+        target: Float[Tensor, " batch"],
+        outcome: Float[Tensor, " batch"],
+    ) -> None:
+        """Append a batch."""
+        self.score.append(score)
+        self.target.append(target)
+        self.outcome.append(outcome)
+
+    def compute(self) -> dict[str, Float[Tensor, ""]]:
+        """The figures of the span, float32 scalars by name."""
+        vectors = (self.score, self.target, self.outcome)
+        score, target, outcome = (dim_zero_cat(v).double().cpu().numpy() for v in vectors)
+        found = span_metrics(
+            score, target, outcome, train_median=self.train_median, train_mean=self.train_mean
+        )
+        return {name: torch.tensor(value, dtype=torch.float32) for name, value in found.items()}
