@@ -170,7 +170,10 @@ def finish_bundle(
         {name: np.ascontiguousarray(value) for name, value in arrays.items()},
         str(folder / "transforms.safetensors"),
     )
-    described = {"features": names.units, "target": {"forward_return": "fraction -> rank in [0, 1]"}}
+    described = {
+        "features": names.units,
+        "target": {"forward_return": "fraction -> rank in [0, 1]"},
+    }
     _write_json(folder / "transforms.json", described)
 
 

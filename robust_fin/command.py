@@ -1,4 +1,4 @@
-"""From the command line to a job: Hydra composes, errors become one message, the exit code is true."""
+"""From the command line to a job: Hydra composes, an error is one message and a true exit code."""
 
 import logging
 import os

@@ -68,13 +68,22 @@ def rank_ic(score: Float[np.ndarray, " rows"], outcome: Float[np.ndarray, " rows
 
 def correlation(a: Float[np.ndarray, " rows"], b: Float[np.ndarray, " rows"]) -> float:
     """Pearson correlation; NaN when either side is constant."""
+    if _constant(a) or _constant(b):
+        return math.nan
     a, b = a - a.mean(), b - b.mean()
     scale = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / scale if scale > 0 else math.nan
 
 
+def _constant(values: Float[np.ndarray, " rows"]) -> bool:
+    # the variance would not tell: 0.1 minus the mean of three 0.1 is not 0
+    return bool(np.all(values == values[:1]))
+
+
 def excess_kurtosis(values: Float[np.ndarray, " rows"]) -> float:
     """Fourth standardised moment minus 3 (0 for a normal law); NaN for a constant."""
+    if _constant(values):
+        return math.nan
     centred = values - values.mean()
     variance = float(np.mean(centred**2))
     return float(np.mean(centred**4)) / variance**2 - 3.0 if variance > 0 else math.nan

@@ -18,7 +18,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from robust_fin.bundle import finish_bundle, predictions_table, read_config, score_rows, start_bundle
+from robust_fin.bundle import (
+    finish_bundle,
+    predictions_table,
+    read_config,
+    score_rows,
+    start_bundle,
+)
 from robust_fin.command import guarded, run_job
 from robust_fin.data.datamodule import BarDataModule, Market
 from robust_fin.errors import ConfigError
@@ -58,9 +64,7 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
         final_data = data.for_refit()
         final = fit(config, final_data, refit_plan(run, chosen, data, final_data, resume=resume))
         fits.append(final)
-    return finish(
-        config, run, final=final, data=final_data, chosen=data, fits=fits, val=val
-    )
+    return finish(config, run, final=final, data=final_data, chosen=data, fits=fits, val=val)
 
 
 def load_data(config: DictConfig) -> BarDataModule:
@@ -117,7 +121,7 @@ def finish(
     fits: Sequence[Fit],
     val: dict[str, float],
 ) -> dict[str, Any]:
-    """Score test once, write the files of the run folder, metrics.json last, and say the verdict."""
+    """Score test once, write the run folder, metrics.json last, and say the verdict."""
     finish_bundle(
         run,
         net=final.net,

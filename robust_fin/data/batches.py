@@ -98,7 +98,9 @@ class TrainBatches:
 class ScoreBatches:
     """A span in the order of time, every row exactly once over all processes."""
 
-    def __init__(self, span: ScoredBatch, *, batch_size: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, span: ScoredBatch, *, batch_size: int, rank: int = 0, world: int = 1
+    ) -> None:
         """Keep this process's part of the rows."""
         size = len(span.target)
         first, last = size * rank // world, size * (rank + 1) // world

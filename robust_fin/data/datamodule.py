@@ -116,14 +116,13 @@ class BarDataModule(L.LightningDataModule):
     ) -> None:
         """Fit the fold; the tensors are made when a trainer asks."""
         super().__init__()
-        if batch_size < 1 or score_batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size} must be at least 1")
+        for name, size in (("batch_size", batch_size), ("score_batch_size", score_batch_size)):
+            if size < 1:
+                raise ConfigError(f"{name}={size} must be at least 1")
         self.market, self.features, self.split = market, features, split
         self.batch_size, self.score_batch_size, self.seed = batch_size, score_batch_size, seed
         self._transform = transform
-        self.fitted = fit_fold(
-            market.examples, features=features, transform=transform, split=split
-        )
+        self.fitted = fit_fold(market.examples, features=features, transform=transform, split=split)
         rows = self.fitted.fold.train.size
         if rows < batch_size:
             raise SplitError(f"train has {rows} rows, fewer than batch_size={batch_size}; lower it")

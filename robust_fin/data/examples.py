@@ -91,5 +91,6 @@ def _too_short(bars: Bars, names: Sequence[str]) -> str:
     dates = int(bars.table["trading_day"].nunique())
     return (
         f"{bars.origin}: no row has all features. It holds {len(bars.table)} bars on {dates} "
-        f"trading dates, and {needs} before a row. Use a longer file or features that look back less"
+        f"trading dates, and {needs} before a row. Use a longer file, or features that look back "
+        "less"
     )

@@ -49,7 +49,9 @@ class RankTarget:
     @property
     def median(self) -> float:
         """Median of the target over the training rows: the best constant under absolute loss."""
-        return float(self.transform(self.inverse(np.array([0.5])))[0])
+        middle = [(self.rows - 1) // 2, self.rows // 2]
+        held = self.values[np.searchsorted(np.cumsum(self.counts), middle, side="right")]
+        return float(self.transform(held).mean())
 
     @property
     def mean(self) -> float:
@@ -57,12 +59,13 @@ class RankTarget:
         return float(np.average(self.transform(self.values), weights=self.counts))
 
     def transform(self, returns: Rows) -> Rows:
-        """Ranks in [0, 1]; ties take the middle rank, the unseen is clipped."""
+        """Ranks in [0, 1]; ties take the middle rank, the unseen is clipped, NaN stays NaN."""
         last = self.rows - 1
         upto = np.concatenate([[0], np.cumsum(self.counts)])
-        below = upto[np.searchsorted(self.values, returns, side="left")]
-        within = upto[np.searchsorted(self.values, returns, side="right")]
-        return np.clip((below + within - 1) / 2, 0, last) / last
+        place = np.searchsorted(self.values, returns, side="left")
+        seen = self.values[np.minimum(place, self.values.size - 1)] == returns
+        ranks = np.clip((upto[place] + upto[place + seen] - 1) / 2, 0, last) / last
+        return np.where(np.isnan(returns), np.nan, ranks)
 
     def inverse(self, ranks: Rows) -> Rows:
         """The training return at a rank, interpolated between neighbours.

@@ -7,7 +7,7 @@ from jaxtyping import Int
 
 from robust_fin.errors import ConfigError, SplitError
 
-Index = Int[np.ndarray, " rows"]
+Index = Int[np.ndarray, " _rows"]  # of one span; each has a length of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,9 @@ class Holdout:
         val, test = self.val_fraction, self.test_fraction
         if val < 0 or test <= 0 or val + test >= 1 or self.embargo < 0:
             raise ConfigError(
-                f"split.val_fraction={val}, split.test_fraction={test}, split.embargo={self.embargo}"
-                ": needed are val >= 0, test > 0, val + test < 1, embargo >= 0"
+                f"split.val_fraction={val}, split.test_fraction={test}, "
+                f"split.embargo={self.embargo}: needed are val >= 0, test > 0, val + test < 1, "
+                "embargo >= 0"
             )
         if self.refit and val == 0:
             raise ConfigError("split.refit=true needs a val span to choose on: raise val_fraction")

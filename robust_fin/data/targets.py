@@ -17,7 +17,7 @@ class Labels(NamedTuple):
 
     Attributes:
         outcome: forward return, as a fraction; NaN where the future is not there or not wanted.
-        label_end: datetime64[ns], the end of the last bar the return needs; NaT where there is none.
+        label_end: datetime64[ns], end of the last bar the return needs; NaT where there is none.
         over_gap: whether a label exists but jumps a break longer than allowed.
     """
 

@@ -5,17 +5,18 @@ Each is a frozen dataclass that only its `fit` makes, so an unfitted one cannot 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from robust_fin.errors import ConfigError, TransformError
 
 Matrix = Float[np.ndarray, "rows features"]
 
 
+@runtime_checkable
 class Transform(Protocol):
     """What every fitted transform of features can do."""
 
@@ -68,7 +69,9 @@ class RobustScaler:
 class SmoothClip:
     """x / sqrt(1 + (x / limit)^2): the identity near 0, within (-limit, limit) everywhere."""
 
-    limit: Float[np.ndarray, ""]
+    limit: Float[
+        np.ndarray, " one"
+    ]  # not a scalar: np.ascontiguousarray would make it one of these
 
     @classmethod
     def fit(cls, train: Matrix, *, names: Sequence[str], limit: float) -> "SmoothClip":  # noqa: ARG003
@@ -79,7 +82,7 @@ class SmoothClip:
         """
         if limit <= 0:
             raise ConfigError(f"the limit of SmoothClip is {limit}; it must be above 0")
-        return cls(np.array(float(limit)))
+        return cls(np.array([float(limit)]))
 
     def transform(self, x: Matrix) -> Matrix:
         """Squash the tails."""
@@ -111,8 +114,8 @@ class QuantileNormal:
         flat = np.flatnonzero(quantiles[0] == quantiles[-1])
         if flat.size:
             raise TransformError(
-                f"feature {names[flat[0]]} is {quantiles[0, flat[0]]:g} on all {len(train)} training"
-                " rows; leave it out"
+                f"feature {names[flat[0]]} is {quantiles[0, flat[0]]:g} on all {len(train)} "
+                "training rows; leave it out"
             )
         return cls(quantiles)
 
@@ -125,7 +128,7 @@ class QuantileNormal:
             downward = 1 - np.interp(-x[:, column], -knots[::-1], grid)
             level[:, column] = (upward + downward) / 2
         edge = 0.5 / (len(grid) - 1)
-        return norm.ppf(np.clip(level, edge, 1 - edge))
+        return ndtri(np.clip(level, edge, 1 - edge))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Quantiles at equally spaced levels, one column a feature."""
@@ -144,7 +147,9 @@ class FeatureTransform:
     steps: tuple[Transform, ...]
 
     @classmethod
-    def fit(cls, train: Matrix, *, names: Sequence[str], steps: Sequence[Fit]) -> "FeatureTransform":
+    def fit(
+        cls, train: Matrix, *, names: Sequence[str], steps: Sequence[Fit]
+    ) -> "FeatureTransform":
         """Fit each step on the training rows as the steps before it leave them.
 
         Args:
@@ -154,9 +159,9 @@ class FeatureTransform:
         """
         fitted: list[Transform] = []
         for fit in steps:
-            one = fit(train, names=names)
-            train = one.transform(train)
-            fitted.append(one)
+            if fitted:
+                train = fitted[-1].transform(train)
+            fitted.append(fit(train, names=names))
         return cls(tuple(fitted))
 
     def transform(self, x: Matrix) -> Float[np.ndarray, "rows features"]:

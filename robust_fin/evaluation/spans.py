@@ -32,7 +32,7 @@ def model_metrics(
 
 
 def null_for_nan(metrics: Mapping[str, float | int | None]) -> dict[str, float | int | None]:
-    """What metrics.json holds: a figure that could not be computed is null, never 0 and never NaN."""
+    """What metrics.json holds: what could not be computed is null, never 0 and never NaN."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in metrics.items()

@@ -8,18 +8,26 @@ from jaxtyping import Int
 
 from robust_fin.market.schema import PRICES
 
+Rows = Int[np.ndarray, " _rows"]  # of one contract; each has a length of its own
 
-def contract_rows(bars: pd.DataFrame) -> list[Int[np.ndarray, " rows"]]:
-    """Row numbers of each contract's bars, from the earliest expiry to the latest, empty ones out."""
+
+def contract_rows(bars: pd.DataFrame) -> list[Rows]:
+    """Row numbers of each contract's bars, in the order of expiry; empty contracts left out."""
     codes = bars["contract"].cat.codes.to_numpy()
     order = np.argsort(codes, kind="stable")
     borders = np.flatnonzero(np.diff(codes[order])) + 1
     return [part for part in np.split(order, borders) if part.size]
 
 
+def take_rows(bars: pd.DataFrame, rows: Rows) -> pd.DataFrame:
+    """Those rows, without a copy where they follow each other; `rows` increase and are not none."""
+    first, last = int(rows[0]), int(rows[-1])
+    return bars.iloc[first : last + 1] if last - first + 1 == rows.size else bars.iloc[rows]
+
+
 def chained_bars(
     bars: pd.DataFrame,
-    contracts: Sequence[Int[np.ndarray, " rows"]],
+    contracts: Sequence[Rows],
     position: int,
     count: int,
     unit: str,
@@ -36,27 +44,25 @@ def chained_bars(
         count: bars or trading dates of history wanted.
         unit: "bars" or "trading dates".
     """
-    own = bars.iloc[contracts[position]]
-    parts, first, factor = [own], own.iloc[0], 1.0
+    own = take_rows(bars, contracts[position])
+    parts, first, factor, lacking = [own], own.iloc[0], 1.0, count
     oldest_day = first["trading_day"] - count
-    lacking = count
     for earlier in reversed(contracts[:position]):
-        times = bars["time"].iloc[earlier]
-        before = earlier[(times < first["time"]).to_numpy()]
+        before = earlier[: np.searchsorted(bars["time"].iloc[earlier], first["time"])]
         if before.size == 0:
             continue
-        factor *= first["close"] / bars["close"].iloc[before[-1]]
         if unit == "bars":
-            taken = before[-lacking:] if lacking else before[:0]
+            taken = before[max(0, before.size - lacking) :]
         else:
             taken = before[bars["trading_day"].iloc[before].to_numpy() >= oldest_day]
-        lacking -= taken.size
-        if taken.size == 0:
+        factor *= first["close"] / bars["close"].iloc[before[-1]]
+        if taken.size:
+            parts.append(_rescaled(take_rows(bars, taken), factor))
+        if taken.size < before.size:  # older bars of this contract are not needed, so no older one
             break
-        part = bars.iloc[taken].copy()
-        part[list(PRICES)] *= factor
-        parts.append(part)
-        first = bars.iloc[taken[0]]
-        if unit == "bars" and lacking <= 0:
-            break
+        first, lacking = bars.iloc[taken[0]], lacking - taken.size
     return pd.concat(parts[::-1]) if len(parts) > 1 else own
+
+
+def _rescaled(bars: pd.DataFrame, factor: float) -> pd.DataFrame:
+    return bars.assign(**{name: bars[name] * factor for name in PRICES})

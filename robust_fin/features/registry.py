@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from robust_fin.errors import ConfigError, SchemaError
-from robust_fin.features.history import chained_bars, contract_rows
+from robust_fin.features.history import chained_bars, contract_rows, take_rows
 
 BARS, TRADING_DATES, SESSION = "bars", "trading dates", "since the session's start"
 
@@ -84,7 +84,9 @@ def get_feature(name: str) -> Feature:
         ConfigError: there is none.
     """
     if name not in FEATURES:
-        raise ConfigError(f"no feature is named {name}; registered are {', '.join(sorted(FEATURES))}")
+        raise ConfigError(
+            f"no feature is named {name}; registered are {', '.join(sorted(FEATURES))}"
+        )
     return FEATURES[name]
 
 
@@ -105,16 +107,25 @@ def compute_features(bars: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         SchemaError: a feature needs a column the bars lack.
     """
     wanted = [get_feature(name) for name in names]
-    values = np.full((len(bars), len(wanted)), np.nan)
+    values = {name: np.full(len(bars), np.nan) for name in names}
     contracts = contract_rows(bars)
     for position, rows in enumerate(contracts):
-        own = bars.iloc[rows]
-        for column, one in enumerate(wanted):
-            history = own
-            if one.chained:
-                history = chained_bars(bars, contracts, position, one.lookback.count, one.lookback.unit)
-            values[rows, column] = _values(one, history)[-len(rows) :]
+        history = {(False, ""): take_rows(bars, rows)}
+        for unit, count in _longest_chains(wanted).items():
+            history[True, unit] = chained_bars(bars, contracts, position, count, unit)
+        for one in wanted:
+            seen = history[one.chained, one.lookback.unit if one.chained else ""]
+            values[one.name][rows] = _values(one, seen)[-len(rows) :]
     return pd.DataFrame(values, columns=list(names), index=bars.index)
+
+
+def _longest_chains(wanted: Sequence[Feature]) -> dict[str, int]:
+    """The longest chained lookback of each unit; more history than it states moves no feature."""
+    chains: dict[str, int] = {}
+    for one in wanted:
+        if one.chained:
+            chains[one.lookback.unit] = max(one.lookback.count, chains.get(one.lookback.unit, 0))
+    return chains
 
 
 def _values(one: Feature, history: pd.DataFrame) -> np.ndarray:

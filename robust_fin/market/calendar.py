@@ -104,9 +104,7 @@ class TradingCalendar:
             rth_close = np.minimum(chicago_ns(date, "15:00"), closed)
         return cls(name, date, opened, closed, rth_open, rth_close)
 
-    def label(
-        self, time: pd.DatetimeIndex | pd.Series | Shaped[np.ndarray, " rows"]
-    ) -> BarLabels:
+    def label(self, time: pd.DatetimeIndex | pd.Series | Shaped[np.ndarray, " rows"]) -> BarLabels:
         """Label bars by their starts.
 
         Args:
@@ -152,15 +150,19 @@ class TradingCalendar:
         Returns:
             trading_date (naive), open and close (UTC), one row a session.
         """
-        bounds = [np.datetime64(pd.Timestamp(edge).normalize().tz_localize(None), "s")
-                  for edge in (first, last)]
+        bounds = [
+            np.datetime64(pd.Timestamp(edge).normalize().tz_localize(None), "s")
+            for edge in (first, last)
+        ]
         low = np.searchsorted(self.date, bounds[0], side="left")
         high = np.searchsorted(self.date, bounds[1], side="right")
-        return pd.DataFrame({
-            "trading_date": self.date[low:high],
-            "open": pd.to_datetime(self.open[low:high], unit="ns", utc=True),
-            "close": pd.to_datetime(self.close[low:high], unit="ns", utc=True),
-        })
+        return pd.DataFrame(
+            {
+                "trading_date": self.date[low:high],
+                "open": pd.to_datetime(self.open[low:high], unit="ns", utc=True),
+                "close": pd.to_datetime(self.close[low:high], unit="ns", utc=True),
+            }
+        )
 
     def _check_span(self, start: Int[np.ndarray, " rows"]) -> None:
         if start.size == 0:
@@ -210,8 +212,8 @@ def _overridden(
     if bad.size:
         raise ConfigError(
             f"sessions must close after they open and not overlap, however: with {path} the "
-            f"session of {date[bad[0]].astype('M8[D]')} opens {pd.Timestamp(opened[bad[0]])} and closes "
-            f"{pd.Timestamp(closed[bad[0]])} UTC; {bad.size} such sessions. Mend that row"
+            f"session of {date[bad[0]].astype('M8[D]')} opens {pd.Timestamp(opened[bad[0]])} and "
+            f"closes {pd.Timestamp(closed[bad[0]])} UTC; {bad.size} such sessions. Mend that row"
         )
     return _frozen(date, opened, closed)
 
@@ -226,11 +228,15 @@ def _read_override(path: Path) -> pd.DataFrame:
     date = text["trading_date"]
     _check_rows(path, date.isna() | date.duplicated(), "trading_date must be there and be unique")
     _check_rows(path, text["open"].isna() != text["close"].isna(), "open and close go together")
-    return pd.DataFrame({
-        "date": _parsed(path, date, lambda value: pd.Timestamp(value).normalize()).astype("M8[s]"),
-        "open": _parsed(path, text["open"], _aware),
-        "close": _parsed(path, text["close"], _aware),
-    })
+    return pd.DataFrame(
+        {
+            "date": _parsed(path, date, lambda value: pd.Timestamp(value).normalize()).astype(
+                "M8[s]"
+            ),
+            "open": _parsed(path, text["open"], _aware),
+            "close": _parsed(path, text["close"], _aware),
+        }
+    )
 
 
 def _check_rows(path: Path, bad: pd.Series, rule: str) -> None:
@@ -278,7 +284,7 @@ def _ns(time: pd.DatetimeIndex | pd.Series) -> Int[np.ndarray, " stamps"]:
     return naive.to_numpy().astype("M8[ns]").view(np.int64)
 
 
-def _frozen(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    for array in arrays:
-        array.setflags(write=False)
-    return arrays
+def _frozen(date: Dates, opened: Stamps, closed: Stamps) -> tuple[Dates, Stamps, Stamps]:
+    for array in (date, opened, closed):
+        array.setflags(write=False)  # the cache hands the same arrays to every calendar
+    return date, opened, closed

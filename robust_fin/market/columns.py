@@ -1,7 +1,10 @@
-"""From the table a file holds to the columns of the schema: headers, stamps and numbers."""
+"""From the columns a file holds to those of the schema: headers, stamps, numbers and codes."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from robust_fin.errors import SchemaError, SourceError
 from robust_fin.market.schema import PRICES
@@ -17,44 +20,51 @@ _ALIASES = {
     "session": ("session",),
     "vix": ("vix", "vix_close"),
 }
+_NO_NUMBER = ("", "nan", "na", "null", "none")
+_ENDS_IN_ZONE = r"[T ].*(?:Z|[+-]\d{2}(?::?\d{2})?)$"
 
 
-def canonical_headers(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
-    """Rename the headers to the schema's names, without regard to case, and drop the others.
+def match_headers(headers: Sequence[str], *, origin: str) -> dict[str, str]:
+    """Find the file's header of each column of the schema, without regard to case.
 
-    A pair of `date` and `time` columns is joined into one stamp.
+    Args:
+        headers: the columns of the file, in order.
+        origin: the name of the file, for the message.
+
+    Returns:
+        Schema name -> header. `date` is among the names where a `date` column stands beside a
+        `time` column: the two are one stamp.
 
     Raises:
         SchemaError: a needed column is missing, or two columns claim the same name.
     """
-    plain = {str(name).strip().lower().replace(" ", "_"): name for name in table.columns}
-    if len(plain) < len(table.columns):
-        raise SchemaError(f"{origin} has columns that differ only by case: {list(table.columns)}")
-    if {"date", "time"} <= set(plain):
-        stamps = table[plain["date"]].astype(str) + " " + table[plain["time"]].astype(str)
-        table = table.drop(columns=plain.pop("date")).assign(**{plain["time"]: stamps})
-    found: dict[str, str] = {}
+    plain: dict[str, list[str]] = {}
+    for header in headers:
+        plain.setdefault(header.strip().lower().replace(" ", "_"), []).append(header)
+    found = {}
+    if "date" in plain and "time" in plain:
+        found["date"] = _only(plain.pop("date"), "date", origin)
     for name, aliases in _ALIASES.items():
-        present = [plain[alias] for alias in aliases if alias in plain]
-        if len(present) > 1:
-            raise SchemaError(f"{origin}: the columns {present} all mean {name}; keep one of them")
-        if present:
-            found[present[0]] = name
-    _require(set(found.values()), table, origin=origin)
-    return table[list(found)].rename(columns=found)
-
-
-def _require(found: set[str], table: pd.DataFrame, *, origin: str) -> None:
+        claims = [header for alias in aliases for header in plain.get(alias, [])]
+        if claims:
+            found[name] = _only(claims, name, origin)
     missing = [name for name in ("time", *PRICES, "volume") if name not in found]
     if missing:
         known = "; ".join(f"{name}: {', '.join(_ALIASES[name])}" for name in missing)
         raise SchemaError(
-            f"{origin} has no column for {', '.join(missing)}; its columns are "
-            f"{[str(c) for c in table.columns]}. Names understood are {known}"
+            f"{origin} has no column for {', '.join(missing)}; its columns are {list(headers)}. "
+            f"Names understood are {known}"
         )
+    return found
 
 
-def to_numbers(column: pd.Series, *, origin: str) -> np.ndarray:
+def _only(claims: list[str], name: str, origin: str) -> str:
+    if len(claims) > 1:
+        raise SchemaError(f"{origin}: the columns {claims} all mean {name}; keep one of them")
+    return claims[0]
+
+
+def to_numbers(column: pd.Series, *, origin: str) -> Float[np.ndarray, " rows"]:
     """A column as float64; text that is no number is an error, an empty cell is NaN.
 
     Raises:
@@ -62,10 +72,10 @@ def to_numbers(column: pd.Series, *, origin: str) -> np.ndarray:
     """
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    text = column.astype("string").str.strip()
+    text = column.astype("str").str.strip()
     numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    spelt_nan = text.str.lower().isin(["", "nan", "na", "null", "none"]).fillna(True)
-    bad = np.flatnonzero(np.isnan(numbers) & ~spelt_nan.to_numpy(dtype=bool))
+    absent = text.isna() | text.str.lower().isin(_NO_NUMBER)
+    bad = np.flatnonzero(np.isnan(numbers) & ~absent.to_numpy(dtype=bool))
     if bad.size:
         raise SchemaError(
             f"{origin}: {column.name} must be a number. First at row {bad[0]} (0 is the first after"
@@ -73,6 +83,15 @@ def to_numbers(column: pd.Series, *, origin: str) -> np.ndarray:
             " break this rule; mend or remove them in the file"
         )
     return numbers
+
+
+def to_codes(column: pd.Series) -> pd.Series:
+    """A column of names as a categorical of text; an empty cell is missing."""
+    codes = column.astype("category").cat
+    names = [str(name) for name in codes.categories]
+    if "" in names:
+        return column.mask(column.astype("str") == "").astype("str").astype("category")
+    return pd.Series(pd.Categorical.from_codes(codes.codes, names), index=column.index)
 
 
 def to_utc(
@@ -94,33 +113,42 @@ def to_utc(
             f"{origin}: the time column holds numbers (first: {stamps.iloc[0]}); write stamps such"
             " as 2024-03-08 14:31:00+00:00"
         )
-    if pd.api.types.is_datetime64_any_dtype(stamps):
-        parsed = stamps
-    else:
-        parsed = _parse(stamps, time_format or "ISO8601", origin)
+    parsed = stamps
+    if not pd.api.types.is_datetime64_any_dtype(stamps):
+        parsed = _parse(stamps, time_format, origin)
     if parsed.dt.tz is None:
         parsed = _localize(parsed, timezone=timezone, origin=origin)
     return parsed.dt.tz_convert("UTC").dt.as_unit("ns")
 
 
-def _parse(stamps: pd.Series, time_format: str, origin: str) -> pd.Series:
-    text = stamps.astype("string").str.strip()
-    zoned = text.str.contains(r"(?:Z|[+-]\d{2}:?\d{2})$", na=False, regex=True)
-    if zoned.any() and not zoned.all():
-        row = int(np.argmin(zoned.to_numpy()))
-        raise SourceError(
-            f"{origin}: some stamps carry a zone and {int((~zoned).sum())} do not, the first at "
-            f"row {row}: {stamps.iloc[row]!r}. Write them all with one, or all without"
-        )
-    parsed = pd.to_datetime(text, errors="coerce", utc=bool(zoned.any()), format=time_format)
+def _parse(stamps: pd.Series, time_format: str | None, origin: str) -> pd.Series:
+    text = stamps.astype("str").str.strip()
+    zoned = _zoned(text, origin) if time_format is None else "%z" in time_format.lower()
+    pattern = "ISO8601" if time_format is None else time_format
+    try:
+        parsed = pd.to_datetime(text, errors="coerce", utc=zoned, format=pattern)
+    except ValueError as error:
+        raise SourceError(f"source.time_format={time_format!r} is no pattern: {error}") from error
     bad = np.flatnonzero(parsed.isna())
     if bad.size:
         raise SourceError(
             f"{origin}: row {bad[0]} has the time {stamps.iloc[bad[0]]!r}, which cannot be read as "
-            f"{time_format}; {bad.size} of {len(stamps)} rows. Write them as 2024-03-08 14:31:00, "
+            f"{pattern}; {bad.size} of {len(stamps)} rows. Write them as 2024-03-08 14:31:00, "
             "or say how they are written, for example source.time_format='%m/%d/%Y %H:%M'"
         )
     return parsed
+
+
+def _zoned(text: pd.Series, origin: str) -> bool:
+    zoned = text.str.contains(_ENDS_IN_ZONE, na=False, regex=True).to_numpy(dtype=bool)
+    naive = ~zoned & text.notna().to_numpy()
+    if zoned.any() and naive.any():
+        row = int(np.argmax(naive))
+        raise SourceError(
+            f"{origin}: some stamps carry a zone and {int(naive.sum())} do not, the first at "
+            f"row {row}: {text.iloc[row]!r}. Write them all with one, or all without"
+        )
+    return bool(zoned.any())
 
 
 def _localize(stamps: pd.Series, *, timezone: str | None, origin: str) -> pd.Series:

@@ -31,10 +31,10 @@ def in_expiry_order(contract: pd.Series, time: pd.Series) -> list[str]:
     """Contract codes from the earliest expiry to the latest; by first bar where a code is unknown.
 
     Args:
-        contract: code of each bar.
+        contract: code of each bar, categorical.
         time: start of each bar.
     """
-    first = time.groupby(contract.astype("category"), observed=True).min()
+    first = time.groupby(contract, observed=True).min()
     keys = {str(code): expiry(str(code), first_year=start.year) for code, start in first.items()}
     if any(key is None for key in keys.values()):
         return [str(code) for code in first.sort_values(kind="stable").index]

@@ -71,9 +71,7 @@ def _time_rules(bars: pd.DataFrame) -> Iterator[tuple[str, Bool[np.ndarray, " ro
     yield "times must increase within a contract", step < np.timedelta64(0)
 
 
-def _message(
-    bars: pd.DataFrame, rule: str, broken: Bool[np.ndarray, " rows"], origin: str
-) -> str:
+def _message(bars: pd.DataFrame, rule: str, broken: Bool[np.ndarray, " rows"], origin: str) -> str:
     row = int(np.argmax(broken))
     content = ", ".join(f"{name}={value}" for name, value in bars.iloc[row].items())
     return (

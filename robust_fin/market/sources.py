@@ -11,21 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
+from jaxtyping import Bool
 
 from robust_fin.errors import ConfigError, SourceError
 from robust_fin.market.calendar import TradingCalendar
-from robust_fin.market.columns import canonical_headers, to_numbers, to_utc
+from robust_fin.market.columns import to_codes, to_numbers, to_utc
 from robust_fin.market.contracts import in_expiry_order
-from robust_fin.market.schema import PRICES, check_bars
+from robust_fin.market.files import read_table
+from robust_fin.market.schema import PRICES, check_bars, stamps
 from robust_fin.market.synthetic import SyntheticMarket
 from robust_fin.market.vix import last_close_before, read_daily_closes
 
 log = logging.getLogger(__name__)
 
-_COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+_DAYS_VIX_LASTS = 10  # calendar days; the longest closure since 1990 took seven
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +51,15 @@ class Bars:
     def fingerprint(self) -> str:
         """SHA-256 over times, contracts, prices, volume and VIX, as hexadecimal digits."""
         digest = hashlib.sha256()
-        for name in ("time", *PRICES, "volume", *(["vix"] if "vix" in self.table else [])):
+        digest.update(b"time")
+        digest.update(np.ascontiguousarray(stamps(self.table)).view(np.int64).data)
+        for name in (*PRICES, "volume", *(["vix"] if "vix" in self.table else [])):
             digest.update(name.encode())
-            digest.update(np.ascontiguousarray(_plain(self.table[name])).data)
+            digest.update(np.ascontiguousarray(self.table[name].to_numpy()).data)
         contract = self.table["contract"].cat
         digest.update(",".join(map(str, contract.categories)).encode())
         digest.update(np.ascontiguousarray(contract.codes.to_numpy()).data)
         return digest.hexdigest()
-
-
-def _plain(column: pd.Series) -> np.ndarray:
-    values = column.to_numpy()
-    if values.dtype == object or column.name == "time":
-        return column.astype("int64").to_numpy()
-    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +73,8 @@ class BarSource:
         stamp: whether a stamp marks the start or the end of its bar.
         bar: length of a bar, as a pandas offset such as 1min.
         fraction: the first part of the rows to keep, in (0, 1].
-        vix_path: daily VIX closes to join, a CSV with date and close.
+        vix_path: daily VIX closes to join, a CSV with date and close; they replace a vix column of
+            the file.
         calendar: a name of pandas_market_calendars, or 24/7.
         calendar_overrides: a CSV with trading_date, open, close that mends the calendar.
         synthetic: makes the bars when `path` is None.
@@ -102,6 +97,14 @@ class BarSource:
             raise ConfigError(f"source.stamp={self.stamp} is neither start nor end")
         if not 0 < self.fraction <= 1:
             raise ConfigError(f"source.fraction={self.fraction} is not in (0, 1]")
+        try:
+            length = pd.Timedelta(self.bar)
+        except ValueError as error:
+            raise ConfigError(
+                f"source.bar={self.bar} is no length such as 1min: {error}"
+            ) from error
+        if not length > pd.Timedelta(0):
+            raise ConfigError(f"source.bar={self.bar} must be longer than nothing; 1min is usual")
 
     def load(self) -> Bars:
         """Read, check, label and order the bars.
@@ -112,10 +115,14 @@ class BarSource:
         """
         table, origin = self._read()
         check_bars(table, origin=origin)
-        table = self._ordered(table)
+        table = _ordered(table)
         rows_in = len(table)
-        table = table.iloc[: max(1, int(rows_in * self.fraction))].reset_index(drop=True)
-        beyond = {"beyond source.fraction": rows_in - len(table)} if len(table) < rows_in else {}
+        kept = max(1, int(rows_in * self.fraction))
+        beyond = {}
+        if kept < rows_in:
+            beyond = {"beyond source.fraction": rows_in - kept}
+            table = table.iloc[:kept].copy()
+            table["contract"] = table["contract"].cat.remove_unused_categories()
         table, reports = self._labelled(table)
         return Bars(table, self.length, origin, rows_in, beyond, reports)
 
@@ -126,11 +133,12 @@ class BarSource:
 
     def _read(self) -> tuple[pd.DataFrame, str]:
         if self.path is None:
-            return self.synthetic().bars, "synthetic bars"
+            table = self.synthetic().bars
+            texts = [name for name in ("contract", "session") if name in table]
+            return table.assign(**{name: to_codes(table[name]) for name in texts}), "synthetic bars"
         path = Path(self.path).expanduser()
-        origin = path.name
-        table = canonical_headers(read_table(path), origin=origin)
-        return self._typed(table, origin), origin
+        table = read_table(path, text_stamps=self.time_format is not None)
+        return self._typed(table, path.name), path.name
 
     def _typed(self, table: pd.DataFrame, origin: str) -> pd.DataFrame:
         if table.empty:
@@ -141,78 +149,59 @@ class BarSource:
         typed = {"time": time - self.length if self.stamp == "end" else time}
         for name in (*PRICES, "volume", *(["vix"] if "vix" in table else [])):
             typed[name] = to_numbers(table[name], origin=origin)
-        contract = table["contract"] if "contract" in table else pd.Series("ONE", table.index)
-        typed["contract"] = contract if contract.dtype == "category" else contract.astype("string")
+        one = pd.Series(pd.Categorical.from_codes(np.zeros(len(table), np.int8), ["ONE"]))
+        typed["contract"] = to_codes(table["contract"]) if "contract" in table else one
         if "session" in table:
-            typed["session"] = table["session"]
-        return pd.DataFrame(typed)
-
-    def _ordered(self, table: pd.DataFrame) -> pd.DataFrame:
-        codes = in_expiry_order(table["contract"], table["time"])
-        contract = pd.Categorical(table["contract"].astype("string"), categories=codes)
-        table = table.assign(contract=contract)
-        stamps = table["time"].astype("int64").to_numpy()
-        order = np.lexsort((contract.codes, stamps))
-        if np.array_equal(order, np.arange(len(table))):
-            return table
-        return table.iloc[order].reset_index(drop=True)
+            typed["session"] = to_codes(table["session"])
+        return pd.DataFrame(typed, copy=False)  # a copy costs a third of the load
 
     def _labelled(self, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
         calendar = TradingCalendar.named(self.calendar, override_path=self.calendar_overrides)
-        labels = calendar.label(pd.DatetimeIndex(table["time"]))
+        labels = calendar.label(stamps(table))
         reports = {
             "bars up to 30 minutes after the close": float(labels.late.sum()),
             "bars outside every session": float(labels.outside.sum()),
         }
         if "session" in table:
-            said = table["session"].astype("string").str.upper().to_numpy() == "RTH"
-            reports["share of session labels the calendar contradicts"] = float(
-                np.mean(said != labels.rth)
-            )
+            reports |= _session_reports(table["session"], labels.rth)
         table = table.assign(
             session=pd.Categorical.from_codes(labels.rth.astype(np.int8), ["ETH", "RTH"]),
             trading_date=labels.trading_date,
             trading_day=labels.trading_day,
         )
         if self.vix_path is not None:
+            if "vix" in table:
+                log.info("source.vix_path takes the place of the vix column of the bars")
             closes = read_daily_closes(Path(self.vix_path).expanduser())
-            table["vix"] = last_close_before(closes, labels.trading_date)
+            vix = last_close_before(closes, labels.trading_date, days=_DAYS_VIX_LASTS)
+            table = table.assign(vix=vix)
+            absent = f"bars without a VIX close of the {_DAYS_VIX_LASTS} days before"
+            reports[absent] = float(np.isnan(vix).sum())
         for name, value in reports.items():
             if value:
                 log.info("%s: %g", name, value)
         return table, reports
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """The table a CSV or Parquet file holds, chosen by the file's ending, .gz and .zst too.
-
-    Raises:
-        SourceError: the file is missing, empty, of another kind, or cannot be parsed.
-    """
-    if not path.is_file():
-        raise SourceError(f"there is no file {path}; set source.path to a CSV or Parquet file")
-    if path.stat().st_size == 0:
-        raise SourceError(f"{path} is empty; a bar file has a header and at least one row")
-    endings = [ending.lower() for ending in path.suffixes[-2:]]
-    compression = _COMPRESSED.get(endings[-1]) if endings else None
-    kind = endings[-2:-1] if compression else endings[-1:]
-    try:
-        if kind == [".csv"]:
-            return _read_csv(path, compression)
-        if kind in ([".parquet"], [".pq"]):
-            return _read_parquet(path, compression)
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{path} cannot be read as {kind[0]}: {error}") from error
-    raise SourceError(f"{path} ends in {path.suffix or 'nothing'}; .csv and .parquet are read")
+def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows in the order of time, then of expiry, however the file interleaves its contracts."""
+    codes = in_expiry_order(table["contract"], table["time"])
+    contract = table["contract"].cat.set_categories(codes)
+    table = table.assign(contract=contract)
+    time, rank = stamps(table).view(np.int64), contract.cat.codes.to_numpy()
+    step = np.diff(time)
+    if ((step > 0) | ((step == 0) & (np.diff(rank) > 0))).all():
+        return table
+    return table.iloc[np.lexsort((rank, time))].reset_index(drop=True)
 
 
-def _read_csv(path: Path, compression: str | None) -> pd.DataFrame:
-    with pa.input_stream(str(path), compression=compression) as stream:
-        table = pyarrow.csv.read_csv(stream)
-    return table.to_pandas()
-
-
-def _read_parquet(path: Path, compression: str | None) -> pd.DataFrame:
-    with pa.input_stream(str(path), compression=compression) as stream:
-        content = pa.BufferReader(stream.read())
-    return pyarrow.parquet.read_table(content).to_pandas()
+def _session_reports(said: pd.Series, rth: Bool[np.ndarray, " rows"]) -> dict[str, float]:
+    """How far the file's labels are from the calendar's; they are compared, never believed."""
+    regular = {"RTH": 1.0, "ETH": 0.0}
+    meaning = [regular.get(name.strip().upper(), np.nan) for name in said.cat.categories]
+    label = np.append(meaning, np.nan)[said.cat.codes.to_numpy()]  # code -1, missing, is the last
+    wrong = ~np.isnan(label) & (label != rth)
+    return {
+        "share of session labels the calendar contradicts": float(wrong.mean()),
+        "session labels that are neither RTH nor ETH": float(np.isnan(label).sum()),
+    }

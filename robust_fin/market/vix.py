@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from robust_fin.errors import SourceError
 
@@ -22,10 +22,13 @@ def read_daily_closes(path: Path) -> pd.Series:
     """
     if not path.is_file():
         raise SourceError(f"no VIX file at {path}; set source.vix_path to a CSV with date, close")
-    table = pd.read_csv(path).rename(columns=lambda name: str(name).strip().lower())
+    try:
+        table = pd.read_csv(path).rename(columns=lambda name: str(name).strip().lower())
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} cannot be read as .csv: {error}") from error
     if not {"date", "close"} <= set(table.columns):
         raise SourceError(f"{path} has the columns {list(table.columns)}; it needs date and close")
-    dates = pd.to_datetime(table["date"], errors="coerce")
+    dates = _dates(table["date"].astype("str"))
     closes = pd.to_numeric(table["close"], errors="coerce").astype(np.float64)
     bad = np.flatnonzero(dates.isna() | ~np.isfinite(closes) | (closes <= 0))
     if bad.size:
@@ -33,19 +36,37 @@ def read_daily_closes(path: Path) -> pd.Series:
             f"{path}: row {bad[0]} is date={table['date'][bad[0]]}, close={table['close'][bad[0]]}"
             f"; {bad.size} rows are not a date with a close above 0. Remove them"
         )
+    twice = np.flatnonzero(dates.duplicated())
+    if twice.size:
+        raise SourceError(
+            f"{path}: row {twice[0]} has the date {table['date'][twice[0]]} of an earlier row; "
+            f"{twice.size} such rows. Keep one close a date"
+        )
     return pd.Series(closes.to_numpy(), index=pd.DatetimeIndex(dates).as_unit("s")).sort_index()
 
 
-def last_close_before(closes: pd.Series, trading_date: np.ndarray) -> Float[np.ndarray, " rows"]:
-    """The last close of a day strictly before each bar's trading date; NaN before the first.
+def _dates(text: pd.Series) -> pd.Series:
+    """ISO dates, or month/day/year as the exchange itself writes them; NaT for anything else."""
+    slashed = text.str.contains("/", regex=False, na=False).any()
+    return pd.to_datetime(text, errors="coerce", format="%m/%d/%Y" if slashed else "%Y-%m-%d")
+
+
+def last_close_before(
+    closes: pd.Series, trading_date: Shaped[np.ndarray, " rows"], *, days: int
+) -> Float[np.ndarray, " rows"]:
+    """The last close of a day strictly before each bar's trading date; NaN where there is none.
 
     A day's close is known at 15:15 Chicago of that day, so a bar of the same trading date must not
-    see it.
+    see it. A file that ends before the bars do must not lend them its last close for ever.
 
     Args:
         closes: VIX closes in index points, by date, sorted.
         trading_date: datetime64, one entry a bar.
+        days: calendar days that a close stays good for.
     """
-    dates = closes.index.to_numpy().astype("datetime64[s]")
-    position = np.searchsorted(dates, trading_date.astype("datetime64[s]"), side="left") - 1
-    return np.where(position >= 0, closes.to_numpy()[np.maximum(position, 0)], np.nan)
+    dates = closes.index.to_numpy().astype("datetime64[D]")
+    today = trading_date.astype("datetime64[D]")
+    position = np.searchsorted(dates, today, side="left") - 1
+    last = np.maximum(position, 0)
+    known = (position >= 0) & (today - dates[last] <= np.timedelta64(days, "D"))
+    return np.where(known, closes.to_numpy()[last], np.nan)

@@ -88,4 +88,3 @@ def skip(x: Float[Tensor, "batch inner"], width: int) -> Float[Tensor, "batch ou
     if inner < width:
         return nn.functional.pad(x, (0, width - inner))
     return nn.functional.adaptive_avg_pool1d(x.unsqueeze(1), width).squeeze(1)
-

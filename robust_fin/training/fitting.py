@@ -103,7 +103,8 @@ def fit(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Fit:
         best = best_checkpoint(
             plan.checkpoints, monitor=config.checkpoint.monitor, mode=config.checkpoint.mode
         )
-    trainer = _trainer(config, data, plan, [last, StopOnNonFiniteWeights(), *([best] if best else [])])
+    ours = [last, StopOnNonFiniteWeights(), *([best] if best else [])]
+    trainer = _trainer(config, data, plan, ours)
     began, first = time.perf_counter(), _steps_in(plan.resume_path)
     trainer.fit(module, data, ckpt_path=plan.resume_path, weights_only=True)
     seconds = time.perf_counter() - began
@@ -156,7 +157,9 @@ def _trainer(
     callbacks = [instantiate(one) for one in config.callbacks.values()]
     if plan.stage == "refit":
         callbacks = [one for one in callbacks if not _needs_val(one)]
-    logger = instantiate(config.logger, save_dir=plan.folder, name="tensorboard", version=plan.stage)
+    logger = instantiate(
+        config.logger, save_dir=plan.folder, name="tensorboard", version=plan.stage
+    )
     return instantiate(
         config.trainer,
         logger=logger,

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 
 import lightning as L
-import torch
 from jaxtyping import Float
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -46,7 +46,8 @@ class Forecaster(L.LightningModule):
         super().__init__()
         self.net, self.link, self.loss = net, link, loss
         self._optimizer, self._schedule = optimizer, schedule
-        self.val, self.objective = val, MeanMetric()
+        self.val = val
+        self.objective = MeanMetric(nan_strategy="disable")  # else it drops NaN in silence
         self.gradient_norm: Tensor | None = None
 
     def forward(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, " batch"]:
@@ -86,7 +87,8 @@ class Forecaster(L.LightningModule):
         finite, and lowers its scale; that is its work, not a failure.
         """
         parameters = [p for p in self.parameters() if p.grad is not None]
-        self.gradient_norm = nn.utils.get_total_norm([p.grad for p in parameters])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        self.gradient_norm = nn.utils.get_total_norm(gradients)
         if self.trainer.precision != "16-mixed":
             require_finite_gradient(self.gradient_norm, self.named_parameters(), self.global_step)
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
@@ -100,11 +102,10 @@ class Forecaster(L.LightningModule):
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Log the gradient's norm where a point of the curves is due."""
-        due = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
-        if due and self.gradient_norm is not None:
+        if self.gradient_norm is not None:
             self.log("train/gradient_norm", self.gradient_norm)
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer, and the schedule as a step-wise scheduler."""
         optimizer = self._optimizer(self.net.parameters())
         scheduler = LambdaLR(optimizer, self._schedule)
@@ -117,13 +118,3 @@ class Forecaster(L.LightningModule):
 def parameter_count(net: nn.Module) -> int:
     """Trainable parameters."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
-
-
-def weights_of(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights on the CPU."""
-    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where the parameters are."""
-    return next(module.parameters()).device

@@ -1,0 +1,91 @@
+"""Bars for the tests of features and data: hand-made tables, and synthetic ones from the source."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from robust_fin.command import conf_folder
+from robust_fin.market.calendar import TradingCalendar
+from robust_fin.market.contracts import in_expiry_order
+from robust_fin.market.sources import Bars
+
+MINUTE = pd.Timedelta("1min")
+LEVELS = ["open", "high", "low", "close"]
+
+
+def config(*words: str, verb: str = "train") -> DictConfig:
+    """The config of a verb, as its command line composes it."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return compose(verb, overrides=list(words))
+
+
+def hand_bars(text: str) -> pd.DataFrame:
+    """A labelled bar table from lines of `contract, Chicago time, high, low, close, volume`.
+
+    A bar opens at its low. Rows stay in the order written.
+    """
+    lines = [line.split() for line in text.strip().splitlines()]
+    clock = pd.DatetimeIndex([pd.Timestamp(line[1], tz="America/Chicago") for line in lines])
+    high, low, close, volume = np.array([line[2:6] for line in lines], dtype=np.float64).T
+    table = pd.DataFrame({"time": clock.tz_convert("UTC").as_unit("ns"), "open": low, "high": high})
+    table = table.assign(low=low, close=close, volume=volume, contract=[line[0] for line in lines])
+    return labelled(table)
+
+
+def close_bars(text: str) -> pd.DataFrame:
+    """`hand_bars` from lines of `contract, Chicago time, close`: flat bars of volume 1."""
+    lines = [line.split() for line in text.strip().splitlines()]
+    return hand_bars("\n".join(f"{code} {time} {c} {c} {c} 1" for code, time, c in lines))
+
+
+def labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """With trading dates, and contracts in the order of expiry."""
+    labels = TradingCalendar.named("CME_Equity").label(table["time"])
+    codes = in_expiry_order(table["contract"], table["time"])
+    return table.assign(
+        contract=pd.Categorical(table["contract"].astype("string"), categories=codes),
+        trading_date=labels.trading_date,
+        trading_day=labels.trading_day,
+    )
+
+
+def as_bars(table: pd.DataFrame) -> Bars:
+    return Bars(table, MINUTE, "hand-made bars", len(table))
+
+
+@cache
+def synthetic_bars(
+    rows: int, *, seed: int = 0, signal: float = 0.0, start: str = "2022-03-02"
+) -> Bars:
+    """Synthetic bars through the default source; from 2022-03-02 on they roll after 11,000 rows."""
+    source = instantiate(
+        config().source, synthetic={"rows": rows, "seed": seed, "signal": signal, "start": start}
+    )
+    return source.load()
+
+
+def file_bars(path: Path) -> Bars:
+    return instantiate(config(f"source.path={path}", "source.timezone=UTC").source).load()
+
+
+def roll_rows(bars: pd.DataFrame) -> list[int]:
+    """The first row of every contract but the first, where contracts follow each other."""
+    return (np.flatnonzero(np.diff(bars["contract"].cat.codes)) + 1).tolist()
+
+
+def shocked(bars: pd.DataFrame, rows: np.ndarray, *, seed: int = 0) -> pd.DataFrame:
+    """Those rows changed beyond recognition, each in its own way; still valid bars."""
+    draw = np.random.default_rng(seed)
+    level = draw.uniform(0.5, 2.0, rows.size)
+    changed = bars.copy()
+    for name, stretch in zip(LEVELS, (1.0, 1.02, 0.98, 1.0), strict=True):
+        changed.loc[changed.index[rows], name] = bars[name].to_numpy()[rows] * level * stretch
+    for name in ("volume", "vix"):
+        if name in bars:
+            changed.loc[changed.index[rows], name] = bars[name].to_numpy()[rows] * level + 1
+    return changed

@@ -1,0 +1,96 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from robust_fin.errors import ConfigError, SchemaError
+from robust_fin.features.registry import (
+    BARS,
+    FEATURES,
+    SESSION,
+    TRADING_DATES,
+    FeatureSet,
+    Lookback,
+    compute_features,
+    feature,
+    get_feature,
+)
+from tests.bars import close_bars
+
+STUDY = ["close_change_pct", "typical_price", "price_range", "price_mom_3bar", "price_mom_5bar"]
+BAR = "ESH24 2024-03-11T08:30 100\nESH24 2024-03-11T08:31 101"
+
+
+def test_the_registry_holds_the_features_of_the_design() -> None:
+    named = {"vwap", "price_mom_3d", "price_mom_5d", "vix"}
+    assert named | set(STUDY) == {name for name in FEATURES if not name.startswith("_")}
+
+
+def test_units_and_lookbacks_are_said_in_words() -> None:
+    stated = {name: (str(FEATURES[name].lookback), FEATURES[name].unit) for name in FEATURES}
+    assert stated["close_change_pct"] == ("1 bars", "fraction")
+    assert stated["price_mom_5d"] == ("5 trading dates", "fraction")
+    assert stated["vwap"] == ("since the session's start", "fraction of close")
+    assert stated["typical_price"] == ("0 bars", "index points")
+    assert {f.lookback.unit for f in FEATURES.values()} == {BARS, TRADING_DATES, SESSION}
+
+
+def test_columns_come_in_the_order_asked_for_as_float64() -> None:
+    values = compute_features(close_bars(BAR), ["price_range", "close_change_pct"])
+    assert values.columns.tolist() == ["price_range", "close_change_pct"]
+    assert set(values.dtypes) == {np.dtype("float64")}
+    assert values["close_change_pct"].tolist()[1] == pytest.approx(0.01)
+
+
+def test_an_unknown_feature_is_named_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no feature is named momentum; .*price_mom_3d, .*vwap"):
+        get_feature("momentum")
+
+
+def test_a_name_is_registered_once() -> None:
+    def vwap(bars: pd.DataFrame) -> pd.Series:
+        return bars["close"]
+
+    before = FEATURES["vwap"]
+    with pytest.raises(ConfigError, match="a feature named vwap is registered already"):
+        feature(lookback=Lookback(0, BARS), unit="index points")(vwap)
+    assert FEATURES["vwap"] is before
+
+
+def test_a_missing_column_is_named_with_the_way_out() -> None:
+    words = r"feature vix needs the column vix, which the bars lack; .*source.vix_path=FILE"
+    with pytest.raises(SchemaError, match=words):
+        compute_features(close_bars(BAR), ["vix"])
+
+
+@pytest.mark.parametrize("names", [[], ["vwap", "vwap"]])
+def test_a_set_names_each_feature_once(names: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"features\.names=\[.*\] must name each feature once"):
+        FeatureSet.of(names)
+
+
+def test_a_set_knows_its_units() -> None:
+    chosen = FeatureSet.of(["vwap", "typical_price"])
+    assert chosen.names == ("vwap", "typical_price")
+    assert chosen.units == {"vwap": "fraction of close", "typical_price": "index points"}
+
+
+def test_a_users_module_brings_its_own_features(tmp_path, monkeypatch) -> None:
+    (tmp_path / "house_features.py").write_text(
+        "from robust_fin.features.registry import BARS, Lookback, feature\n"
+        "@feature(lookback=Lookback(0, BARS), unit='fraction')\n"
+        "def close_place(bars):\n"
+        "    return (bars['close'] - bars['low']) / bars['close']\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        chosen = FeatureSet.of(["close_place", "vwap"], modules=["house_features"])
+        assert compute_features(close_bars(BAR), chosen.names)["close_place"].tolist() == [0, 0]
+    finally:
+        FEATURES.pop("close_place", None)
+
+
+def test_a_module_that_cannot_be_found_is_named() -> None:
+    with pytest.raises(
+        ConfigError, match=r"features\.modules names nowhere_to_be_found.*PYTHONPATH"
+    ):
+        FeatureSet.of(["vwap"], modules=["nowhere_to_be_found"])

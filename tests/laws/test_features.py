@@ -1,0 +1,257 @@
+"""What must be true of every registered feature; a new one is tested by being registered."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from robust_fin.data.targets import ForwardReturn
+from robust_fin.features.registry import (
+    BARS,
+    FEATURES,
+    SESSION,
+    TRADING_DATES,
+    compute_features,
+    get_feature,
+)
+from tests.bars import LEVELS, MINUTE, file_bars, labelled, roll_rows, shocked, synthetic_bars
+
+NAMES = sorted(FEATURES)
+TWO_CONTRACTS = 20_000  # eight trading dates of ESH22, then six and a half of ESM22
+LONG = 180_000  # 130 trading dates, for features that change once a date
+SAMPLE = "es_1m_sample_2013_2020.csv.gz"
+
+
+@pytest.fixture(scope="module")
+def bars() -> pd.DataFrame:
+    return synthetic_bars(TWO_CONTRACTS).table
+
+
+@pytest.fixture(scope="module")
+def roll(bars: pd.DataFrame) -> int:
+    (row,) = roll_rows(bars)
+    return row
+
+
+def value(bars: pd.DataFrame, name: str) -> np.ndarray:
+    return compute_features(bars, [name])[name].to_numpy()
+
+
+@cache
+def whole(name: str) -> np.ndarray:
+    """The feature on all bars of the fixture."""
+    return value(synthetic_bars(TWO_CONTRACTS).table, name)
+
+
+def kept_history(bars: pd.DataFrame, row: int, name: str) -> pd.DataFrame:
+    """Exactly the history that the feature states, up to and including `row`."""
+    lookback = get_feature(name).lookback
+    if lookback.unit == BARS:
+        return bars.iloc[row - lookback.count : row + 1]
+    upto = bars.iloc[: row + 1]
+    return upto[upto["trading_day"] >= bars["trading_day"].iloc[row] - lookback.count]
+
+
+def rows_past_lookback(bars: pd.DataFrame, name: str) -> np.ndarray:
+    lookback = get_feature(name).lookback
+    if lookback.unit == BARS:
+        own = bars.groupby("contract", observed=True).cumcount().to_numpy()
+        return np.flatnonzero(own >= lookback.count)
+    day = bars["trading_day"].to_numpy()
+    return np.flatnonzero(day >= day[0] + lookback.count)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_future_cannot_move_a_feature(bars: pd.DataFrame, roll: int, name: str) -> None:
+    for last in (700, 9000, roll - 1, roll, roll + 1, 15_500):
+        future = np.arange(last + 1, len(bars))
+        moved = value(shocked(bars, future), name)
+        np.testing.assert_array_equal(moved[: last + 1], whole(name)[: last + 1])
+        assert not np.array_equal(moved, whole(name), equal_nan=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bars_yet_to_come_are_not_needed(bars: pd.DataFrame, roll: int, name: str) -> None:
+    for last in (700, roll - 1, roll, roll + 1, 15_500):
+        np.testing.assert_array_equal(value(bars.iloc[: last + 1], name), whole(name)[: last + 1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_feature_needs_no_more_than_its_lookback(
+    bars: pd.DataFrame, roll: int, name: str
+) -> None:
+    past = rows_past_lookback(bars, name)
+    draw = np.random.default_rng(0)
+    near = past[(past >= roll) & (past < roll + 2000)]
+    rows = [*past[:2], *near[:2], *draw.choice(past, 8), *draw.choice(near, 4), len(bars) - 1]
+    for row in rows:
+        history = kept_history(bars, row, name)
+        assert len(history) <= row + 1
+        np.testing.assert_allclose(value(history, name)[-1], whole(name)[row], rtol=1e-9)
+        assert np.isfinite(whole(name)[row])
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if get_feature(n).lookback.unit == BARS])
+def test_a_row_with_fewer_bars_than_the_lookback_is_undefined(
+    bars: pd.DataFrame, roll: int, name: str
+) -> None:
+    count = get_feature(name).lookback.count
+    for first in (0, roll):
+        found = whole(name)[first : first + 50]
+        assert np.isnan(found[:count]).all()
+        assert np.isfinite(found[count:]).all()
+    if count:
+        assert np.isnan(value(bars.iloc[3000 - count + 1 : 3001], name)[-1])
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if get_feature(n).lookback.unit == TRADING_DATES]
+)
+def test_a_row_with_fewer_dates_than_the_lookback_is_undefined(
+    bars: pd.DataFrame, roll: int, name: str
+) -> None:
+    count, day = get_feature(name).lookback.count, bars["trading_day"].to_numpy()
+    assert np.isnan(whole(name)[day < day[0] + count]).all()
+    for row in (roll, roll + 900, len(bars) - 1):
+        fewer = bars.iloc[: row + 1][day[: row + 1] > day[row] - count]
+        assert np.isnan(value(fewer, name)[-1])
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if get_feature(n).lookback.unit == SESSION])
+def test_a_session_feature_needs_the_whole_session(bars: pd.DataFrame, name: str) -> None:
+    row = 15_500
+    history = kept_history(bars, row, name)
+    assert history["trading_day"].nunique() == 1
+    cut = value(history.iloc[len(history) // 2 :], name)[-1]
+    assert abs(cut / whole(name)[row] - 1) > 1e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_past_its_lookback_a_feature_is_finite_and_takes_many_values(name: str) -> None:
+    bars = synthetic_bars(LONG, start="2021-12-14").table
+    found = value(bars, name)[rows_past_lookback(bars, name)]
+    assert np.isfinite(found).mean() >= 0.99
+    assert np.unique(found[np.isfinite(found)]).size >= 100
+
+
+def overlapping() -> pd.DataFrame:
+    """Two contracts side by side for eight dates; the second walks another market's path."""
+    codes = ("ESH22", "ESM22")
+    parts = [synthetic_bars(TWO_CONTRACTS, seed=seed).table for seed in (0, 1)]
+    kept = [part[part["contract"] == "ESH22"] for part in parts]
+    kept[1] = kept[1].iloc[3000:]  # it is listed two dates later
+    table = pd.concat(
+        [part.astype({"contract": "str"}).assign(contract=code)
+         for part, code in zip(kept, codes, strict=True)]
+    )  # fmt: skip
+    return labelled(table.sort_values(["time", "contract"], ignore_index=True))
+
+
+def interleavings(bars: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    codes = bars["contract"].cat.codes.to_numpy()
+    stamps = bars["time"].astype("int64").to_numpy()
+    draw = np.random.default_rng(0)
+    return {
+        "later expiry first": bars.iloc[np.lexsort((-codes, stamps))],
+        "one contract after the other": bars.iloc[np.lexsort((stamps, codes))],
+        "ties in any order": bars.iloc[np.lexsort((draw.random(codes.size), stamps))],
+    }
+
+
+def assert_order_is_nothing(bars: pd.DataFrame, name: str) -> None:
+    expected = value(bars, name)
+    for order, mixed in interleavings(bars).items():
+        assert not mixed.index.equals(bars.index), order
+        got = pd.Series(value(mixed, name), mixed.index)
+        np.testing.assert_array_equal(got.sort_index(), expected, err_msg=order)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_how_overlapping_contracts_interleave_changes_no_value(name: str) -> None:
+    assert_order_is_nothing(overlapping(), name)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "vix"])
+def test_how_the_contracts_of_a_real_file_interleave_changes_no_value(
+    real_data: Callable[[str], Path], name: str
+) -> None:
+    bars = file_bars(real_data(SAMPLE)).table
+    assert bars["time"].duplicated().sum() > 4000
+    assert_order_is_nothing(bars, name)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not get_feature(n).chained])
+def test_a_contract_is_unmoved_by_the_one_beside_it(name: str) -> None:
+    bars = overlapping()
+    for code in ("ESH22", "ESM22"):
+        rows = (bars["contract"] == code).to_numpy()
+        np.testing.assert_array_equal(value(bars[rows], name), value(bars, name)[rows])
+
+
+def with_roll_step(bars: pd.DataFrame, roll: int, *, step: float) -> pd.DataFrame:
+    """The prices of the later contract moved, all by one factor."""
+    moved = bars.copy()
+    later = moved.index[roll:]
+    moved.loc[later, LEVELS] = bars.loc[later, LEVELS] * step
+    return moved
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_feature_contains_the_step_of_a_roll(bars: pd.DataFrame, roll: int, name: str) -> None:
+    moved = with_roll_step(bars, roll, step=1.1)
+    assert moved["close"].iloc[roll] / moved["close"].iloc[roll - 1] > 1.08
+    expected = whole(name).copy()
+    if get_feature(name).unit == "index points" and name != "vix":
+        expected[roll:] *= 1.1
+    np.testing.assert_allclose(value(moved, name), expected, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("horizon", [1, 3, 400])
+def test_no_target_contains_the_step_of_a_roll(bars: pd.DataFrame, roll: int, horizon: int) -> None:
+    target = ForwardReturn(horizon, None)
+    before = target.label(bars, bar=MINUTE)
+    after = target.label(with_roll_step(bars, roll, step=1.1), bar=MINUTE)
+    np.testing.assert_allclose(after.outcome, before.outcome, rtol=1e-9, atol=1e-14)
+    assert np.isnan(before.outcome[roll - horizon : roll]).all()
+    assert np.isfinite(before.outcome[[roll - horizon - 1, roll]]).all()
+    assert np.nanmax(np.abs(after.outcome)) < 0.08
+
+
+def test_a_feature_that_crossed_rolls_would_be_caught(bars: pd.DataFrame, roll: int) -> None:
+    """The step is there to be seen by a feature that forgets its contract."""
+    moved = with_roll_step(bars, roll, step=1.1)
+    naive = [table["close"].pct_change() for table in (bars, moved)]
+    assert naive[1].iloc[roll] - naive[0].iloc[roll] > 0.09
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_lookback_holds_at_many_rows_across_two_rolls(name: str) -> None:
+    bars = synthetic_bars(LONG, start="2021-12-14").table
+    expected, past = value(bars, name), rows_past_lookback(bars, name)
+    rolls = roll_rows(bars)
+    assert len(rolls) == 2
+    near = [past[(past >= roll) & (past < roll + 8000)] for roll in rolls]
+    draw = np.random.default_rng(1)
+    for row in np.concatenate([draw.choice(some, 100) for some in (past, *near)]):
+        got = value(kept_history(bars, row, name), name)[-1]
+        np.testing.assert_allclose(got, expected[row], rtol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "vix"])
+def test_the_second_half_of_the_real_file_moves_nothing_of_the_first(
+    real_data: Callable[[str], Path], name: str
+) -> None:
+    bars = file_bars(real_data("es_1m_12contracts.parquet")).table
+    half = len(bars) // 2
+    expected = value(bars, name)
+    assert np.isfinite(expected[rows_past_lookback(bars, name)]).mean() >= 0.99
+    np.testing.assert_array_equal(value(bars.iloc[:half], name), expected[:half])
+    moved = bars.copy()
+    later = moved.index[half:]
+    moved.loc[later, LEVELS] = bars.loc[later, LEVELS] * 1.5
+    np.testing.assert_array_equal(value(moved, name)[:half], expected[:half])

@@ -1,0 +1,110 @@
+"""Imports go down, files stay short: the shape of the code, checked."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import robust_fin
+
+ROOT = Path(robust_fin.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+# from the top down; rooms of one line never import each other
+FLOORS = (
+    {"train", "predict", "evaluate", "replay", "doctor", "leakcheck", "select"},
+    {"command"},
+    {"evaluation", "trading", "serving", "training"},
+    {"bundle"},
+    {"data", "models"},
+    {"features"},
+    {"market"},
+    {"metrics"},
+    {"errors"},
+)
+FLOOR = {room: len(FLOORS) - place for place, rooms in enumerate(FLOORS) for room in rooms}
+MAX_LINES, MAX_BODY = 300, 60
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_modules(tree: ast.Module) -> list[str]:
+    """Every module named by an import, wherever it stands, as `package.module`."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += inside if node.module == "robust_fin" else [node.module or ""]
+    return found
+
+
+def ours(path: Path) -> list[str]:
+    """Rooms that a file imports from."""
+    modules = imported_modules(ast.parse(path.read_text(encoding="utf-8")))
+    return [name.split(".")[1] for name in modules if name.split(".")[0] == "robust_fin"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_go_down(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        assert ours(path) == []
+        return
+    assert room in FLOOR, f"{room} stands on no floor of the design"
+    upward = [other for other in ours(path) if other != room and FLOOR[other] >= FLOOR[room]]
+    assert upward == []
+
+
+def test_a_net_can_be_lifted_out() -> None:
+    for path in (ROOT / "models").glob("*.py"):
+        assert set(ours(path)) <= {"models"}, path.name
+
+
+def test_training_gets_its_net_by_config_and_evaluation_never_sees_one() -> None:
+    for room in ("training", "evaluation"):
+        for path in (ROOT / room).glob("*.py"):
+            assert "models" not in ours(path), path.name
+    for path in (ROOT / "evaluation").glob("*.py"):
+        assert not {"bundle", "data"} & set(ours(path)), path.name
+        names = imported_modules(ast.parse(path.read_text(encoding="utf-8")))
+        assert not [name for name in names if name.split(".")[0] in ("torch", "lightning")]
+
+
+def test_bars_and_features_need_no_torch() -> None:
+    for room in ("market", "features"):
+        for path in (ROOT / room).glob("*.py"):
+            names = imported_modules(ast.parse(path.read_text(encoding="utf-8")))
+            assert not [n for n in names if n.split(".")[0] in ("torch", "lightning")], path.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_are_absolute(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    relative = [n.lineno for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level]
+    assert relative == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_module_is_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of the body, without the docstring."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_function_is_short(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    long = {one.name: body_lines(one) for one in functions if body_lines(one) > MAX_BODY}
+    assert long == {}

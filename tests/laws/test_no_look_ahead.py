@@ -1,0 +1,120 @@
+"""Nothing that training sees or learns comes from the rows that judge it."""
+
+import dataclasses
+from functools import cache
+
+import numpy as np
+import pytest
+
+from robust_fin.data.datamodule import BarDataModule, Market
+from robust_fin.data.targets import ForwardReturn
+from robust_fin.market.schema import stamps
+from robust_fin.market.sources import Bars
+from tests.bars import MINUTE, config, instantiate, shocked, synthetic_bars
+
+ROWS = 20_000
+TRANSFORMS = ["robust", "robust_clip", "quantile_normal"]
+
+
+def market_bars() -> Bars:
+    return synthetic_bars(ROWS)
+
+
+def build(bars: Bars, *words: str) -> BarDataModule:
+    settings = config("split.embargo=5", *words)
+    features = instantiate(settings.features)
+    market = Market.of(bars, features=features, target=instantiate(settings.target))
+    return BarDataModule(
+        market,
+        features=features,
+        transform=instantiate(settings.transform),
+        split=instantiate(settings.split),
+        batch_size=64,
+        score_batch_size=512,
+        seed=0,
+    )
+
+
+@cache
+def data(*words: str) -> BarDataModule:
+    return build(market_bars(), *words)
+
+
+def changed_from(span: str, *words: str) -> BarDataModule:
+    """The same with every bar changed from the first row of `span` on."""
+    bars, before = market_bars(), data(*words)
+    first = before.market.examples.time[before.fitted.span(span)[0]]
+    rows = np.flatnonzero(stamps(bars.table) >= first)
+    return build(dataclasses.replace(bars, table=shocked(bars.table, rows)), *words)
+
+
+def learnt(one: BarDataModule) -> dict[str, np.ndarray]:
+    return one.fitted.transform.arrays() | one.fitted.target.arrays()
+
+
+def equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def assert_span_is_the_same(a: BarDataModule, b: BarDataModule, span: str) -> None:
+    assert np.array_equal(a.fitted.span(span), b.fitted.span(span))
+    assert np.array_equal(a.x(span).numpy(), b.x(span).numpy())
+    assert np.array_equal(a.target(span), b.target(span))
+    assert np.array_equal(a.outcome(span), b.outcome(span))
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("horizon", [1, 30])
+def test_bars_of_test_move_nothing_that_comes_before(transform: str, horizon: int) -> None:
+    words = (f"transform={transform}", f"target.horizon={horizon}")
+    before, after = data(*words), changed_from("test", *words)
+    assert equal(learnt(before), learnt(after))
+    assert_span_is_the_same(before, after, "train")
+    assert_span_is_the_same(before, after, "val")
+    assert not np.array_equal(before.x("test").numpy(), after.x("test").numpy())
+    assert not np.array_equal(before.target("test"), after.target("test"))
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_bars_of_val_move_nothing_of_train(transform: str) -> None:
+    words = (f"transform={transform}",)
+    before, after = data(*words), changed_from("val", *words)
+    assert equal(learnt(before), learnt(after))
+    assert_span_is_the_same(before, after, "train")
+    assert not np.array_equal(before.x("val").numpy(), after.x("val").numpy())
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_bars_of_train_do_move_what_is_learnt(transform: str) -> None:
+    """Otherwise the laws above would hold for a transform that learns nothing."""
+    words = (f"transform={transform}",)
+    assert not equal(learnt(data(*words)), learnt(changed_from("train", *words)))
+
+
+def test_in_a_refit_bars_of_test_move_nothing_either() -> None:
+    before, after = data().for_refit(), changed_from("test").for_refit()
+    assert equal(learnt(before), learnt(after))
+    assert_span_is_the_same(before, after, "train")
+
+
+@pytest.mark.parametrize("horizon", [1, 3, 60])
+def test_a_target_sees_no_further_than_its_label_end(horizon: int) -> None:
+    table = market_bars().table
+    target = ForwardReturn(horizon, None)
+    before = target.label(table, bar=MINUTE)
+    for last in (100, 5000, 12_345):
+        future = np.arange(last + 1, len(table))
+        after = target.label(shocked(table, future), bar=MINUTE)
+        known = before.label_end <= stamps(table)[last] + MINUTE.to_timedelta64()
+        assert known.sum() > last - 2 * horizon
+        np.testing.assert_array_equal(after.outcome[known], before.outcome[known])
+        np.testing.assert_array_equal(after.label_end, before.label_end)
+        assert not np.array_equal(after.outcome[last], before.outcome[last])
+
+
+def test_labels_of_a_span_end_before_the_next_begins() -> None:
+    one = data("target.horizon=30")
+    examples = one.market.examples
+    for earlier, later in (("train", "val"), ("val", "test")):
+        ends = examples.label_end[one.fitted.span(earlier)]
+        assert ends.max() <= examples.time[one.fitted.span(later)].min()

@@ -1,0 +1,29 @@
+"""Short training runs for the tests: the verbs called in this process."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from robust_fin import train
+
+QUICK = ("trainer.enable_progress_bar=false",)
+
+
+def run_training(folder: Path, *words: str, experiment: str = "smoke") -> dict[str, Any]:
+    """Train in `folder`; what metrics.json then holds."""
+    code = train.main([f"+experiment={experiment}", f"hydra.run.dir={folder}", *QUICK, *words])
+    assert code == 0
+    return read_metrics(folder)
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def overrides(folder: Path) -> Sequence[str]:
+    return (folder / ".hydra" / "overrides.yaml").read_text().splitlines()

@@ -1,0 +1,119 @@
+from functools import partial
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robust_fin.data.batches import ScoreBatches, ScoredBatch, TrainBatches
+from robust_fin.errors import NonFiniteError
+from robust_fin.models.links import identity
+from robust_fin.models.residual_mlp import ResidualMLP
+from robust_fin.training.losses import huber
+from robust_fin.training.module import Forecaster
+from robust_fin.training.schedules import warmup_constant
+from robust_fin.training.span_scores import SpanScores
+from robust_fin.training.stability import StopOnNonFiniteWeights, require_finite_weights
+
+ROWS, BATCH = 320, 16
+
+
+def data(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(ROWS, 5, generator=generator)
+    return x, torch.sigmoid(x[:, 0] + torch.randn(ROWS, generator=generator))
+
+
+def net() -> ResidualMLP:
+    torch.manual_seed(1)
+    return ResidualMLP(
+        5, hidden=[16, 8], residual=True, input_norm=True, dropout=0.0, head_start=None
+    )
+
+
+def forecaster(module: nn.Module, *, lr: float = 0.01, warmup: int = 7) -> Forecaster:
+    return Forecaster(
+        module,
+        link=identity,
+        loss=partial(huber, delta=0.1),
+        optimizer=partial(torch.optim.AdamW, lr=lr, weight_decay=1e-4),
+        schedule=partial(warmup_constant, warmup=warmup, total=0),
+        val=SpanScores(train_median=0.5, train_mean=0.5),
+    )
+
+
+def trainer(**settings: object) -> L.Trainer:
+    return L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        gradient_clip_val=0.05,
+        **{"max_epochs": 3, "callbacks": [StopOnNonFiniteWeights()], **settings},
+    )
+
+
+def test_the_trainer_does_what_a_bare_loop_does() -> None:
+    x, target = data()
+    batches = TrainBatches(x, target, batch_size=BATCH, seed=4)
+    module = forecaster(net())
+    trainer().fit(module, batches)
+
+    bare = net()
+    optimizer = torch.optim.AdamW(bare.parameters(), lr=0.01, weight_decay=1e-4)
+    step = 0
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        for batch in batches:
+            optimizer.param_groups[0]["lr"] = 0.01 * min(1.0, (step + 1) / 7)
+            optimizer.zero_grad()
+            nn.functional.huber_loss(bare(batch.x), batch.target, delta=0.1).backward()
+            nn.utils.clip_grad_norm_(bare.parameters(), 0.05)
+            optimizer.step()
+            step += 1
+    for ours, theirs in zip(module.net.parameters(), bare.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+def test_val_figures_are_logged() -> None:
+    x, target = data()
+    val = ScoreBatches(ScoredBatch(x[:50], target[:50], target[:50] - 0.5), batch_size=16)
+    run = trainer(max_epochs=1)
+    run.fit(forecaster(net()), TrainBatches(x, target, batch_size=BATCH, seed=0), val)
+    logged = run.callback_metrics
+    assert logged["val/skill"] == pytest.approx(1 - logged["val/loss"] / logged["val/loss_trivial"])
+    assert {"train/objective", "train/gradient_norm", "val/rank_ic"} <= set(logged)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("place", ["x", "target"])
+def test_one_bad_row_stops_the_run_before_the_weights_change(bad: float, place: str) -> None:
+    x, target = data()
+    (x if place == "x" else target)[77] = bad
+    module = forecaster(net())
+    with pytest.raises(NonFiniteError, match=r"gradient's norm is (nan|inf) at step \d+"):
+        trainer().fit(module, TrainBatches(x, target, batch_size=BATCH, seed=0))
+    require_finite_weights(module.net, when="after the stop")
+
+
+def test_a_weight_that_overflows_ends_the_run_with_an_error() -> None:
+    class Poison(L.Callback):
+        def on_train_batch_end(
+            self, trainer: L.Trainer, module: L.LightningModule, *_: object
+        ) -> None:
+            if trainer.global_step == 20 * 3:
+                with torch.no_grad():
+                    module.net.head.bias.fill_(torch.inf)
+
+    with pytest.raises(NonFiniteError, match=r"weights are not finite .*head.bias"):
+        trainer(callbacks=[Poison(), StopOnNonFiniteWeights()]).fit(
+            forecaster(net()), TrainBatches(*data(), batch_size=BATCH, seed=0)
+        )
+
+
+def test_a_learning_rate_beyond_all_reason_never_ends_finished_with_nan() -> None:
+    module = forecaster(net(), lr=1e38, warmup=0)
+    with pytest.raises(NonFiniteError):
+        trainer(max_epochs=20).fit(module, TrainBatches(*data(), batch_size=BATCH, seed=0))
