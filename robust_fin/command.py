@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from robust_fin.errors import RobustFinError
+from robust_fin.errors import Interrupted, RobustFinError
 
 Job = Callable[[DictConfig], None]
 _FULL = "HYDRA_FULL_ERROR"
@@ -40,6 +40,7 @@ def run_job(job: Job, *, config_name: str, argv: Sequence[str] | None = None) ->
         The exit code: 0, 1 for an error, 130 for Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    words.sort(key=lambda word: not word.startswith("-"))  # Hydra wants its flags together
     entry = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)
     before = sys.argv
     sys.argv = [before[0], *words]
@@ -61,6 +62,9 @@ def guarded(work: Callable[[], object]) -> int:
     except (RobustFinError, HydraException, OmegaConfBaseException) as error:
         _report(error, wants_traceback=wants_traceback)
         return 1
+    except Interrupted as stop:
+        sys.stderr.write(f"{stop}\n")
+        return 130
     except KeyboardInterrupt:
         return 130
     finally:

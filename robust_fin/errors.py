@@ -29,5 +29,13 @@ class BundleError(RobustFinError):
     """A run folder or bundle that is not one, or does not fit the bars it is asked to score."""
 
 
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM, answered after a whole optimizer step and a checkpoint.
+
+    Not an error of a job, so it ends a sweep; not a KeyboardInterrupt, which Lightning would turn
+    into an exit code of 1.
+    """
+
+
 class NonFiniteError(RobustFinError):
     """A loss, gradient or weight that stopped being a number; training ends where it happened."""

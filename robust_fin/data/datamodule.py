@@ -162,10 +162,9 @@ class BarDataModule(L.LightningDataModule):
         """Put the spans that training touches on the device."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         self._train = (self.x("train").to(device), self._tensor("train").to(device))
-        if self.has_val():
-            outcome = torch.from_numpy(self.outcome("val")).to(torch.float32)
-            span = ScoredBatch(self.x("val"), self._tensor("val"), outcome)
-            self._val = ScoredBatch(*(part.to(device) for part in span))
+        outcome = torch.from_numpy(self.outcome("val")).to(torch.float32)
+        span = ScoredBatch(self.x("val"), self._tensor("val"), outcome)
+        self._val = ScoredBatch(*(part.to(device) for part in span))
 
     def train_dataloader(self) -> TrainBatches:
         """Shuffled batches of this process."""
@@ -175,7 +174,7 @@ class BarDataModule(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> ScoreBatches:
-        """The val span in the order of time; asked for only where there is one."""
+        """The val span in the order of time; no batches where there is none."""
         rank, world = self._place()
         return ScoreBatches(self._val, batch_size=self.score_batch_size, rank=rank, world=world)
 

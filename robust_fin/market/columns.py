@@ -91,7 +91,7 @@ def to_codes(column: pd.Series) -> pd.Series:
     names = [str(name) for name in codes.categories]
     if "" in names:
         return column.mask(column.astype("str") == "").astype("str").astype("category")
-    return pd.Series(pd.Categorical.from_codes(codes.codes, names), index=column.index)
+    return pd.Series(pd.Categorical.from_codes(codes.codes, pd.Index(names)), index=column.index)
 
 
 def to_utc(

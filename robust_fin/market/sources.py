@@ -146,11 +146,12 @@ class BarSource:
         time = to_utc(
             table["time"], timezone=self.timezone, time_format=self.time_format, origin=origin
         )
-        typed = {"time": time - self.length if self.stamp == "end" else time}
+        typed: dict[str, pd.Series | np.ndarray] = {}
+        typed["time"] = time - self.length if self.stamp == "end" else time
         for name in (*PRICES, "volume", *(["vix"] if "vix" in table else [])):
             typed[name] = to_numbers(table[name], origin=origin)
-        one = pd.Series(pd.Categorical.from_codes(np.zeros(len(table), np.int8), ["ONE"]))
-        typed["contract"] = to_codes(table["contract"]) if "contract" in table else one
+        contract = table["contract"] if "contract" in table else pd.Series("ONE", table.index)
+        typed["contract"] = to_codes(contract)
         if "session" in table:
             typed["session"] = to_codes(table["session"])
         return pd.DataFrame(typed, copy=False)  # a copy costs a third of the load
@@ -165,7 +166,7 @@ class BarSource:
         if "session" in table:
             reports |= _session_reports(table["session"], labels.rth)
         table = table.assign(
-            session=pd.Categorical.from_codes(labels.rth.astype(np.int8), ["ETH", "RTH"]),
+            session=pd.Categorical.from_codes(labels.rth.astype(np.int8), pd.Index(["ETH", "RTH"])),
             trading_date=labels.trading_date,
             trading_day=labels.trading_day,
         )

@@ -6,14 +6,15 @@ from types import FrameType
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
+from robust_fin.errors import Interrupted
 from robust_fin.training.stability import require_finite_weights
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 
-class LastCheckpoint(L.Callback):
+class LastCheckpoint(Checkpoint):
     """Writes last.ckpt so that a run that was interrupted goes on where it was.
 
     Ctrl-C and SIGTERM are answered after the running optimizer step, because in the middle of one
@@ -47,7 +48,10 @@ class LastCheckpoint(L.Callback):
         """Write when due, and when asked to stop."""
         if self._asked:
             self._write(trainer, pl_module)
-            raise KeyboardInterrupt
+            raise Interrupted(
+                f"stopped after step {trainer.global_step}; python -m robust_fin.train "
+                f"resume={trainer.default_root_dir} goes on"
+            )
         if trainer.global_step % self.every_n_steps == 0:
             self._write(trainer, pl_module)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from omegaconf import DictConfig
 from torch import nn
 
@@ -155,8 +155,10 @@ def _trainer(
         epochs = math.ceil(plan.max_steps / data.steps_an_epoch(_world(config)))
         settings |= {"max_steps": plan.max_steps, "max_epochs": epochs}
     callbacks = [instantiate(one) for one in config.callbacks.values()]
-    if plan.stage == "refit":
+    if not data.has_val():
         callbacks = [one for one in callbacks if not _needs_val(one)]
+    if not config.trainer.enable_progress_bar:
+        callbacks = [one for one in callbacks if not isinstance(one, ProgressBar)]
     logger = instantiate(
         config.logger, save_dir=plan.folder, name="tensorboard", version=plan.stage
     )

@@ -12,7 +12,7 @@ from torchmetrics import MeanMetric
 
 from robust_fin.data.batches import Batch, ScoredBatch
 from robust_fin.training.span_scores import SpanScores
-from robust_fin.training.stability import require_finite_gradient
+from robust_fin.training.stability import require_finite_step
 
 Link = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -49,6 +49,7 @@ class Forecaster(L.LightningModule):
         self.val = val
         self.objective = MeanMetric(nan_strategy="disable")  # else it drops NaN in silence
         self.gradient_norm: Tensor | None = None
+        self._losses: Tensor | float = 0.0  # of the batches since the last optimizer step
 
     def forward(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, " batch"]:
         """Forecasts, in rank units."""
@@ -58,6 +59,7 @@ class Forecaster(L.LightningModule):
         """The objective of one batch."""
         loss = self.loss(self(batch.x), batch.target)
         self.objective.update(loss.detach())
+        self._losses = self._losses + loss.detach()
         self.log("train/objective", loss, prog_bar=True)
         return loss
 
@@ -89,8 +91,11 @@ class Forecaster(L.LightningModule):
         parameters = [p for p in self.parameters() if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
         self.gradient_norm = nn.utils.get_total_norm(gradients)
+        losses, self._losses = self._losses, 0.0
         if self.trainer.precision != "16-mixed":
-            require_finite_gradient(self.gradient_norm, self.named_parameters(), self.global_step)
+            require_finite_step(
+                losses, self.gradient_norm, self.named_parameters(), step=self.global_step
+            )
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.gradient_norm)
         else:

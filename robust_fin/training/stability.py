@@ -9,15 +9,21 @@ from torch import Tensor, nn
 from robust_fin.errors import NonFiniteError
 
 
-def require_finite_gradient(
-    norm: Tensor, parameters: Iterable[tuple[str, nn.Parameter]], step: int
+def require_finite_step(
+    loss: Tensor | float,
+    norm: Tensor,
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    *,
+    step: int,
 ) -> None:
-    """Stop before the optimizer's step when the gradient's norm is NaN or infinite.
+    """Stop before the optimizer's step when the loss or the gradient's norm is NaN or infinite.
 
     After the step it is too late: clipping by a NaN norm spreads it over every weight, and the
-    weights no longer tell which came first.
+    weights no longer tell which came first. The loss is read too, because under Huber or absolute
+    loss an infinite target has a finite gradient.
 
     Args:
+        loss: sum over the batches of the step.
         norm: of all gradients, before clipping.
         parameters: named, with their gradients.
         step: optimizer steps done.
@@ -25,13 +31,13 @@ def require_finite_gradient(
     Raises:
         NonFiniteError: names the parameters whose gradients are not finite.
     """
-    if torch.isfinite(norm):
+    if torch.isfinite(norm + loss):
         return
     bad = [n for n, p in parameters if p.grad is not None and not torch.isfinite(p.grad).all()]
     raise NonFiniteError(
-        f"the gradient's norm is {norm.item()} at step {step}, before the weights were changed; "
-        f"gradients that are not finite: {', '.join(bad) or 'none, their sum overflows'}. Lower "
-        "optimizer.lr, scale the features (transform=robust_clip) or look at the batch with debug"
+        f"the loss is {float(loss)} and the gradient's norm {float(norm)} at step {step}, before "
+        f"the weights were changed; gradients that are not finite: {', '.join(bad) or 'none'}. "
+        "Lower optimizer.lr, or tame the features with transform=robust_clip"
     )
 
 

@@ -93,7 +93,7 @@ def test_one_bad_row_stops_the_run_before_the_weights_change(bad: float, place: 
     x, target = data()
     (x if place == "x" else target)[77] = bad
     module = forecaster(net())
-    with pytest.raises(NonFiniteError, match=r"gradient's norm is (nan|inf) at step \d+"):
+    with pytest.raises(NonFiniteError, match=r"loss is (nan|inf) .* at step \d+"):
         trainer().fit(module, TrainBatches(x, target, batch_size=BATCH, seed=0))
     require_finite_weights(module.net, when="after the stop")
 
@@ -114,6 +114,6 @@ def test_a_weight_that_overflows_ends_the_run_with_an_error() -> None:
 
 
 def test_a_learning_rate_beyond_all_reason_never_ends_finished_with_nan() -> None:
-    module = forecaster(net(), lr=1e38, warmup=0)
+    module = forecaster(net(), lr=1e30, warmup=0)
     with pytest.raises(NonFiniteError):
         trainer(max_epochs=20).fit(module, TrainBatches(*data(), batch_size=BATCH, seed=0))
