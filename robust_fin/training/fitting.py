@@ -103,7 +103,8 @@ def fit(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Fit:
         best = best_checkpoint(
             plan.checkpoints, monitor=config.checkpoint.monitor, mode=config.checkpoint.mode
         )
-    ours = [last, StopOnNonFiniteWeights(), *([best] if best else [])]
+    # last.ckpt comes last: it holds what the callbacks before it know of the epoch
+    ours = [StopOnNonFiniteWeights(), *([best] if best else []), last]
     trainer = _trainer(config, data, plan, ours)
     began, first = time.perf_counter(), _steps_in(plan.resume_path)
     trainer.fit(module, data, ckpt_path=plan.resume_path, weights_only=True)
