@@ -1,6 +1,5 @@
 """From the command line to a job: Hydra composes, an error is one message and a true exit code."""
 
-import logging
 import os
 import sys
 import traceback
@@ -8,13 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from robust_fin.errors import Interrupted, RobustFinError
 
 Job = Callable[[DictConfig], None]
+USER_ERRORS = (RobustFinError, HydraException, OmegaConfBaseException)
 _FULL = "HYDRA_FULL_ERROR"
 
 
@@ -42,25 +44,41 @@ def run_job(job: Job, *, config_name: str, argv: Sequence[str] | None = None) ->
     words = list(sys.argv[1:] if argv is None else argv)
     words.sort(key=lambda word: not word.startswith("-"))  # Hydra wants its flags together
     entry = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)
+    kept: list[Exception] = []
+
+    def deferring(config: DictConfig) -> None:
+        """In a sweep a failure must reach Hydra; alone it is kept, as Hydra would print it too."""
+        try:
+            job(config)
+        except USER_ERRORS as error:
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise
+            kept.append(error)
+
+    def work() -> None:
+        entry(deferring)()
+        if kept:
+            raise kept[0]
+
     before = sys.argv
     sys.argv = [before[0], *words]
     try:
-        return guarded(lambda: entry(job)())
+        return guarded(work, wants_traceback="debug=default" in words)
     finally:
         sys.argv = before
 
 
-def guarded(work: Callable[[], object]) -> int:
+def guarded(work: Callable[[], object], *, wants_traceback: bool = False) -> int:
     """Run `work`; print what a user can fix as one message, anything else with its traceback.
 
     With HYDRA_FULL_ERROR=1 every error keeps its traceback.
     """
-    wants_traceback = os.environ.get(_FULL) == "1"
+    already = os.environ.get(_FULL) == "1"
     os.environ[_FULL] = "1"  # else Hydra prints the errors itself, with a traceback
     try:
         work()
-    except (RobustFinError, HydraException, OmegaConfBaseException) as error:
-        _report(error, wants_traceback=wants_traceback)
+    except USER_ERRORS as error:
+        _report(error, wants_traceback=wants_traceback or already)
         return 1
     except Interrupted as stop:
         sys.stderr.write(f"{stop}\n")
@@ -68,14 +86,13 @@ def guarded(work: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        if not wants_traceback:
+        if not already:
             os.environ.pop(_FULL, None)
     return 0
 
 
 def _report(error: BaseException, *, wants_traceback: bool) -> None:
-    logging.shutdown()
-    if wants_traceback or os.environ.get("ROBUST_FIN_TRACEBACK") == "1":
+    if wants_traceback:
         traceback.print_exception(error)
         return
     sys.stderr.write(f"error: {readable(error)}\n")

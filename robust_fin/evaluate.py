@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig
 
 from robust_fin.bundle import read_config
 from robust_fin.command import run_job
-from robust_fin.errors import BundleError
+from robust_fin.errors import BundleError, ConfigError
 from robust_fin.evaluation.console import compare_table, result_table, run_table, show
 from robust_fin.evaluation.significance import Significance, significance, verdict
 
@@ -55,6 +55,8 @@ def read_metrics(run: Path) -> dict[str, Any]:
 def job(config: DictConfig) -> None:
     """What Hydra calls."""
     if isinstance(config.run, ListConfig):
+        if not config.run:
+            raise ConfigError("run=[] names no run folder; run=[A,B] compares two")
         folders = [Path(one).expanduser() for one in config.run]
         show(compare_table({folder.name: read_metrics(folder) for folder in folders}))
         show(*(f"{folder.name}: {verdict(judged(folder))}" for folder in folders))

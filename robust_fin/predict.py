@@ -29,7 +29,7 @@ def predict(config: DictConfig, *, given: Sequence[str]) -> Path:
     Returns:
         The file written.
     """
-    out = Path(config.out).expanduser()
+    out = Path(str(config.out)).expanduser()
     if out.suffix != ".parquet":
         raise ConfigError(f"out={config.out} must end in .parquet")
     bundle = load_bundle(Path(config.run).expanduser())
@@ -39,8 +39,11 @@ def predict(config: DictConfig, *, given: Sequence[str]) -> Path:
         key = word.partition("=")[0].lstrip("+").removeprefix("source.")
         OmegaConf.update(source, key, OmegaConf.select(config.source, key))
     table = bundle.predict(instantiate(source).load())
-    out.parent.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(out, index=False)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(out, index=False)
+    except OSError as error:
+        raise ConfigError(f"out={out} cannot be written: {error}") from error
     unknown = int(table["outcome"].isna().sum())
     show(f"{len(table):,} rows scored, {unknown:,} of them without an outcome yet: {out}")
     return out

@@ -32,6 +32,7 @@ from robust_fin.evaluation.console import result_table, run_table, show, target_
 from robust_fin.evaluation.significance import significance, verdict
 from robust_fin.evaluation.spans import model_metrics, null_for_nan
 from robust_fin.metrics import span_metrics
+from robust_fin.settings import check_ranges, register_schema, typed
 from robust_fin.training.baselines import BASELINES
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.module import parameter_count
@@ -52,9 +53,10 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
     Returns:
         What metrics.json holds.
     """
+    check_ranges(config)
     torch.set_num_threads(config.threads)
-    (run / METRICS).unlink(missing_ok=True)
     data = load_data(config)
+    (run / METRICS).unlink(missing_ok=True)  # its presence says that a run is finished
     start_bundle(run, config, bars=data.market.bars)
     show(target_table(data.outcome("train"), data.target("train")))
     chosen = fit(config, data, FitPlan(run, stage="", max_steps=None, resume=resume))
@@ -196,13 +198,13 @@ def resume_run(words: Sequence[str]) -> None:
     folder = Path(values.pop("resume")).expanduser()
     config = read_config(folder)
     for key in values:
-        if not key.startswith("trainer.max_"):
+        if key not in {f"trainer.{name}" for name in config.trainer if name.startswith("max_")}:
             raise ConfigError(
                 f"{key}={values[key]} cannot be changed on resume; only trainer.max_epochs, "
                 "trainer.max_steps and trainer.max_time can. Start another run for other settings"
             )
     given = OmegaConf.from_dotlist([f"{key}={value}" for key, value in values.items()])
-    merged = OmegaConf.merge(config, given)
+    merged = OmegaConf.merge(typed(config), given)
     assert isinstance(merged, DictConfig)
     quiet()
     train(merged, folder, resume=True)
@@ -228,6 +230,7 @@ def job(config: DictConfig) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    register_schema()
     if any(word.startswith("resume=") for word in words):
         return guarded(lambda: resume_run(words))
     return run_job(job, config_name="train", argv=words)

@@ -41,8 +41,10 @@ class ForwardReturn:
 
     def __post_init__(self) -> None:
         """Refuse a horizon that looks at the present or the past."""
-        if self.horizon < 1:
-            raise ConfigError(f"target.horizon={self.horizon} must be at least 1 bar")
+        if not isinstance(self.horizon, int) or self.horizon < 1:
+            raise ConfigError(
+                f"target.horizon={self.horizon} must be a whole number of bars, at least 1"
+            )
         if self.max_gap is not None and self.max_gap <= 0:
             raise ConfigError(f"target.max_gap={self.max_gap} must be above 0 minutes, or null")
 

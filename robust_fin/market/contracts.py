@@ -4,6 +4,8 @@ import re
 
 import pandas as pd
 
+from robust_fin.errors import SchemaError
+
 _CODE = re.compile(r"^(?P<root>[A-Z0-9]{1,4}?)(?P<month>[FGHJKMNQUVXZ])(?P<year>\d{1,4})$")
 _MONTHS = "FGHJKMNQUVXZ"
 
@@ -33,9 +35,24 @@ def in_expiry_order(contract: pd.Series, time: pd.Series) -> list[str]:
     Args:
         contract: code of each bar, categorical.
         time: start of each bar.
+
+    Raises:
+        SchemaError: the codes are of more than one product.
     """
     first = time.groupby(contract, observed=True).min()
+    _one_product([str(code) for code in first.index])
     keys = {str(code): expiry(str(code), first_year=start.year) for code, start in first.items()}
     if any(key is None for key in keys.values()):
         return [str(code) for code in first.sort_values(kind="stable").index]
     return sorted(keys, key=lambda code: (keys[code], first[code], code))
+
+
+def _one_product(codes: list[str]) -> None:
+    """The bars before a contract's first come from the contract before it, so of the same product."""
+    matches = [_CODE.match(code.strip().upper()) for code in codes]
+    roots = sorted({match["root"] for match in matches if match is not None})
+    if len(roots) > 1 and all(matches):
+        raise SchemaError(
+            f"the contracts are of {len(roots)} products, {', '.join(roots)}; a file holds one. "
+            "Split it and train on each"
+        )

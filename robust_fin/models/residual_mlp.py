@@ -1,6 +1,7 @@
 """Blocks of Linear - LayerNorm - ReLU - Dropout, with parameter-free skips."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -45,8 +46,7 @@ class ResidualMLP(nn.Module):
         widths = [features, *hidden]
         self.input_norm = nn.LayerNorm(features) if input_norm else nn.Identity()
         self.blocks = nn.ModuleList(
-            _block(inner, outer, dropout)
-            for inner, outer in zip(widths[:-1], widths[1:], strict=True)
+            _block(inner, outer, dropout) for inner, outer in pairwise(widths)
         )
         self.head = nn.Linear(widths[-1], 1)
         self.residual = residual

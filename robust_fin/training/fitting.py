@@ -18,6 +18,7 @@ from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError
 from robust_fin.training.checkpoints import LAST, LastCheckpoint, best_checkpoint
 from robust_fin.training.module import Forecaster, Link
+from robust_fin.training.schedules import check_warmup
 from robust_fin.training.span_scores import SpanScores
 from robust_fin.training.stability import StopOnNonFiniteWeights, require_finite_weights
 
@@ -137,6 +138,7 @@ def planned_steps(config: DictConfig, data: BarDataModule) -> int:
 
 def _forecaster(config: DictConfig, data: BarDataModule) -> Forecaster:
     target = data.fitted.target
+    check_warmup(config.schedule.warmup)
     schedule = instantiate(config.schedule)
     return Forecaster(
         instantiate(config.model, features=len(data.features.names)),

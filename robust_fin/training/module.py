@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from robust_fin.data.batches import Batch, ScoredBatch
+from robust_fin.errors import ConfigError
 from robust_fin.training.span_scores import SpanScores
 from robust_fin.training.stability import require_finite_step
 
@@ -112,7 +113,10 @@ class Forecaster(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer, and the schedule as a step-wise scheduler."""
-        optimizer = self._optimizer(self.net.parameters())
+        try:
+            optimizer = self._optimizer(self.net.parameters())
+        except ValueError as error:
+            raise ConfigError(f"the optimizer refuses its settings: {error}") from error
         scheduler = LambdaLR(optimizer, self._schedule)
         return {
             "optimizer": optimizer,

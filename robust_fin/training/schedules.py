@@ -6,6 +6,8 @@ until `total`, the number of steps planned. The factor multiplies the optimizer'
 
 import math
 
+from robust_fin.errors import ConfigError
+
 
 def warmup_constant(step: int, *, warmup: int, total: int) -> float:  # noqa: ARG001
     """Stay at 1 after the warmup."""
@@ -27,6 +29,16 @@ def warmup_linear(step: int, *, warmup: int, total: int, floor: float) -> float:
     if step < warmup:
         return _rise(step, warmup)
     return 1 - (1 - floor) * _progress(step, warmup, total)
+
+
+def check_warmup(warmup: object) -> None:
+    """Refuse a warmup that is no count of steps.
+
+    Raises:
+        ConfigError: it is below 0 or not whole.
+    """
+    if not isinstance(warmup, int) or warmup < 0:
+        raise ConfigError(f"schedule.warmup={warmup} must be a whole number of steps, at least 0")
 
 
 def _rise(step: int, warmup: int) -> float:

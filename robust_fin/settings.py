@@ -1,0 +1,74 @@
+"""The schema of the training config: its keys and their types, so that a stray one is refused."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from robust_fin.errors import ConfigError
+
+
+@dataclass
+class TrainSettings:
+    """Top level of conf/train.yaml, which has the values; a group is what its constructor takes.
+
+    Attributes:
+        name: folder of the runs.
+        seed: of initialisation, dropout and the order of rows.
+        batch_size: rows a training batch and process.
+        score_batch_size: rows a validation batch.
+        threads: of torch.
+    """
+
+    name: str = MISSING
+    seed: int = MISSING
+    batch_size: int = MISSING
+    score_batch_size: int = MISSING
+    threads: int = MISSING
+    source: Any = MISSING
+    features: Any = MISSING
+    target: Any = MISSING
+    transform: Any = MISSING
+    split: Any = MISSING
+    model: Any = MISSING
+    link: Any = MISSING
+    loss: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    trainer: Any = MISSING
+    checkpoint: Any = MISSING
+    callbacks: Any = MISSING
+    logger: Any = MISSING
+    debug: Any = MISSING
+
+
+def register_schema() -> None:
+    """Let conf/train.yaml name the schema in its defaults."""
+    ConfigStore.instance().store(name="train_schema", node=TrainSettings)
+
+
+def typed(config: DictConfig) -> DictConfig:
+    """A config read from a file, held against the schema as one composed by Hydra is."""
+    merged = OmegaConf.merge(OmegaConf.structured(TrainSettings), config)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def check_ranges(config: DictConfig) -> None:
+    """Refuse numbers that no part of the run checks by itself.
+
+    Raises:
+        ConfigError: names the key and what it may be.
+    """
+    if config.threads < 1:
+        raise ConfigError(f"threads={config.threads} must be at least 1")
+    every = config.checkpoint.every_n_steps
+    if not isinstance(every, int) or every < 1:
+        raise ConfigError(f"checkpoint.every_n_steps={every} must be a whole number, at least 1")
+    for key in ("max_epochs", "max_steps"):
+        value = config.trainer[key]
+        if not (isinstance(value, int | None) and value != 0 and (value is None or value >= -1)):
+            raise ConfigError(
+                f"trainer.{key}={value} must be a whole number above 0, or -1 for no limit"
+            )
