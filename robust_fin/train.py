@@ -53,10 +53,12 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
     Returns:
         What metrics.json holds.
     """
+    if not resume:
+        (run / METRICS).unlink(missing_ok=True)
     check_ranges(config)
     torch.set_num_threads(config.threads)
     data = load_data(config)
-    (run / METRICS).unlink(missing_ok=True)  # its presence says that a run is finished
+    (run / METRICS).unlink(missing_ok=True)  # its presence would say that the run is finished
     start_bundle(run, config, bars=data.market.bars)
     show(target_table(data.outcome("train"), data.target("train")))
     chosen = fit(config, data, FitPlan(run, stage="", max_steps=None, resume=resume))

@@ -48,7 +48,7 @@ def in_expiry_order(contract: pd.Series, time: pd.Series) -> list[str]:
 
 
 def _one_product(codes: list[str]) -> None:
-    """The bars before a contract's first come from the contract before it, so of the same product."""
+    """A contract takes history from the one before it, which must be of the same product."""
     matches = [_CODE.match(code.strip().upper()) for code in codes]
     roots = sorted({match["root"] for match in matches if match is not None})
     if len(roots) > 1 and all(matches):
