@@ -8,6 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from robust_fin.settings import register_schema
+
+register_schema()  # what the verbs do before Hydra composes
+
 ROOT = Path(__file__).parent.parent
 MakeBars = Callable[..., pd.DataFrame]
 
