@@ -36,6 +36,7 @@ class TrainSettings:
     loss: Any = MISSING
     optimizer: Any = MISSING
     schedule: Any = MISSING
+    engine: Any = MISSING
     trainer: Any = MISSING
     checkpoint: Any = MISSING
     callbacks: Any = MISSING

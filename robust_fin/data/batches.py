@@ -1,10 +1,11 @@
 """Batches straight from tensors: no per-row collate, no worker processes."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 _CHUNK = 256  # batches gathered by one index; larger ones leave the cache, smaller ones cost calls
@@ -25,15 +26,22 @@ class ScoredBatch(NamedTuple):
     outcome: Float[Tensor, " batch"]
 
 
-class TrainBatches:
-    """Shuffled full batches; the order of an epoch depends on (seed, epoch) only.
+class Call(NamedTuple):
+    """What a call of the compiled engine sees: several steps, by the numbers of their rows."""
 
-    Works as its own sampler, so Lightning's loops tell it the epoch, and keeps its place, so a
-    checkpoint in the middle of an epoch goes on with the next batch.
+    x: Float[Tensor, "rows features"]
+    target: Float[Tensor, " rows"]
+    rows: Int[Tensor, "steps batch"]
+
+
+class EpochOrder:
+    """The rows of each step of an epoch, and the place in it.
+
+    The order depends on (seed, epoch) only. The place is part of a checkpoint, so that one in the
+    middle of an epoch goes on with the next step.
 
     Args:
-        x: (rows, features) on the device of training.
-        target: (rows,) likewise.
+        rows: training rows.
         batch_size: rows a batch and process; a shorter rest of the epoch is left out.
         seed: of the order.
         rank: of this process.
@@ -41,58 +49,171 @@ class TrainBatches:
     """
 
     def __init__(
-        self,
-        x: Float[Tensor, "rows features"],
-        target: Float[Tensor, " rows"],
-        *,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
+        self, rows: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1
     ) -> None:
-        """Keep the tensors; nothing is copied."""
-        self.x, self.target = x, target
-        self.batch_size, self.seed = batch_size, seed
+        """Start before the first step of epoch 0."""
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.rank, self.world = rank, world
-        self.epoch, self._next, self._resume_at = 0, 0, 0
+        self.epoch, self.next_step, self._resume_at = 0, 0, 0
 
     @property
-    def sampler(self) -> "TrainBatches":
-        """Where Lightning looks for `set_epoch`."""
-        return self
+    def steps(self) -> int:
+        """Steps an epoch."""
+        return self.rows // (self.batch_size * self.world)
+
+    def permutation(self) -> Int[Tensor, " rows"]:
+        """Row numbers of this epoch, in order."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return torch.randperm(self.rows, generator=generator)
+
+    def begin(self) -> tuple[int, Int[Tensor, "steps batch"]]:
+        """The step to start at, and the row numbers of every step of this epoch."""
+        first, self._resume_at = self._resume_at, 0
+        self.next_step = first
+        used = self.permutation()[: self.steps * self.world * self.batch_size]
+        return first, used.view(self.steps, self.world, self.batch_size)[:, self.rank]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next pass."""
         self.epoch = epoch
 
+    def state_dict(self) -> dict[str, int]:
+        """The place in the epoch."""
+        return {"next_batch": self.next_step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a place; one at the end of an epoch is the start of the next."""
+        self._resume_at = state["next_batch"] % max(1, self.steps)
+
+
+class TrainBatches:
+    """Shuffled full batches.
+
+    Args:
+        x: (rows, features) on the device of training.
+        target: (rows,) likewise.
+        order: which rows, when.
+    """
+
+    def __init__(
+        self,
+        x: Float[Tensor, "rows features"],
+        target: Float[Tensor, " rows"],
+        *,
+        order: EpochOrder,
+    ) -> None:
+        """Keep the tensors; nothing is copied."""
+        self.x, self.target, self.order = x, target, order
+
+    @property
+    def sampler(self) -> EpochOrder:
+        """Where Lightning looks for `set_epoch`."""
+        return self.order
+
     def __len__(self) -> int:
         """Batches an epoch."""
-        return len(self.target) // (self.batch_size * self.world)
-
-    def order(self) -> Tensor:
-        """Row numbers of this epoch, in order."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return torch.randperm(len(self.target), generator=generator).to(self.target.device)
+        return self.order.steps
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches of this epoch, from the place where a checkpoint left it."""
-        first, self._resume_at = self._resume_at, 0
-        self._next = first
-        order = self.order()[: len(self) * self.world * self.batch_size]
-        mine = order.view(len(self), self.world, self.batch_size)[:, self.rank]
+        first, steps = self.order.begin()
+        steps = steps.to(self.target.device)
         for start in range(first, len(self), _CHUNK):
-            rows = mine[start : start + _CHUNK]
+            rows = steps[start : start + _CHUNK]
             for x, target in zip(self.x[rows], self.target[rows], strict=True):
-                self._next += 1
+                self.order.next_step += 1
                 yield Batch(x, target)
 
     def state_dict(self) -> dict[str, int]:
         """The place in the epoch."""
-        return {"next_batch": self._next}
+        return self.order.state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a place; one at the end of an epoch is the start of the next."""
-        self._resume_at = state["next_batch"] % max(1, len(self))
+        """Go on from a place."""
+        self.order.load_state_dict(state)
+
+
+class CallPlan(NamedTuple):
+    """How an epoch is cut into calls.
+
+    Attributes:
+        steps_per_call: optimizer steps a call holds at most.
+        steps: optimizer steps an epoch.
+        val_every: steps between two validations, so that a call ends there.
+    """
+
+    steps_per_call: int
+    steps: int
+    val_every: int
+
+    def borders(self) -> list[int]:
+        """The first step of every call, and the number of steps at the end."""
+        firsts = [
+            start
+            for block in range(0, self.steps, self.val_every)
+            for start in range(block, min(block + self.val_every, self.steps), self.steps_per_call)
+        ]
+        return [*firsts, self.steps]
+
+    def calls_done(self, steps: int) -> int:
+        """Whole calls in the first `steps` steps of an epoch."""
+        return bisect_right(self.borders(), steps) - 1
+
+    @property
+    def calls_a_validation(self) -> int:
+        """Calls between two validations."""
+        return -(-self.val_every // self.steps_per_call)
+
+
+class TrainCalls:
+    """The same steps as `TrainBatches` in the same order, many a call.
+
+    Args:
+        x: (rows, features).
+        target: (rows,).
+        order: which rows, when.
+        plan: where calls begin.
+    """
+
+    def __init__(
+        self,
+        x: Float[Tensor, "rows features"],
+        target: Float[Tensor, " rows"],
+        *,
+        order: EpochOrder,
+        plan: CallPlan,
+    ) -> None:
+        """Keep the tensors; nothing is copied."""
+        self.x, self.target, self.order, self.plan = x, target, order, plan
+
+    @property
+    def sampler(self) -> EpochOrder:
+        """Where Lightning looks for `set_epoch`."""
+        return self.order
+
+    def __len__(self) -> int:
+        """Calls an epoch."""
+        return len(self.plan.borders()) - 1
+
+    def __iter__(self) -> Iterator[Call]:
+        """Calls of this epoch; the first one is shorter where a checkpoint lies inside a call."""
+        first, steps = self.order.begin()
+        for stop in self.plan.borders()[self.plan.calls_done(first) + 1 :]:
+            self.order.next_step = stop
+            yield Call(self.x, self.target, steps[first:stop])
+            first = stop
+
+    def give_back(self, steps: int) -> None:
+        """The last call stopped so many steps before its end."""
+        self.order.next_step -= steps
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the epoch, in steps."""
+        return self.order.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a place."""
+        self.order.load_state_dict(state)
 
 
 class ScoreBatches:

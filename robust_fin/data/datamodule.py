@@ -10,7 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robust_fin.data.batches import ScoreBatches, ScoredBatch, TrainBatches
+from robust_fin.data.batches import (
+    CallPlan,
+    EpochOrder,
+    ScoreBatches,
+    ScoredBatch,
+    TrainBatches,
+    TrainCalls,
+)
 from robust_fin.data.examples import Examples, make_examples
 from robust_fin.data.ledger import RowLedger
 from robust_fin.data.rank_target import RankTarget
@@ -122,6 +129,7 @@ class BarDataModule(L.LightningDataModule):
         self.market, self.features, self.split = market, features, split
         self.batch_size, self.score_batch_size, self.seed = batch_size, score_batch_size, seed
         self._transform = transform
+        self.calls: CallPlan | None = None  # set where the compiled engine trains
         self.fitted = fit_fold(market.examples, features=features, transform=transform, split=split)
         rows = self.fitted.fold.train.size
         if rows < batch_size:
@@ -166,12 +174,17 @@ class BarDataModule(L.LightningDataModule):
         span = ScoredBatch(self.x("val"), self._tensor("val"), outcome)
         self._val = ScoredBatch(*(part.to(device) for part in span))
 
-    def train_dataloader(self) -> TrainBatches:
-        """Shuffled batches of this process."""
-        rank, world = self._place()
-        return TrainBatches(
-            *self._train, batch_size=self.batch_size, seed=self.seed, rank=rank, world=world
-        )
+    def train_dataloader(self) -> TrainBatches | TrainCalls:
+        """Shuffled batches of this process, or calls of many steps where `calls` is set."""
+        order = self.order(*self._place())
+        if self.calls is None:
+            return TrainBatches(*self._train, order=order)
+        return TrainCalls(*self._train, order=order, plan=self.calls)
+
+    def order(self, rank: int = 0, world: int = 1) -> EpochOrder:
+        """Which training rows each step takes."""
+        rows = self.fitted.fold.train.size
+        return EpochOrder(rows, batch_size=self.batch_size, seed=self.seed, rank=rank, world=world)
 
     def val_dataloader(self) -> ScoreBatches:
         """The val span in the order of time; no batches where there is none."""

@@ -29,7 +29,7 @@ class LastCheckpoint(Checkpoint):
         """Not yet listening to signals."""
         self.path = folder / LAST
         self.every_n_steps = every_n_steps
-        self._asked = False
+        self._asked, self._written_at = False, 0
         self._before: dict[int, object] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
@@ -52,7 +52,8 @@ class LastCheckpoint(Checkpoint):
                 f"stopped after step {trainer.global_step}; python -m robust_fin.train "
                 f"resume={trainer.default_root_dir} goes on"
             )
-        if trainer.global_step % self.every_n_steps == 0:
+        written, self._written_at = self._written_at, trainer.global_step
+        if trainer.global_step // self.every_n_steps > written // self.every_n_steps:
             self._write(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -87,6 +88,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         """Put the random state back, after everything that could have drawn from it."""
+        self._written_at = trainer.global_step
         kept = self.__dict__.pop("_rng", None)
         if kept is not None:
             torch.set_rng_state(kept["rng_state"])

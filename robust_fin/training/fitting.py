@@ -3,20 +3,23 @@
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from omegaconf import DictConfig
 from torch import nn
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError
 from robust_fin.training.checkpoints import LAST, LastCheckpoint, best_checkpoint
+from robust_fin.training.engine import call_plan, compiled_calls, trainer_settings
 from robust_fin.training.module import Forecaster, Link
 from robust_fin.training.schedules import check_warmup
 from robust_fin.training.span_scores import SpanScores
@@ -98,6 +101,8 @@ def fit(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Fit:
     """
     L.seed_everything(config.seed, verbose=False)
     module = _forecaster(config, data)
+    if module.plan is not None:
+        data.calls = module.plan
     last = LastCheckpoint(plan.checkpoints, every_n_steps=config.checkpoint.every_n_steps)
     best = None
     if data.has_val():
@@ -132,22 +137,48 @@ def planned_steps(config: DictConfig, data: BarDataModule) -> int:
             f"trainer.max_epochs={epochs} and trainer.max_steps={config.trainer.max_steps} set no "
             "end; set one of them"
         )
-    an_epoch = data.steps_an_epoch(_world(config)) // config.trainer.accumulate_grad_batches
-    return max(1, int(epochs) * an_epoch)
+    batches = batches_an_epoch(config, data)
+    return max(1, int(epochs) * math.ceil(batches / config.trainer.accumulate_grad_batches))
+
+
+def batches_an_epoch(config: DictConfig, data: BarDataModule) -> int:
+    """Batches of one pass over train, a process, as the Trainer limits them."""
+    batches, limit = data.steps_an_epoch(_world(config)), config.trainer.limit_train_batches
+    if isinstance(limit, float):
+        return int(batches * limit)
+    return batches if limit is None else min(batches, int(limit))
 
 
 def _forecaster(config: DictConfig, data: BarDataModule) -> Forecaster:
     target = data.fitted.target
     check_warmup(config.schedule.warmup)
-    schedule = instantiate(config.schedule)
+    schedule = partial(function_of(config.schedule), total=planned_steps(config, data))
+    features = len(data.features.names)
+    net = instantiate(config.model, features=features)
+    link, loss = function_of(config.link), function_of(config.loss)
+    calls = compiled_calls(config, net, features=features, link=link, loss=loss, schedule=schedule)
     return Forecaster(
-        instantiate(config.model, features=len(data.features.names)),
-        link=instantiate(config.link),
-        loss=instantiate(config.loss),
+        net,
+        link=link,
+        loss=loss,
         optimizer=instantiate(config.optimizer),
-        schedule=partial(schedule, total=planned_steps(config, data)),
+        schedule=schedule,
         val=SpanScores(train_median=target.median, train_mean=target.mean),
+        calls=calls,
+        plan=call_plan(config, batches_an_epoch(config, data)) if calls else None,
     )
+
+
+def function_of(settings: DictConfig) -> Callable[..., Any]:
+    """What a YAML with `_partial_: true` names, as a plain partial.
+
+    Hydra's own partial checks its policy at every call, which costs a tenth of a millisecond: as
+    much as the step of a small net. The target has passed that check when it was built.
+    """
+    part = instantiate(settings)
+    if not isinstance(part, partial):
+        raise ConfigError(f"{settings.get('_target_')} needs _partial_: true; it is called by step")
+    return partial(part.func, *part.args, **part.keywords)
 
 
 def _trainer(
@@ -155,11 +186,16 @@ def _trainer(
 ) -> L.Trainer:
     settings: dict[str, object] = {} if data.has_val() else {"limit_val_batches": 0}
     if plan.max_steps is not None:
-        epochs = math.ceil(plan.max_steps / data.steps_an_epoch(_world(config)))
+        batches = plan.max_steps * config.trainer.accumulate_grad_batches
+        epochs = math.ceil(batches / max(1, batches_an_epoch(config, data)))
         settings |= {"max_steps": plan.max_steps, "max_epochs": epochs}
+    if data.calls is not None:
+        settings |= trainer_settings(config, data.calls)
     callbacks = [instantiate(one) for one in config.callbacks.values()]
     if not data.has_val():
         callbacks = [one for one in callbacks if not _needs_val(one)]
+    if data.calls is not None:  # which draws the learning rate itself, step by step
+        callbacks = [one for one in callbacks if not isinstance(one, LearningRateMonitor)]
     if not config.trainer.enable_progress_bar:
         callbacks = [one for one in callbacks if not isinstance(one, ProgressBar)]
     logger = instantiate(

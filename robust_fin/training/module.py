@@ -1,6 +1,7 @@
 """The LightningModule: it wires net, link, loss, optimizer and schedule, and owns no maths."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import lightning as L
 from jaxtyping import Float
@@ -10,10 +11,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from robust_fin.data.batches import Batch, ScoredBatch
+from robust_fin.data.batches import Batch, Call, CallPlan, ScoredBatch
 from robust_fin.errors import ConfigError
+from robust_fin.training.calls import StepCalls, translate_loops
 from robust_fin.training.span_scores import SpanScores
 from robust_fin.training.stability import require_finite_step
+from robust_fin.training.steps import StepResult
 
 Link = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -31,6 +34,8 @@ class Forecaster(L.LightningModule):
         optimizer: makes the optimizer of the net's parameters.
         schedule: optimizer step, counted from 0 -> factor of the learning rate.
         val: the figures of the val span, against the trivial forecasts of the training rows.
+        calls: the compiled engine, which then does the steps; None leaves them to Lightning.
+        plan: how an epoch is cut into its calls.
     """
 
     def __init__(
@@ -42,6 +47,8 @@ class Forecaster(L.LightningModule):
         optimizer: MakeOptimizer,
         schedule: Schedule,
         val: SpanScores,
+        calls: StepCalls | None = None,
+        plan: CallPlan | None = None,
     ) -> None:
         """Keep the parts."""
         super().__init__()
@@ -49,6 +56,8 @@ class Forecaster(L.LightningModule):
         self._optimizer, self._schedule = optimizer, schedule
         self.val = val
         self.objective = MeanMetric(nan_strategy="disable")  # else it drops NaN in silence
+        self.calls, self.plan = calls, plan
+        self.automatic_optimization = calls is None
         self.gradient_norm: Tensor | None = None
         self._losses: Tensor | float = 0.0  # of the batches since the last optimizer step
 
@@ -56,8 +65,17 @@ class Forecaster(L.LightningModule):
         """Forecasts, in rank units."""
         return self.link(self.net(x))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """The objective of one batch."""
+    def on_train_start(self) -> None:
+        """Hand weights and optimizer over to the compiled engine."""
+        if self.calls is not None:
+            self.calls.begin(self.trainer, self.net)
+
+    def training_step(self, batch: Batch | Call, batch_idx: int) -> Tensor | None:  # noqa: ARG002
+        """The objective of one batch; or, compiled, all the steps of one call."""
+        if isinstance(batch, Call):
+            assert self.calls is not None
+            self._log_call(self.calls.run(self.trainer, self.net, batch))
+            return None
         loss = self.loss(self(batch.x), batch.target)
         self.objective.update(loss.detach())
         self._losses = self._losses + loss.detach()
@@ -110,6 +128,27 @@ class Forecaster(L.LightningModule):
         """Log the gradient's norm where a point of the curves is due."""
         if self.gradient_norm is not None:
             self.log("train/gradient_norm", self.gradient_norm)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the counts of this engine, whichever wrote the checkpoint."""
+        translate_loops(checkpoint, calls_done=self.plan.calls_done if self.plan else None)
+
+    def _log_call(self, result: StepResult) -> None:
+        """Draw the points of the curves that fall due within a call."""
+        assert self.calls is not None
+        self.objective.update(result.loss)
+        self.log("train/objective", result.loss.mean(), prog_bar=True, logger=False)
+        first = self.global_step - len(result.loss)
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        rates = self.calls.rates(first, len(result.loss))
+        for at in range((-first - 1) % every, len(result.loss), every):
+            point = {
+                "train/objective": float(result.loss[at]),
+                "train/gradient_norm": float(result.gradient_norm[at]),
+                "lr": float(rates[at]),
+            }
+            for logger in self.loggers:
+                logger.log_metrics(point, step=first + at)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer, and the schedule as a step-wise scheduler."""

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from robust_fin.data.batches import Batch, ScoreBatches, ScoredBatch, TrainBatches
+from robust_fin.data.batches import (
+    Batch,
+    Call,
+    CallPlan,
+    EpochOrder,
+    ScoreBatches,
+    ScoredBatch,
+    TrainBatches,
+    TrainCalls,
+)
 
 ROWS = 1000
 
@@ -13,11 +22,12 @@ def batches(
     """Rows that say their own number, in x and in the target."""
     number = torch.arange(rows, dtype=torch.float32)
     x = torch.stack([number, -number], dim=1)
-    return TrainBatches(x, number, batch_size=batch_size, seed=seed, rank=rank, world=world)
+    order = EpochOrder(rows, batch_size=batch_size, seed=seed, rank=rank, world=world)
+    return TrainBatches(x, number, order=order)
 
 
 def epoch_rows(loader: TrainBatches, epoch: int) -> list[list[int]]:
-    loader.set_epoch(epoch)
+    loader.sampler.set_epoch(epoch)
     return [batch.target.int().tolist() for batch in loader]
 
 
@@ -54,7 +64,7 @@ def test_the_order_depends_on_seed_and_epoch_only() -> None:
 
 
 def test_the_order_of_the_rows_is_a_shuffle() -> None:
-    order = batches().order().numpy()
+    order = batches().order.permutation().numpy()
     assert sorted(order.tolist()) == list(range(ROWS))
     assert abs(np.corrcoef(order, np.arange(ROWS))[0, 1]) < 0.15
 
@@ -64,7 +74,7 @@ def test_a_checkpoint_in_the_middle_goes_on_with_the_very_next_batch(taken: int)
     whole = epoch_rows(batches(rows=2500, batch_size=4), 5)
     assert len(whole) == 625
     stopped = batches(rows=2500, batch_size=4)
-    stopped.set_epoch(5)
+    stopped.sampler.set_epoch(5)
     going = iter(stopped)
     for _ in range(taken):
         next(going)
@@ -120,3 +130,46 @@ def test_every_row_is_scored_once_over_all_processes(rows: int, world: int) -> N
     got = [batch.target.int().tolist() for loader in loaders for batch in loader]
     assert [row for batch in got for row in batch] == list(range(rows))
     assert sum(map(len, loaders)) == len(got)
+
+
+def calls(*, steps_per_call: int, val_every: int = 10**9, batch_size: int = 16) -> TrainCalls:
+    single = batches(batch_size=batch_size)
+    plan = CallPlan(steps_per_call, single.order.steps, min(val_every, single.order.steps))
+    return TrainCalls(single.x, single.target, order=single.order, plan=plan)
+
+
+def test_calls_hold_the_steps_of_the_plain_loader_in_order() -> None:
+    plain = epoch_rows(batches(), 4)
+    loader = calls(steps_per_call=20)
+    loader.sampler.set_epoch(4)
+    got = list(loader)
+    assert all(isinstance(call, Call) for call in got)
+    assert [len(call.rows) for call in got] == [20, 20, 20, 2]
+    assert [step.tolist() for call in got for step in call.rows] == plain
+    assert len(loader) == 4
+
+
+def test_a_call_ends_where_a_validation_is_due() -> None:
+    plan = CallPlan(steps_per_call=20, steps=62, val_every=30)
+    assert plan.borders() == [0, 20, 30, 50, 60, 62]
+    assert plan.calls_a_validation == 2
+    assert [plan.calls_done(steps) for steps in (0, 19, 20, 30, 61, 62)] == [0, 0, 1, 2, 4, 5]
+
+
+@pytest.mark.parametrize("taken", [1, 19, 20, 45, 61])
+def test_calls_go_on_in_the_middle_of_one(taken: int) -> None:
+    plain = epoch_rows(batches(), 1)
+    loader = calls(steps_per_call=20)
+    loader.sampler.set_epoch(1)
+    loader.load_state_dict({"next_batch": taken})
+    assert [step.tolist() for call in loader for step in call.rows] == plain[taken:]
+
+
+def test_steps_given_back_are_taken_again() -> None:
+    plain = epoch_rows(batches(), 0)
+    stopped = calls(steps_per_call=20)
+    next(iter(stopped))
+    stopped.give_back(7)
+    resumed = calls(steps_per_call=20)
+    resumed.load_state_dict(stopped.state_dict())
+    assert next(iter(resumed)).rows[0].tolist() == plain[13]

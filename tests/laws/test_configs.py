@@ -26,7 +26,7 @@ FILES = sorted(conf_folder().glob("*/*.yaml"))
 CHOICES = [(path.parent.name, path.stem) for path in FILES if path.parent.name != "experiment"]
 EXPERIMENTS = [path.stem for path in FILES if path.parent.name == "experiment"]
 VERBS = sorted(path.stem for path in conf_folder().glob("*.yaml"))
-SETTINGS_ONLY = {"checkpoint", "debug"}  # read by the code, nothing is built from them
+SETTINGS_ONLY = {"checkpoint", "debug", "engine"}  # read by the code, nothing is built from them
 CALLS = {  # what the code calls a built part with, and what it then gets
     "features": (None, FeatureSet),
     "source": (None, BarSource),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from robust_fin.data.batches import ScoreBatches, ScoredBatch, TrainBatches
+from robust_fin.data.batches import EpochOrder, ScoreBatches, ScoredBatch, TrainBatches
 from robust_fin.errors import NonFiniteError
 from robust_fin.models.links import identity
 from robust_fin.models.residual_mlp import ResidualMLP
@@ -23,6 +23,10 @@ def data(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(ROWS, 5, generator=generator)
     return x, torch.sigmoid(x[:, 0] + torch.randn(ROWS, generator=generator))
+
+
+def batches_of(x: torch.Tensor, target: torch.Tensor, seed: int = 0) -> TrainBatches:
+    return TrainBatches(x, target, order=EpochOrder(ROWS, batch_size=BATCH, seed=seed))
 
 
 def net() -> ResidualMLP:
@@ -57,7 +61,7 @@ def trainer(**settings: object) -> L.Trainer:
 
 def test_the_trainer_does_what_a_bare_loop_does() -> None:
     x, target = data()
-    batches = TrainBatches(x, target, batch_size=BATCH, seed=4)
+    batches = batches_of(x, target, seed=4)
     module = forecaster(net())
     trainer().fit(module, batches)
 
@@ -65,7 +69,7 @@ def test_the_trainer_does_what_a_bare_loop_does() -> None:
     optimizer = torch.optim.AdamW(bare.parameters(), lr=0.01, weight_decay=1e-4)
     step = 0
     for epoch in range(3):
-        batches.set_epoch(epoch)
+        batches.sampler.set_epoch(epoch)
         for batch in batches:
             optimizer.param_groups[0]["lr"] = 0.01 * min(1.0, (step + 1) / 7)
             optimizer.zero_grad()
@@ -81,7 +85,7 @@ def test_val_figures_are_logged() -> None:
     x, target = data()
     val = ScoreBatches(ScoredBatch(x[:50], target[:50], target[:50] - 0.5), batch_size=16)
     run = trainer(max_epochs=1)
-    run.fit(forecaster(net()), TrainBatches(x, target, batch_size=BATCH, seed=0), val)
+    run.fit(forecaster(net()), batches_of(x, target), val)
     logged = run.callback_metrics
     assert logged["val/skill"] == pytest.approx(1 - logged["val/loss"] / logged["val/loss_trivial"])
     assert {"train/objective", "train/gradient_norm", "val/rank_ic"} <= set(logged)
@@ -94,7 +98,7 @@ def test_one_bad_row_stops_the_run_before_the_weights_change(bad: float, place: 
     (x if place == "x" else target)[77] = bad
     module = forecaster(net())
     with pytest.raises(NonFiniteError, match=r"loss is (nan|inf) .* at step \d+"):
-        trainer().fit(module, TrainBatches(x, target, batch_size=BATCH, seed=0))
+        trainer().fit(module, batches_of(x, target))
     require_finite_weights(module.net, when="after the stop")
 
 
@@ -109,11 +113,11 @@ def test_a_weight_that_overflows_ends_the_run_with_an_error() -> None:
 
     with pytest.raises(NonFiniteError, match=r"weights are not finite .*head.bias"):
         trainer(callbacks=[Poison(), StopOnNonFiniteWeights()]).fit(
-            forecaster(net()), TrainBatches(*data(), batch_size=BATCH, seed=0)
+            forecaster(net()), batches_of(*data())
         )
 
 
 def test_a_learning_rate_beyond_all_reason_never_ends_finished_with_nan() -> None:
     module = forecaster(net(), lr=1e30, warmup=0)
     with pytest.raises(NonFiniteError):
-        trainer(max_epochs=20).fit(module, TrainBatches(*data(), batch_size=BATCH, seed=0))
+        trainer(max_epochs=20).fit(module, batches_of(*data()))

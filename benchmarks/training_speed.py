@@ -1,0 +1,189 @@
+"""How many optimizer steps a second each path makes, in one run.
+
+python benchmarks/training_speed.py [--batch 16] [--quick] [--json FILE]
+
+The net is the study's (299 parameters, dropout 0.1, Huber, clip 1.0, AdamW, warmup). `stock` is
+Lightning's Trainer with DataLoader(TensorDataset), the way most people start; `bare` is a PyTorch
+loop with tensor slices and fused AdamW; `plain` and `compiled` are the engines of this project,
+inside the Trainer, with its callbacks, checkpoints and TensorBoard logger on. Ratios are to
+`stock`. Compiling is not in the figures; its seconds stand apart.
+"""
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from robust_fin.command import conf_folder
+from robust_fin.data.datamodule import BarDataModule
+from robust_fin.evaluation.console import show
+from robust_fin.models.residual_mlp import ResidualMLP
+from robust_fin.settings import register_schema
+from robust_fin.train import load_data, quiet
+from robust_fin.training.fitting import FitPlan, fit
+
+LIMIT = 379_000  # steps/s of hand-written C++ of this net at batch 16, quoted from another machine
+
+
+def net() -> ResidualMLP:
+    """The study's net."""
+    torch.manual_seed(0)
+    return ResidualMLP(
+        5, hidden=[16, 8], residual=False, input_norm=True, dropout=0.1, head_start=None
+    )
+
+
+def objective(score: Tensor, target: Tensor) -> Tensor:
+    """The study's loss, after its link."""
+    return nn.functional.huber_loss(torch.sigmoid(score), target, delta=0.1)
+
+
+def settings(batch: int, *words: str) -> DictConfig:
+    """The study's config on synthetic bars."""
+    register_schema()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return compose("train", overrides=["+experiment=study", f"batch_size={batch}", *words])
+
+
+class Stock(L.LightningModule):
+    """A LightningModule as the documentation writes it."""
+
+    def __init__(self) -> None:
+        """Build the net."""
+        super().__init__()
+        self.net = net()
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
+        """The loss, logged."""
+        loss = objective(self.net(batch[0]), batch[1])
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a step-wise warmup."""
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-4, weight_decay=1e-4)
+        warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min(1.0, (s + 1) / 1000))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": warmup, "interval": "step"},
+        }
+
+
+def stock(x: Tensor, target: Tensor, batch: int, steps: int) -> float:
+    """Steps a second of stock Lightning."""
+    loader = DataLoader(TensorDataset(x, target), batch_size=batch, shuffle=True, drop_last=True)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = L.Trainer(
+            accelerator="cpu",
+            max_steps=steps,
+            max_epochs=-1,
+            gradient_clip_val=1.0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            logger=L.pytorch.loggers.CSVLogger(folder),
+        )
+        began = time.perf_counter()
+        trainer.fit(Stock(), loader)
+        return steps / (time.perf_counter() - began)
+
+
+def bare(x: Tensor, target: Tensor, batch: int, steps: int) -> float:
+    """Steps a second of a PyTorch loop with slices and fused AdamW."""
+    model = net().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
+    an_epoch = len(target) // batch
+    began = time.perf_counter()
+    for step in range(steps):
+        at = step % an_epoch * batch
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-4 * min(1.0, (step + 1) / 1000)
+        optimizer.zero_grad()
+        objective(model(x[at : at + batch]), target[at : at + batch]).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return steps / (time.perf_counter() - began)
+
+
+def engine(data: BarDataModule, batch: int, steps: int, name: str) -> tuple[float, float]:
+    """Steps a second inside the Trainer, and seconds of the whole fit outside of it."""
+    config = settings(
+        batch, f"engine={name}", f"trainer.max_steps={steps}", "trainer.max_epochs=-1",
+        "trainer.enable_progress_bar=false",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        done = fit(config, data, FitPlan(Path(folder), stage="", max_steps=None, resume=False))
+        return done.summary.steps_per_second, time.perf_counter() - began - done.summary.seconds
+
+
+def measure(batch: int, quick: bool) -> list[dict[str, Any]]:
+    """One row a path."""
+    few, many = (1000, 60_000) if quick else (5000, 600_000)
+    if batch > 100:
+        many //= 50
+    data = load_data(settings(batch, f"source.synthetic.rows={100_000 if quick else 400_000}"))
+    x, target = data.x("train"), torch.from_numpy(data.target("train")).float()
+    found = [
+        ("stock", stock(x, target, batch, few), 0.0),
+        ("bare", bare(x, target, batch, few), 0.0),
+    ]
+    for name, steps in (("plain", few), ("compiled", many)):
+        found.append((name, *engine(data, batch, steps, name)))
+    return [
+        {
+            "path": path,
+            "batch": batch,
+            "steps_per_second": rate,
+            "ratio": rate / found[0][1],
+            "share_of_limit": rate / LIMIT if batch == 16 else None,
+            "setup_seconds": setup,
+        }
+        for path, rate, setup in found
+    ]
+
+
+def main() -> None:
+    """Measure, print, and write where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, nargs="+", default=[16, 1024])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    quiet()
+    logging.getLogger("lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    rows = [row for batch in given.batch for row in measure(batch, given.quick)]
+    table = Table(title="optimizer steps a second, one thread", title_justify="left")
+    for name in ("batch", "path", "steps/s", "x stock", "of hand-written C++", "set-up, s"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        share = row["share_of_limit"]
+        table.add_row(
+            str(row["batch"]),
+            row["path"],
+            f"{row['steps_per_second']:,.0f}",
+            f"{row['ratio']:.1f}",
+            "" if share is None else f"{share:.1%}",
+            f"{row['setup_seconds']:.1f}",
+        )
+    show(table)
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

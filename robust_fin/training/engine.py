@@ -1,0 +1,125 @@
+"""The choice of the engine: what the compiled one is built from, and what it cannot do."""
+
+import logging
+from collections.abc import Callable
+
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from robust_fin.data.batches import CallPlan
+from robust_fin.errors import ConfigError
+from robust_fin.training.calls import StepCalls
+from robust_fin.training.loop_library import NoCompilerError
+from robust_fin.training.steps import StepLoop, StepSettings
+
+log = logging.getLogger(__name__)
+
+_PLAIN, _COMPILED = "plain", "compiled"
+_REQUIRED = {  # Trainer arguments that the compiled step has no use for, and what they must be
+    "accelerator": ("cpu",),
+    "devices": (1,),
+    "num_nodes": (1,),
+    "precision": ("32-true", 32, "32"),
+    "accumulate_grad_batches": (1,),
+    "gradient_clip_algorithm": (None, "norm"),
+    "overfit_batches": (0, 0.0),
+    "detect_anomaly": (False,),
+}
+
+
+def compiled_calls(
+    config: DictConfig,
+    net: nn.Module,
+    *,
+    features: int,
+    link: Callable[[Tensor], Tensor],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    schedule: Callable[[int], float],
+) -> StepCalls | None:
+    """The compiled engine where it is asked for and can be had; None means Lightning's own steps.
+
+    Args:
+        config: as composed.
+        net: on the CPU.
+        features: inputs a row.
+        link: raw score -> forecast.
+        loss: (forecast, target) -> the objective.
+        schedule: optimizer step, counted from 0 -> factor of the learning rate.
+
+    Raises:
+        ConfigError: a setting of the Trainer that the compiled engine does not follow.
+        UnsupportedStepError: the net cannot be traced as a pure function.
+    """
+    name = config.engine.name
+    if name not in (_PLAIN, _COMPILED):
+        raise ConfigError(f"engine.name={name} is neither {_PLAIN} nor {_COMPILED}")
+    if name == _PLAIN:
+        return None
+    check_trainer(config)
+    betas = tuple(config.optimizer.get("betas", (0.9, 0.999)))
+    settings = StepSettings(
+        clip=config.trainer.gradient_clip_val,
+        betas=(float(betas[0]), float(betas[1])),
+        eps=float(config.optimizer.get("eps", 1e-8)),
+        matmul=config.engine.matmul,
+    )
+    try:
+        loop = StepLoop(
+            net.train(),
+            link=link,
+            loss=loss,
+            batch_size=config.batch_size,
+            features=features,
+            settings=settings,
+        )
+    except NoCompilerError as error:
+        log.warning("%s; the plain engine trains, slower and with the same numbers", error)
+        return None
+    if not loop.cached:
+        log.info("compiling, once: %.1f s", loop.compile_seconds)
+    return StepCalls(loop, schedule=schedule, seed=config.seed)
+
+
+def check_trainer(config: DictConfig) -> None:
+    """Refuse what the compiled engine would ignore.
+
+    Raises:
+        ConfigError: names the key and the values it may have.
+    """
+    for key, allowed in _REQUIRED.items():
+        value = config.trainer[key]
+        if value not in allowed:
+            raise ConfigError(
+                f"trainer.{key}={value} is not for engine=compiled, which knows "
+                f"{' or '.join(map(str, allowed))}. Use engine=plain"
+            )
+
+
+def call_plan(config: DictConfig, steps: int) -> CallPlan:
+    """Cut an epoch of `steps` steps so that a call ends where a validation is due.
+
+    Raises:
+        ConfigError: trainer.val_check_interval is longer than an epoch.
+    """
+    asked = config.trainer.val_check_interval
+    every = steps if asked is None else asked
+    every = max(1, int(steps * every)) if isinstance(every, float) else int(every)
+    if every > steps:
+        raise ConfigError(
+            f"trainer.val_check_interval={asked} is longer than an epoch of {steps} steps, which "
+            "engine=compiled does not know. Lower it, or use engine=plain"
+        )
+    if config.engine.steps_per_call < 1:
+        raise ConfigError(f"engine.steps_per_call={config.engine.steps_per_call} must be above 0")
+    return CallPlan(int(config.engine.steps_per_call), steps, every)
+
+
+def trainer_settings(config: DictConfig, plan: CallPlan) -> dict[str, object]:
+    """Trainer arguments that count batches, in calls."""
+    asked = config.trainer.val_check_interval
+    return {
+        "limit_train_batches": None,  # the plan has the limit
+        "val_check_interval": None if asked is None else plan.calls_a_validation,
+        "gradient_clip_val": None,  # the compiled step clips
+        "gradient_clip_algorithm": None,
+    }
