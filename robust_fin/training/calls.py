@@ -132,6 +132,8 @@ def translate_loops(checkpoint: dict[str, Any], *, calls_done: Callable[[int], i
     current, total = progress["current"], progress["total"]
     done = place if calls_done is None else calls_done(place)
     shift = done - current["ready"]
+    if shift:  # else the last call of an epoch, stopped half way, would pass for its end
+        progress["is_last_batch"] = False
     for key in ("ready", "started", "processed", "completed"):
         current[key] += shift
         total[key] += shift

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
+from robust_fin.data.batches import TrainCalls
 from robust_fin.errors import Interrupted
 from robust_fin.training.stability import require_finite_weights
 
@@ -53,12 +54,17 @@ class LastCheckpoint(Checkpoint):
                 f"resume={trainer.default_root_dir} goes on"
             )
         written, self._written_at = self._written_at, trainer.global_step
-        if trainer.global_step // self.every_n_steps > written // self.every_n_steps:
+        due = trainer.global_step // self.every_n_steps > written // self.every_n_steps
+        if due or 0 < trainer.max_steps <= trainer.global_step:
             self._write(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write at the end of an epoch."""
-        self._write(trainer, pl_module)
+        """Write at the end of an epoch, not of the part of one that max_steps leaves.
+
+        Lightning counts such a part as an epoch; a run that goes on from there would lose the rest.
+        """
+        if epoch_is_whole(trainer):
+            self._write(trainer, pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Leave the signals as they were."""
@@ -105,6 +111,15 @@ class LastCheckpoint(Checkpoint):
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
+
+
+def epoch_is_whole(trainer: L.Trainer) -> bool:
+    """Whether every batch of the running epoch was trained on."""
+    loader = trainer.train_dataloader
+    if isinstance(loader, TrainCalls):
+        return loader.order.next_step >= loader.plan.steps
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    return bool(done >= trainer.num_training_batches)
 
 
 def best_checkpoint(folder: Path, *, monitor: str, mode: str) -> ModelCheckpoint:

@@ -175,7 +175,7 @@ class LoopWriter:
             base = self._view(node.args[0])
             size, stride, offset = (ast.literal_eval(one) for one in node.args[1:4])
             return View(base.storage, offset * BYTES[base.dtype], size, stride, base.dtype)
-        raise UnsupportedStepError(f"Inductor wrote the value {ast.unparse(node)[:200]}")
+        raise _no_kernel(node)
 
     def _delete(self, node: ast.Delete) -> None:
         for target in node.targets:
@@ -193,9 +193,7 @@ class LoopWriter:
         elif name.removeprefix("extern_kernels.") in EXTERN:
             self._extern(call, name.removeprefix("extern_kernels."))
         else:
-            raise UnsupportedStepError(
-                f"an operator has no generated kernel ({ast.unparse(call)[:200]})"
-            )
+            raise _no_kernel(call)
 
     def _extern(self, call: ast.Call, name: str) -> None:
         """`extern_kernels.mm(a, b, out=c)`, called through PyTorch's C interface."""
@@ -205,7 +203,7 @@ class LoopWriter:
             one = ast.Constant(1)
             handles += [ast.unparse(words.pop(word, one)) for word in ("beta", "alpha")]
         if words:
-            raise UnsupportedStepError(f"Inductor wrote the call {ast.unparse(call)[:200]}")
+            raise _no_kernel(call)
         self._body.append(f"CHECK(aoti_torch_cpu_{name}_out({', '.join(handles)}));")
 
     def _handle(self, view: View) -> str:
@@ -271,6 +269,11 @@ def _gather_rows(place: int, batch: Tensor) -> str:
         f"for (int64_t row = 0; row < {batch.shape[0]}; ++row) "
         f"std::memcpy(in{place} + row * {size}, data{place} + rows[row] * {size}, {size});"
     )
+
+
+def _no_kernel(node: ast.expr) -> UnsupportedStepError:
+    """Inductor left an operator to Python, which the loop has left."""
+    return UnsupportedStepError(f"an operator has no generated kernel ({ast.unparse(node)[:200]})")
 
 
 def _target(node: ast.Assign) -> str:

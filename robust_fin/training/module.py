@@ -124,7 +124,7 @@ class Forecaster(L.LightningModule):
                 gradient_clip_algorithm=gradient_clip_algorithm,
             )
 
-    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_end(self, outputs: object, batch: Batch | Call, batch_idx: int) -> None:  # noqa: ARG002
         """Log the gradient's norm where a point of the curves is due."""
         if self.gradient_norm is not None:
             self.log("train/gradient_norm", self.gradient_norm)

@@ -54,7 +54,7 @@ def check_step(net: nn.Module, x: Float[Tensor, "batch features"], *, objective:
 def _watched_call(net: nn.Module, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
     """The net's scores, with hooks that know which module runs."""
     watch = _NoRandomOperators()
-    before = {name: (one, one._version) for name, one in tensors.items()}
+    before = {name: (one, one._version, one.detach().clone()) for name, one in tensors.items()}
     hooks = []
     for name, module in net.named_modules():
         place = f"{name or 'the net'} ({type(module).__name__})"
@@ -73,18 +73,25 @@ def _push(inside: list[str], place: str) -> Callable[[nn.Module, Any], None]:
 
 
 def _pop(
-    inside: list[str], before: dict[str, tuple[Tensor, int]], prefix: str
+    inside: list[str], before: dict[str, tuple[Tensor, int, Tensor]], prefix: str
 ) -> Callable[[nn.Module, Any, Any], None]:
     """A hook that also compares the module's own buffers with what they were."""
 
     def hook(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
-        place = inside.pop()
+        place, changed = inside.pop(), []
         for name, now in module.named_buffers(recurse=False):
             path = f"{prefix}.{name}" if prefix else name
-            if path in before and not (now is before[path][0] and now._version == before[path][1]):
-                raise UnsupportedStepError(
-                    f"{place} changes its buffer {name} in every step; take a module without "
-                    "running statistics"
-                )
+            if path not in before:  # shared with a module that was listed first
+                continue
+            old, version, value = before[path]
+            # batch_norm writes without counting a version
+            same = now is old and now._version == version
+            if not (same and torch.allclose(now, value, rtol=0, atol=0, equal_nan=True)):
+                changed.append(name)
+        if changed:
+            raise UnsupportedStepError(
+                f"{place} changes its buffers {', '.join(changed)} in every step; take a module "
+                "without running statistics"
+            )
 
     return hook
