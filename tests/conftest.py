@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from robust_fin.settings import register_schema
 
+torch.set_num_threads(1)  # tiny kernels on shared cores wait for each other
 register_schema()  # what the verbs do before Hydra composes
 
 ROOT = Path(__file__).parent.parent
