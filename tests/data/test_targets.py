@@ -79,7 +79,9 @@ def test_a_horizon_as_long_as_the_contract_labels_nothing() -> None:
 
 @pytest.mark.parametrize("horizon", [0, -1])
 def test_a_horizon_looks_ahead(horizon: int) -> None:
-    with pytest.raises(ConfigError, match=rf"target\.horizon={horizon} must be a whole number of bars, at least 1"):
+    with pytest.raises(
+        ConfigError, match=rf"target\.horizon={horizon} must be a whole number of bars, at least 1"
+    ):
         ForwardReturn(horizon, None)
 
 
