@@ -30,13 +30,16 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 from torch import Tensor, nn
 
+from robust_fin.data.cache import NO_CACHE
 from robust_fin.data.examples import Examples, make_examples
+from robust_fin.data.folds import Market
 from robust_fin.data.rank_target import RankTarget
 from robust_fin.data.targets import ForwardReturn
 from robust_fin.data.transforms import FeatureTransform
 from robust_fin.errors import BundleError
 from robust_fin.features.registry import FeatureSet
-from robust_fin.market.sources import Bars
+from robust_fin.market.facts import BarFacts
+from robust_fin.market.sources import Bars, BarSource
 
 SCORE_BLOCK = 4096  # a row's score depends, in the last bit, on the size of the batch it is in
 FOLDER = "bundle"
@@ -95,7 +98,14 @@ class Bundle:
 
         The newest rows are there too; their target and outcome are null.
         """
-        examples = self.examples(bars)
+        return self._scored(self.examples(bars))
+
+    def predict_source(self, source: BarSource) -> pd.DataFrame:
+        """`predict` of the bars of a source; where it has `block_rows`, they are never all held."""
+        market = Market.read(source, features=self.features, target=self.label, cache=NO_CACHE)
+        return self._scored(market.examples)
+
+    def _scored(self, examples: Examples) -> pd.DataFrame:
         x = torch.from_numpy(self.transform.transform(examples.features))
         score = score_rows(self.net, self.link, x)
         rows = np.arange(examples.time.size)
@@ -149,7 +159,7 @@ def predictions_table(
     return table.assign(label_end=pd.DatetimeIndex(table["label_end"], tz="UTC"))
 
 
-def start_bundle(run: Path, config: DictConfig, *, bars: Bars) -> None:
+def start_bundle(run: Path, config: DictConfig, *, bars: BarFacts) -> None:
     """Write config and provenance, before training."""
     folder = run / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -224,14 +234,14 @@ def load_bundle(run: Path) -> Bundle:
     )
 
 
-def provenance(bars: Bars) -> dict[str, Any]:
+def provenance(bars: BarFacts) -> dict[str, Any]:
     """What was read, with which versions and code."""
     return {
         "data": bars.origin,
-        "data_sha256": bars.fingerprint(),
+        "data_sha256": bars.sha256,
         "rows_in": bars.rows_in,
-        "first_bar": str(bars.table["time"].iloc[0]),
-        "last_bar": str(bars.table["time"].iloc[-1]),
+        "first_bar": str(bars.first_bar),
+        "last_bar": str(bars.last_bar),
         "versions": {name: _version(name) for name in _VERSIONED},
         "commit": commit(),
     }

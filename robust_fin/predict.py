@@ -38,7 +38,7 @@ def predict(config: DictConfig, *, given: Sequence[str]) -> Path:
     for word in given:
         key = word.partition("=")[0].lstrip("+").removeprefix("source.")
         OmegaConf.update(source, key, OmegaConf.select(config.source, key))
-    table = bundle.predict(instantiate(source).load())
+    table = bundle.predict_source(instantiate(source))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         table.to_parquet(out, index=False)

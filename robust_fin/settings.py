@@ -27,6 +27,7 @@ class TrainSettings:
     score_batch_size: int = MISSING
     threads: int = MISSING
     source: Any = MISSING
+    cache: Any = MISSING
     features: Any = MISSING
     target: Any = MISSING
     transform: Any = MISSING

@@ -74,8 +74,8 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
 def load_data(config: DictConfig) -> BarDataModule:
     """Bars, features, labels and the fold."""
     features = instantiate(config.features)
-    bars = instantiate(config.source).load()
-    market = Market.of(bars, features=features, target=instantiate(config.target))
+    source, target, cache = (instantiate(config[key]) for key in ("source", "target", "cache"))
+    market = Market.read(source, features=features, target=target, cache=cache)
     return BarDataModule(
         market,
         features=features,
@@ -84,6 +84,7 @@ def load_data(config: DictConfig) -> BarDataModule:
         batch_size=config.batch_size,
         score_batch_size=config.score_batch_size,
         seed=config.seed,
+        cache=cache,
     )
 
 
@@ -218,6 +219,7 @@ def quiet() -> None:
     for expected in (
         r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 on torch 2.13
         "Checkpoint directory .* exists and is not empty",  # a resumed run
+        "The number of training batches .* is smaller than the logging interval",  # of calls
         "Total length of `ScoreBatches` across ranks is zero",  # no val span was asked for
     ):
         warnings.filterwarnings("ignore", message=expected)

@@ -1,8 +1,6 @@
 """One fold of bars as tensors on the device."""
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import lightning as L
 import numpy as np
@@ -18,83 +16,13 @@ from robust_fin.data.batches import (
     TrainBatches,
     TrainCalls,
 )
-from robust_fin.data.examples import Examples, make_examples
+from robust_fin.data.cache import Cache
+from robust_fin.data.folds import SPANS, Market, prepare_fold
 from robust_fin.data.ledger import RowLedger
-from robust_fin.data.rank_target import RankTarget
-from robust_fin.data.splits import Fold, Holdout
-from robust_fin.data.targets import ForwardReturn
+from robust_fin.data.splits import Holdout
 from robust_fin.data.transforms import FeatureTransform
 from robust_fin.errors import ConfigError, SplitError
 from robust_fin.features.registry import FeatureSet
-from robust_fin.market.sources import Bars
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Market:
-    """Bars made into labelled examples, before any span is cut: shared by every fold of a run."""
-
-    bars: Bars
-    examples: Examples
-
-    @classmethod
-    def of(cls, bars: Bars, *, features: FeatureSet, target: ForwardReturn) -> "Market":
-        """Compute features and labels, once."""
-        return cls(bars, make_examples(bars, names=features.names, target=target))
-
-
-@dataclass(frozen=True, slots=True)
-class FittedFold:
-    """A fold with the transforms learnt on its training rows.
-
-    Attributes:
-        fold: row numbers into the labelled examples.
-        rows: numbers of the labelled examples among all examples.
-        transform: of the features.
-        target: of the forward return.
-    """
-
-    fold: Fold
-    rows: np.ndarray
-    transform: FeatureTransform
-    target: RankTarget
-
-    def span(self, name: str) -> np.ndarray:
-        """Row numbers of a span among all examples."""
-        return self.rows[getattr(self.fold, name)]
-
-
-def fit_fold(
-    examples: Examples,
-    *,
-    features: FeatureSet,
-    transform: Callable[..., FeatureTransform],
-    split: Holdout,
-) -> FittedFold:
-    """Cut the spans among the labelled examples and learn the transforms on train alone.
-
-    Args:
-        examples: all rows with features.
-        features: names of the inputs.
-        transform: such as `FeatureTransform.fit` with its steps.
-        split: how to cut.
-
-    Raises:
-        SplitError: a span would be empty.
-        TransformError: a feature has no scale on the training rows.
-    """
-    rows = np.flatnonzero(~np.isnan(examples.outcome))
-    if rows.size == 0:
-        raise SplitError(f"none of {examples.outcome.size} rows has a label; use more bars")
-    fold = split.fold(examples.time[rows], examples.label_end[rows])
-    train = rows[fold.train]
-    return FittedFold(
-        fold,
-        rows,
-        transform(examples.features[train], names=features.names),
-        RankTarget.fit(examples.outcome[train]),
-    )
 
 
 class BarDataModule(L.LightningDataModule):
@@ -108,6 +36,7 @@ class BarDataModule(L.LightningDataModule):
         batch_size: rows a training batch and process.
         score_batch_size: rows a validation batch.
         seed: of the order of the training rows.
+        cache: keeps the fold's arrays; None makes them anew.
     """
 
     def __init__(
@@ -120,6 +49,7 @@ class BarDataModule(L.LightningDataModule):
         batch_size: int,
         score_batch_size: int,
         seed: int,
+        cache: Cache | None = None,
     ) -> None:
         """Fit the fold; the tensors are made when a trainer asks."""
         super().__init__()
@@ -128,9 +58,11 @@ class BarDataModule(L.LightningDataModule):
                 raise ConfigError(f"{name}={size} must be at least 1")
         self.market, self.features, self.split = market, features, split
         self.batch_size, self.score_batch_size, self.seed = batch_size, score_batch_size, seed
-        self._transform = transform
+        self._transform, self._cache = transform, cache
         self.calls: CallPlan | None = None  # set where the compiled engine trains
-        self.fitted = fit_fold(market.examples, features=features, transform=transform, split=split)
+        self.fitted = prepare_fold(
+            market, features=features, transform=transform, split=split, cache=cache
+        )
         rows = self.fitted.fold.train.size
         if rows < batch_size:
             raise SplitError(f"train has {rows} rows, fewer than batch_size={batch_size}; lower it")
@@ -145,14 +77,12 @@ class BarDataModule(L.LightningDataModule):
             batch_size=self.batch_size,
             score_batch_size=self.score_batch_size,
             seed=self.seed,
+            cache=self._cache,
         )
 
     def x(self, span: str) -> Float[Tensor, "rows features"]:
         """Transformed features of a span, float32, on the CPU."""
-        examples = self.market.examples
-        return torch.from_numpy(
-            self.fitted.transform.transform(examples.features[self.fitted.span(span)])
-        )
+        return torch.from_numpy(self.fitted.x(self.market.examples, span))
 
     def target(self, span: str) -> Float[np.ndarray, " rows"]:
         """Rank target of a span, float64."""
@@ -198,12 +128,12 @@ class BarDataModule(L.LightningDataModule):
     def ledger(self) -> RowLedger:
         """Where every input row went."""
         examples, fold = self.market.examples, self.fitted.fold
-        spans = {name: int(getattr(fold, name).size) for name in ("train", "val", "test")}
+        spans = {name: int(getattr(fold, name).size) for name in SPANS}
         dropped = examples.dropped | examples.unlabelled | fold.purged
         return RowLedger(examples.rows_in, dropped, spans, examples.reports)
 
     def _tensor(self, span: str) -> Float[Tensor, " rows"]:
-        return torch.from_numpy(self.target(span)).to(torch.float32)
+        return torch.from_numpy(self.fitted.rank(self.market.examples, span))
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

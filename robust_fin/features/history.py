@@ -1,6 +1,7 @@
 """One contract's bars, with the history that the contracts before it provide."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -45,23 +46,58 @@ def chained_bars(
         unit: "bars" or "trading dates".
     """
     own = take_rows(bars, contracts[position])
-    parts, first, factor, lacking = [own], own.iloc[0], 1.0, count
-    oldest_day = first["trading_day"] - count
+    parts, factor = [own], 1.0
+    for before, taken, follower in chain_links(bars, contracts, position, count, unit):
+        factor *= follower["close"] / bars["close"].iloc[before[-1]]
+        if taken.size:
+            parts.append(_rescaled(take_rows(bars, taken), factor))
+    return pd.concat(parts[::-1]) if len(parts) > 1 else own
+
+
+class Link(NamedTuple):
+    """What a chain takes from one earlier contract.
+
+    Attributes:
+        before: its bars before the follower.
+        taken: the last of them, as many as are needed; may be none.
+        follower: the first bar of the chain so far.
+    """
+
+    before: Rows
+    taken: Rows
+    follower: pd.Series
+
+
+def chain_links(
+    bars: pd.DataFrame,
+    contracts: Sequence[Rows],
+    position: int,
+    count: int,
+    unit: str,
+) -> Iterator[Link]:
+    """The earlier contracts that provide history, from the nearest to the farthest.
+
+    Args:
+        bars: all bars, in the order of time.
+        contracts: row numbers of each contract, in the order of expiry.
+        position: of the contract in `contracts`.
+        count: bars or trading dates of history wanted.
+        unit: "bars" or "trading dates".
+    """
+    follower, lacking = bars.iloc[contracts[position][0]], count
+    oldest_day = follower["trading_day"] - count
     for earlier in reversed(contracts[:position]):
-        before = earlier[: np.searchsorted(bars["time"].iloc[earlier], first["time"])]
+        before = earlier[: np.searchsorted(bars["time"].iloc[earlier], follower["time"])]
         if before.size == 0:
             continue
         if unit == "bars":
             taken = before[max(0, before.size - lacking) :]
         else:
             taken = before[bars["trading_day"].iloc[before].to_numpy() >= oldest_day]
-        factor *= first["close"] / bars["close"].iloc[before[-1]]
-        if taken.size:
-            parts.append(_rescaled(take_rows(bars, taken), factor))
+        yield Link(before, taken, follower)
         if taken.size < before.size:  # older bars of this contract are not needed, so no older one
-            break
-        first, lacking = bars.iloc[taken[0]], lacking - taken.size
-    return pd.concat(parts[::-1]) if len(parts) > 1 else own
+            return
+        follower, lacking = bars.iloc[taken[0]], lacking - taken.size
 
 
 def _rescaled(bars: pd.DataFrame, factor: float) -> pd.DataFrame:

@@ -38,7 +38,8 @@ class Feature:
         name: the term of the field, with its span.
         lookback: history needed before the bar; a row with less is NaN, never filled.
         unit: of the value.
-        fn: one contract's bars, in time order -> one value a bar.
+        fn: one contract's bars, in time order -> one value a bar, the same to the last bit whatever
+            bars lie before the lookback (so no running sums over more than it).
         chained: whether the bars before the contract's first come from the contract before it, with
             prices rescaled so that the step across the roll is 0. Otherwise they are missing.
     """
@@ -90,7 +91,7 @@ def get_feature(name: str) -> Feature:
     return FEATURES[name]
 
 
-def compute_features(bars: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+def compute_features(bars: pd.DataFrame, names: Sequence[str], *, first: int = 0) -> pd.DataFrame:
     """The named features of every bar, float64, NaN where undefined.
 
     Each is computed inside its contract, so how the rows of contracts interleave changes nothing.
@@ -98,6 +99,7 @@ def compute_features(bars: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     Args:
         bars: the table of `robust_fin.market.sources.Bars`, in the order of time.
         names: registered features; the columns of the result, in this order.
+        first: bars before this row are history alone; their own features may be NaN.
 
     Returns:
         One row a bar, in the order of `bars`.
@@ -110,8 +112,10 @@ def compute_features(bars: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     values = {name: np.full(len(bars), np.nan) for name in names}
     contracts = contract_rows(bars)
     for position, rows in enumerate(contracts):
+        if rows[-1] < first:
+            continue
         history = {(False, ""): take_rows(bars, rows)}
-        for unit, count in _longest_chains(wanted).items():
+        for unit, count in longest_chains(wanted).items():
             history[True, unit] = chained_bars(bars, contracts, position, count, unit)
         for one in wanted:
             seen = history[one.chained, one.lookback.unit if one.chained else ""]
@@ -119,7 +123,7 @@ def compute_features(bars: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(values, columns=list(names), index=bars.index)
 
 
-def _longest_chains(wanted: Sequence[Feature]) -> dict[str, int]:
+def longest_chains(wanted: Sequence[Feature]) -> dict[str, int]:
     """The longest chained lookback of each unit; more history than it states moves no feature."""
     chains: dict[str, int] = {}
     for one in wanted:

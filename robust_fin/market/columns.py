@@ -166,3 +166,27 @@ def _localize(stamps: pd.Series, *, timezone: str | None, origin: str) -> pd.Ser
             f"{origin}: a stamp cannot be placed in {timezone}: {error}. Around a clock change "
             "local stamps are ambiguous; write them in UTC"
         ) from error
+
+
+def same_zoning(stamps: pd.Series, before: bool | None, *, origin: str, first: int) -> bool | None:
+    """Whether the text stamps of a block carry a zone; those of every block must agree.
+
+    Args:
+        stamps: of the block.
+        before: what the blocks before it said; None where there is none.
+        origin: the name of the file, for the message.
+        first: row of the file that the block starts with.
+
+    Raises:
+        SourceError: it is not the same as before.
+    """
+    if pd.api.types.is_datetime64_any_dtype(stamps) or pd.api.types.is_numeric_dtype(stamps):
+        return None
+    text = stamps.iloc[:1].astype("str").str.strip()
+    zoned = bool(text.str.contains(_ENDS_IN_ZONE, na=False, regex=True).iloc[0])
+    if before is not None and zoned != before:
+        raise SourceError(
+            f"{origin}: some stamps carry a zone and some do not; row {first} is "
+            f"{stamps.iloc[0]!r}. Write them all with one, or all without"
+        )
+    return zoned

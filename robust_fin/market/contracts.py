@@ -1,6 +1,7 @@
 """Futures contracts: the order of their expiries, read from their codes."""
 
 import re
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -40,10 +41,22 @@ def in_expiry_order(contract: pd.Series, time: pd.Series) -> list[str]:
         SchemaError: the codes are of more than one product.
     """
     first = time.groupby(contract, observed=True).min()
-    _one_product([str(code) for code in first.index])
-    keys = {str(code): expiry(str(code), first_year=start.year) for code, start in first.items()}
+    return expiry_order({str(code): start for code, start in first.items()})
+
+
+def expiry_order(first: Mapping[str, pd.Timestamp]) -> list[str]:
+    """Contract codes from the earliest expiry to the latest; by first bar where a code is unknown.
+
+    Args:
+        first: start of the first bar of each contract.
+
+    Raises:
+        SchemaError: the codes are of more than one product.
+    """
+    _one_product(list(first))
+    keys = {code: expiry(code, first_year=start.year) for code, start in first.items()}
     if any(key is None for key in keys.values()):
-        return [str(code) for code in first.sort_values(kind="stable").index]
+        return sorted(first, key=lambda code: (first[code], code))
     return sorted(keys, key=lambda code: (keys[code], first[code], code))
 
 

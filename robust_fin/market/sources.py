@@ -3,28 +3,24 @@
 One source serves every experiment: `source.path` names a file, and null means synthetic bars.
 """
 
-import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
 
 from robust_fin.errors import ConfigError, SourceError
-from robust_fin.market.calendar import TradingCalendar
-from robust_fin.market.columns import to_codes, to_numbers, to_utc
+from robust_fin.market.columns import same_zoning, to_codes, to_numbers, to_utc
 from robust_fin.market.contracts import in_expiry_order
-from robust_fin.market.files import read_table
+from robust_fin.market.facts import BarFacts, fingerprint
+from robust_fin.market.files import read_blocks, read_table
+from robust_fin.market.labelling import Labeller, reports
 from robust_fin.market.schema import PRICES, check_bars, stamps
 from robust_fin.market.synthetic import SyntheticMarket
-from robust_fin.market.vix import last_close_before, read_daily_closes
 
 log = logging.getLogger(__name__)
-
-_DAYS_VIX_LASTS = 10  # calendar days; the longest closure since 1990 took seven
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +46,12 @@ class Bars:
 
     def fingerprint(self) -> str:
         """SHA-256 over times, contracts, prices, volume and VIX, as hexadecimal digits."""
-        digest = hashlib.sha256()
-        digest.update(b"time")
-        digest.update(np.ascontiguousarray(stamps(self.table)).view(np.int64).data)
-        for name in (*PRICES, "volume", *(["vix"] if "vix" in self.table else [])):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(self.table[name].to_numpy()).data)
-        contract = self.table["contract"].cat
-        digest.update(",".join(map(str, contract.categories)).encode())
-        digest.update(np.ascontiguousarray(contract.codes.to_numpy()).data)
-        return digest.hexdigest()
+        return fingerprint(self.table)
+
+    def facts(self) -> BarFacts:
+        """What a run keeps of the bars."""
+        time = self.table["time"]
+        return BarFacts(self.origin, self.rows_in, time.iloc[0], time.iloc[-1], self.fingerprint())
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +69,8 @@ class BarSource:
             the file.
         calendar: a name of pandas_market_calendars, or 24/7.
         calendar_overrides: a CSV with trading_date, open, close that mends the calendar.
+        block_rows: rows read at once, so that memory does not grow with the file; None reads it
+            whole. The result is the same.
         synthetic: makes the bars when `path` is None.
     """
 
@@ -90,6 +84,7 @@ class BarSource:
     vix_path: str | None
     calendar: str
     calendar_overrides: str | None
+    block_rows: int | None
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing, before any file is read."""
@@ -105,6 +100,12 @@ class BarSource:
             ) from error
         if not length > pd.Timedelta(0):
             raise ConfigError(f"source.bar={self.bar} must be longer than nothing; 1min is usual")
+        rows = self.block_rows
+        if rows is not None and (not isinstance(rows, int) or rows < 1):
+            raise ConfigError(
+                f"source.block_rows={rows} must be a whole number of rows, at least 1, such as "
+                "500000, or null to read the file whole"
+            )
 
     def load(self) -> Bars:
         """Read, check, label and order the bars.
@@ -113,9 +114,9 @@ class BarSource:
             SourceError: the file cannot be read as bars.
             SchemaError: a row breaks the contract of a bar table.
         """
-        table, origin = self._read()
-        check_bars(table, origin=origin)
-        table = _ordered(table)
+        table = self._read()
+        check_bars(table, origin=self.origin)
+        table = ordered(table, in_expiry_order(table["contract"], table["time"]))
         rows_in = len(table)
         kept = max(1, int(rows_in * self.fraction))
         beyond = {}
@@ -123,22 +124,65 @@ class BarSource:
             beyond = {"beyond source.fraction": rows_in - kept}
             table = table.iloc[:kept].copy()
             table["contract"] = table["contract"].cat.remove_unused_categories()
-        table, reports = self._labelled(table)
-        return Bars(table, self.length, origin, rows_in, beyond, reports)
+        self.say_what_vix(table)
+        table, noticed = self.labeller().label(table)
+        return Bars(table, self.length, self.origin, rows_in, beyond, reports([noticed]))
 
     @property
     def length(self) -> pd.Timedelta:
         """Length of a bar."""
         return pd.Timedelta(self.bar)
 
-    def _read(self) -> tuple[pd.DataFrame, str]:
+    @property
+    def origin(self) -> str:
+        """What messages and the bundle call the bars."""
+        return "synthetic bars" if self.path is None else self._file.name
+
+    @property
+    def _file(self) -> Path:
+        return Path(str(self.path)).expanduser()
+
+    def labeller(self) -> Labeller:
+        """The calendar and the VIX closes, read."""
+        return Labeller.of(
+            self.calendar, override_path=self.calendar_overrides, vix_path=self.vix_path
+        )
+
+    def say_what_vix(self, table: pd.DataFrame) -> None:
+        """Log it where the bars bring a VIX that is not used."""
+        if self.vix_path is not None and "vix" in table:
+            log.info("source.vix_path takes the place of the vix column of the bars")
+
+    def raw_blocks(self, *names: str) -> Iterator[pd.DataFrame]:
+        """`block_rows` rows of the file at a time, typed and not yet checked, in its own order.
+
+        Args:
+            names: columns wanted, of those the file has; none means all.
+
+        Raises:
+            SourceError: the file cannot be read as bars.
+        """
+        assert self.block_rows is not None, "blocks of no size"
+        if self.path is None:
+            table = self._read()
+            for first in range(0, len(table), self.block_rows):
+                yield table.iloc[first : first + self.block_rows].reset_index(drop=True)
+            return
+        first, zoned = 0, None
+        text = self.time_format is not None
+        for table in read_blocks(self._file, self.block_rows, text_stamps=text, names=names):
+            if not text:
+                zoned = same_zoning(table["time"], zoned, origin=self.origin, first=first)
+            yield self._typed(table, block_origin(self.origin, first))
+            first += len(table)
+
+    def _read(self) -> pd.DataFrame:
         if self.path is None:
             table = self.synthetic().bars
             texts = [name for name in ("contract", "session") if name in table]
-            return table.assign(**{name: to_codes(table[name]) for name in texts}), "synthetic bars"
-        path = Path(self.path).expanduser()
-        table = read_table(path, text_stamps=self.time_format is not None)
-        return self._typed(table, path.name), path.name
+            return table.assign(**{name: to_codes(table[name]) for name in texts})
+        table = read_table(self._file, text_stamps=self.time_format is not None)
+        return self._typed(table, self.origin)
 
     def _typed(self, table: pd.DataFrame, origin: str) -> pd.DataFrame:
         if table.empty:
@@ -148,61 +192,32 @@ class BarSource:
         )
         typed: dict[str, pd.Series | np.ndarray] = {}
         typed["time"] = time - self.length if self.stamp == "end" else time
-        for name in (*PRICES, "volume", *(["vix"] if "vix" in table else [])):
-            typed[name] = to_numbers(table[name], origin=origin)
+        for name in (*PRICES, "volume", "vix"):
+            if name in table:
+                typed[name] = to_numbers(table[name], origin=origin)
         contract = table["contract"] if "contract" in table else pd.Series("ONE", table.index)
         typed["contract"] = to_codes(contract)
         if "session" in table:
             typed["session"] = to_codes(table["session"])
         return pd.DataFrame(typed, copy=False)  # a copy costs a third of the load
 
-    def _labelled(self, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
-        calendar = TradingCalendar.named(self.calendar, override_path=self.calendar_overrides)
-        labels = calendar.label(stamps(table))
-        reports = {
-            "bars up to 30 minutes after the close": float(labels.late.sum()),
-            "bars outside every session": float(labels.outside.sum()),
-        }
-        if "session" in table:
-            reports |= _session_reports(table["session"], labels.rth)
-        table = table.assign(
-            session=pd.Categorical.from_codes(labels.rth.astype(np.int8), pd.Index(["ETH", "RTH"])),
-            trading_date=labels.trading_date,
-            trading_day=labels.trading_day,
-        )
-        if self.vix_path is not None:
-            if "vix" in table:
-                log.info("source.vix_path takes the place of the vix column of the bars")
-            closes = read_daily_closes(Path(self.vix_path).expanduser())
-            vix = last_close_before(closes, labels.trading_date, days=_DAYS_VIX_LASTS)
-            table = table.assign(vix=vix)
-            absent = f"bars without a VIX close of the {_DAYS_VIX_LASTS} days before"
-            reports[absent] = float(np.isnan(vix).sum())
-        for name, value in reports.items():
-            if value:
-                log.info("%s: %g", name, value)
-        return table, reports
+
+def block_origin(origin: str, first: int) -> str:
+    """The name of a block in messages, whose rows are counted from its own first one."""
+    return origin if first == 0 else f"{origin}, counting rows from row {first} of the file"
 
 
-def _ordered(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows in the order of time, then of expiry, however the file interleaves its contracts."""
-    codes = in_expiry_order(table["contract"], table["time"])
-    contract = table["contract"].cat.set_categories(codes)
+def ordered(table: pd.DataFrame, contracts: Sequence[str]) -> pd.DataFrame:
+    """Rows in the order of time, then of expiry, however the file interleaves its contracts.
+
+    Args:
+        table: validated bars.
+        contracts: all codes from the earliest expiry to the latest.
+    """
+    contract = table["contract"].cat.set_categories(contracts)
     table = table.assign(contract=contract)
     time, rank = stamps(table).view(np.int64), contract.cat.codes.to_numpy()
     step = np.diff(time)
     if ((step > 0) | ((step == 0) & (np.diff(rank) > 0))).all():
         return table
     return table.iloc[np.lexsort((rank, time))].reset_index(drop=True)
-
-
-def _session_reports(said: pd.Series, rth: Bool[np.ndarray, " rows"]) -> dict[str, float]:
-    """How far the file's labels are from the calendar's; they are compared, never believed."""
-    regular = {"RTH": 1.0, "ETH": 0.0}
-    meaning = [regular.get(name.strip().upper(), np.nan) for name in said.cat.categories]
-    label = np.append(meaning, np.nan)[said.cat.codes.to_numpy()]  # code -1, missing, is the last
-    wrong = ~np.isnan(label) & (label != rth)
-    return {
-        "share of session labels the calendar contradicts": float(wrong.mean()),
-        "session labels that are neither RTH nor ETH": float(np.isnan(label).sum()),
-    }

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.command import conf_folder
+from robust_fin.data.cache import Cache
 from robust_fin.data.splits import Holdout
 from robust_fin.data.targets import ForwardReturn
 from robust_fin.data.transforms import FeatureTransform
@@ -28,6 +29,7 @@ EXPERIMENTS = [path.stem for path in FILES if path.parent.name == "experiment"]
 VERBS = sorted(path.stem for path in conf_folder().glob("*.yaml"))
 SETTINGS_ONLY = {"checkpoint", "debug", "engine"}  # read by the code, nothing is built from them
 CALLS = {  # what the code calls a built part with, and what it then gets
+    "cache": (None, Cache),
     "features": (None, FeatureSet),
     "source": (None, BarSource),
     "split": (None, Holdout),

@@ -31,6 +31,7 @@ SETTINGS = {
     "vix_path": None,
     "calendar": "CME_Equity",
     "calendar_overrides": None,
+    "block_rows": None,
 }
 
 

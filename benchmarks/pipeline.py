@@ -1,0 +1,219 @@
+"""python benchmarks/pipeline.py [--quick] [--rows N ...] [--json FILE] [--blocks ROWS].
+
+Seconds and rows/s of each stage of the way in, from a Parquet file to transformed float32 arrays,
+at growing sizes of synthetic bars, and the exponent with which each stage grows (1 is linear).
+Every size runs in a process of its own, so that its peak memory is its own; the bars are made in
+yet another. With --blocks the file is read in blocks into a cache and nothing is held whole.
+"""
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.table import Table
+
+from robust_fin.command import conf_folder
+from robust_fin.data.cache import Cache
+from robust_fin.data.examples import make_examples
+from robust_fin.data.folds import Market, fit_fold, prepare_fold
+from robust_fin.evaluation.console import show
+from robust_fin.features.registry import compute_features
+from robust_fin.market.synthetic import synthetic_market
+from robust_fin.settings import register_schema
+
+SIZES, QUICK = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000), (100_000, 300_000, 1_000_000)
+STAGES = ("load", "features", "target", "transforms")
+PIECE = 1_000_000  # rows of synthetic bars made at once
+
+
+def make_file(path: Path, rows: int) -> None:
+    """Synthetic bars, a million at a time, one after the other in time."""
+    start, writer = "2005-01-03", None
+    for done in range(0, rows, PIECE):
+        bars = synthetic_market(min(PIECE, rows - done), seed=done // PIECE, start=start).bars
+        table = pa.Table.from_pandas(bars.drop(columns="session"), preserve_index=False)
+        writer = writer or pyarrow.parquet.ParquetWriter(path, table.schema)
+        writer.write_table(table, row_group_size=PIECE)
+        start = str((bars["time"].iloc[-1] + pd.Timedelta("4D")).date())
+    if writer is not None:
+        writer.close()
+
+
+def settings(path: Path, words: Sequence[str] = ()) -> DictConfig:
+    """The config of the top5 experiment on a file."""
+    register_schema()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return compose("train", [f"source.path={path}", "+experiment=top5", *words])
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        """Nothing was timed yet."""
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what is inside."""
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - began
+
+
+def peak_mb() -> float:
+    """Highest resident memory of this process so far, mapped files included."""
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
+
+
+def one_pass(path: Path) -> dict[str, Any]:
+    """Each stage by itself, on tables held whole."""
+    config, clock = settings(path), Clock()
+    features, target = instantiate(config.features), instantiate(config.target)
+    source = instantiate(config.source)
+    source.labeller()  # the calendar is built once a process
+    with clock.stage("load"):
+        bars = source.load()
+    with clock.stage("features"):
+        compute_features(bars.table, features.names)
+    with clock.stage("target"):
+        target.label(bars.table, bar=bars.bar)
+    examples = make_examples(bars, names=features.names, target=target)
+    with clock.stage("transforms"):
+        fitted = fit_fold(
+            examples,
+            features=features,
+            transform=instantiate(config.transform),
+            split=instantiate(config.split),
+        )
+        tensors = [torch.from_numpy(fitted.x(examples, span)) for span in ("train", "val", "test")]
+    assert sum(map(len, tensors)) > 0
+    return {"seconds": clock.seconds, "peak_mb": peak_mb()}
+
+
+def in_blocks(path: Path, folder: Path, block_rows: int) -> dict[str, Any]:
+    """The file into prepared arrays on disk, then again from there."""
+    config, clock = settings(path, [f"source.block_rows={block_rows}"]), Clock()
+    features, target = instantiate(config.features), instantiate(config.target)
+    source, cache = instantiate(config.source), Cache(str(folder), 100.0)
+    fold = {"transform": instantiate(config.transform), "split": instantiate(config.split)}
+    began_at = peak_mb()
+    for suffix in ("", ", kept"):
+        with clock.stage(f"examples{suffix}"):
+            market = Market.read(source, features=features, target=target, cache=cache)
+        with clock.stage(f"transforms{suffix}"):
+            fitted = prepare_fold(market, features=features, cache=cache, **fold)
+    x = torch.from_numpy(fitted.x(market.examples, "train"))
+    assert x.dtype == torch.float32
+    size = sum(one.stat().st_size for one in folder.rglob("*.npy")) / 1e6
+    found = {"seconds": clock.seconds, "peak_mb": peak_mb(), "disk_mb": size}
+    return found | {"imports_mb": began_at, "train_rows": len(x)}
+
+
+def apart(work: str, *words: object) -> dict[str, Any]:
+    """Run a function of this script in a process of its own."""
+    command = [sys.executable, __file__, "--work", work, *map(str, words)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def worker(work: str, words: Sequence[str]) -> dict[str, Any]:
+    """What `apart` asks for."""
+    jobs: dict[str, Callable[[], Any]] = {
+        "make": lambda: make_file(Path(words[0]), int(words[1])),
+        "one_pass": lambda: one_pass(Path(words[0])),
+        "in_blocks": lambda: in_blocks(Path(words[0]), Path(words[1]), int(words[2])),
+    }
+    return jobs[work]() or {"peak_mb": peak_mb()}
+
+
+def measured(sizes: Sequence[int], blocks: int | None) -> list[dict[str, Any]]:
+    """One row a size and stage."""
+    rows = []
+    for size in sizes:
+        with tempfile.TemporaryDirectory(prefix="robust_fin-pipeline-") as folder:
+            path = Path(folder) / "bars.parquet"
+            apart("make", path, size)
+            if blocks is None:
+                found = apart("one_pass", path)
+            else:
+                found = apart("in_blocks", path, Path(folder) / "kept", blocks)
+        rest = {name: value for name, value in found.items() if name != "seconds"}
+        for stage, seconds in found["seconds"].items():
+            speed = size / seconds
+            row = {"rows": size, "stage": stage, "seconds": seconds, "rows_per_second": speed}
+            rows.append({**row, "block_rows": blocks, **rest})
+    return rows
+
+
+def exponents(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Least-squares slope of log seconds over log rows, by stage; NaN for a single size."""
+    found = {}
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        points = [(row["rows"], row["seconds"]) for row in rows if row["stage"] == stage]
+        x, y = np.log(np.array(points)).T
+        found[stage] = float(np.polyfit(x, y, 1)[0]) if len(points) > 1 else math.nan
+    return found
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
+    """Seconds, rows/s and memory; and how each stage grows."""
+    measures = Table(title="The way in", title_justify="left")
+    for name in ("rows", "stage", "seconds", "rows/s", "peak MB of the process"):
+        measures.add_column(name, justify="left" if name == "stage" else "right")
+    for row in rows:
+        numbers = (
+            f"{row['seconds']:.3f}",
+            f"{row['rows_per_second']:,.0f}",
+            f"{row['peak_mb']:,.0f}",
+        )
+        measures.add_row(f"{row['rows']:,}", row["stage"], *numbers)
+    growth = Table(title="seconds ~ rows ^ exponent", title_justify="left")
+    growth.add_column("stage")
+    growth.add_column("exponent", justify="right")
+    for stage, exponent in exponents(rows).items():
+        growth.add_row(stage, f"{exponent:.2f}")
+    return [measures, growth]
+
+
+def main() -> None:
+    """Measure, print, and write the rows where asked."""
+    words = argparse.ArgumentParser(description=__doc__)
+    words.add_argument("--quick", action="store_true", help="up to a million rows")
+    words.add_argument("--rows", type=int, nargs="+", help="sizes of your own")
+    words.add_argument("--blocks", type=int, help="rows a block: prepare on disk")
+    words.add_argument("--json", type=Path, help="write the rows as a list of objects")
+    words.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
+    given = words.parse_args()
+    if given.work:
+        sys.stdout.write(json.dumps(worker(given.work[0], given.work[1:])) + "\n")
+        return
+    rows = measured(given.rows or (QUICK if given.quick else SIZES), given.blocks)
+    growth = exponents(rows)
+    rows = [{**row, "exponent": growth[row["stage"]]} for row in rows]
+    if given.json:
+        clean = [{k: None if v != v else v for k, v in row.items()} for row in rows]
+        given.json.write_text(json.dumps(clean, indent=1) + "\n", encoding="utf-8")
+    show(*tables(rows))
+
+
+if __name__ == "__main__":
+    main()

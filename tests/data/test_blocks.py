@@ -1,0 +1,239 @@
+"""Bars read block by block end in the examples of one pass, bit for bit."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from robust_fin.data.cache import NO_CACHE
+from robust_fin.data.examples import Examples
+from robust_fin.data.folds import Market
+from robust_fin.data.targets import ForwardReturn
+from robust_fin.errors import ConfigError, SchemaError, SourceError
+from robust_fin.features.registry import FeatureSet
+from robust_fin.market.sources import BarSource
+from robust_fin.market.synthetic import synthetic_market
+from tests.bars import config, hand_bars, instantiate
+from tests.conftest import ROOT
+
+ROWS = 13_000  # rolls after 11,000
+TOP5 = ["close_change_pct", "vwap", "price_range", "price_mom_3d", "price_mom_5d"]
+
+
+@cache
+def usual_source() -> BarSource:
+    return instantiate(config("source.timezone=UTC").source)
+
+
+def read(
+    path: Path | None,
+    block_rows: int | None,
+    *,
+    names: list[str] = TOP5,
+    target: ForwardReturn | None = None,
+    **settings: Any,
+) -> Market:
+    changed = {"path": path and str(path), "block_rows": block_rows} | settings
+    return Market.read(
+        dataclasses.replace(usual_source(), **changed),
+        features=FeatureSet.of(names),
+        target=target or ForwardReturn(1, None),
+        cache=NO_CACHE,
+    )
+
+
+def assert_same(a: Market, b: Market) -> None:
+    assert a.bars == b.bars
+    one, other = a.examples, b.examples
+    for name in Examples.__slots__:
+        left, right = getattr(one, name), getattr(other, name)
+        if isinstance(left, np.ndarray):
+            assert left.dtype == right.dtype, name
+            assert np.array_equal(left, right, equal_nan=True), name
+        elif isinstance(left, pd.Categorical):
+            assert list(left.categories) == list(right.categories)
+            assert np.array_equal(left.codes, right.codes)
+        else:
+            assert list(left.items() if isinstance(left, dict) else [left]) == list(
+                right.items() if isinstance(right, dict) else [right]
+            ), name
+
+
+@pytest.fixture(scope="module")
+def bars() -> pd.DataFrame:
+    return synthetic_market(ROWS, seed=3, start="2022-03-02").bars
+
+
+@pytest.fixture(scope="module")
+def parquet(bars: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bars") / "es.parquet"
+    bars.astype({"open": "float32", "volume": "int64"}).to_parquet(
+        path, index=False, row_group_size=1_700
+    )
+    return path
+
+
+@pytest.mark.parametrize("block_rows", [611, 11_000])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"fraction": 0.87, "target": ForwardReturn(5, 30.0)},
+        {"fraction": 0.5, "stamp": "end", "target": ForwardReturn(400, 30.0), "names": ["vix"]},
+    ],
+    ids=["plain", "gap", "half"],
+)
+def test_a_parquet_file_in_blocks(parquet: Path, block_rows: int, settings: Any) -> None:
+    assert_same(read(parquet, block_rows, **settings), read(parquet, None, **settings))
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet.zst"])
+def test_every_kind_of_file_in_blocks(bars: pd.DataFrame, tmp_path: Path, ending: str) -> None:
+    path, table = tmp_path / f"es.{ending}", bars.iloc[:9_000]
+    if "csv" in ending:
+        table.to_csv(path, index=False)
+    else:
+        table.to_parquet(tmp_path / "plain", index=False)
+        with pa.output_stream(str(path), compression="zstd") as stream:
+            stream.write((tmp_path / "plain").read_bytes())
+    assert_same(read(path, 1_000), read(path, None))
+
+
+def test_text_stamps_and_two_columns_of_time_in_blocks(bars: pd.DataFrame, tmp_path: Path) -> None:
+    table = bars.iloc[:9_000].drop(columns="session")
+    written = table.assign(time=table["time"].dt.strftime("%d.%m.%Y %H:%M"))
+    written.to_csv(tmp_path / "own.csv", index=False)
+    words = {"time_format": "%d.%m.%Y %H:%M"}
+    assert_same(read(tmp_path / "own.csv", 800, **words), read(tmp_path / "own.csv", None, **words))
+    date, time = table["time"].dt.strftime("%Y-%m-%d"), table["time"].dt.strftime("%H:%M:%S")
+    table.assign(date=date, time=time).to_csv(tmp_path / "two.csv", index=False)
+    assert_same(read(tmp_path / "two.csv", 800), read(tmp_path / "two.csv", None))
+
+
+def test_synthetic_bars_in_blocks() -> None:
+    synthetic = partial(synthetic_market, 9_000, seed=1, signal=0.1)
+    assert_same(read(None, 700, synthetic=synthetic), read(None, None, synthetic=synthetic))
+
+
+def overlap(seed: int) -> pd.DataFrame:
+    """Two contracts that trade side by side for days, and a third that begins late; shared stamps.
+
+    In the file the later contract comes first within a minute.
+    """
+    draw = np.random.default_rng(seed)
+    minutes = pd.date_range("2024-03-04 09:00", "2024-03-15 09:40", freq="1min")
+    minutes = minutes[(minutes.hour == 9) & (minutes.minute < 40) & (minutes.day_of_week < 5)]
+    lines = []
+    for count, stamp in enumerate(minutes):
+        for code, first, last in (("ESM24", 90, 999), ("ESH24", 0, 260), ("ESU24", 300, 999)):
+            if first <= count < last and draw.random() < 0.8:
+                low = 5000 + draw.integers(-9, 9)
+                lines.append(f"{code} {stamp:%Y-%m-%dT%H:%M} {low + 2} {low} {low + 1} 3")
+    return hand_bars("\n".join(lines)).drop(columns=["trading_date", "trading_day"])
+
+
+@pytest.mark.parametrize("block_rows", [pytest.param(1, marks=pytest.mark.slow), 40])
+@pytest.mark.parametrize("codes", [["ESH24", "ESM24", "ESU24"], ["near", "far", "next"]])
+def test_overlapping_contracts_in_blocks(tmp_path: Path, block_rows: int, codes: list[str]) -> None:
+    table = overlap(block_rows)
+    names = dict(zip(["ESH24", "ESM24", "ESU24"], codes, strict=True))
+    table["contract"] = table["contract"].astype("str").map(names)
+    table.to_parquet(tmp_path / "es.parquet", index=False)
+    settings: Any = {"names": ["close_change_pct", "vwap", "price_mom_3bar", "price_mom_3d"]}
+    settings["target"] = ForwardReturn(3, 10.0)
+    whole = read(tmp_path / "es.parquet", None, **settings)
+    assert_same(read(tmp_path / "es.parquet", block_rows, **settings), whole)
+    assert np.isnan(whole.examples.outcome).sum() == sum(whole.examples.unlabelled.values())
+
+
+def test_a_file_that_is_not_in_the_order_of_time_is_refused(tmp_path: Path) -> None:
+    table = overlap(0).sort_values(["contract", "time"], kind="stable")
+    table.to_csv(tmp_path / "es.csv", index=False)
+    assert read(tmp_path / "es.csv", None, names=["price_range"]).bars.rows_in == len(table)
+    words = r"row \d+ starts at .*, before a bar above it. Sort the file by time once, or set "
+    with pytest.raises(SourceError, match=words + r"source\.block_rows=null"):
+        read(tmp_path / "es.csv", 100, names=["price_range"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("high", 700, 1.0), r"counting rows from row 600 of the file: high .* at row 100 "),
+        (("time", 600, "before"), r"times must increase within a contract. ESH22 has a bar of"),
+        (("time", 600, "same"), r"must not have the same time twice. ESH22 has .* after row 600"),
+    ],
+)
+def test_rules_hold_across_blocks_and_name_the_row(
+    bars: pd.DataFrame, tmp_path: Path, change: tuple[str, int, Any], message: str
+) -> None:
+    table = bars.iloc[:900].copy()
+    column, row, value = change
+    if column == "time":
+        value = table["time"].iloc[599 if value == "same" else 590]
+    table.loc[row, column] = value
+    table.to_parquet(tmp_path / "es.parquet", index=False)
+    with pytest.raises(SchemaError):
+        read(tmp_path / "es.parquet", None, names=["price_range"])
+    with pytest.raises(SchemaError, match=message):
+        read(tmp_path / "es.parquet", 600, names=["price_range"])
+
+
+def test_what_fraction_leaves_out_is_checked_all_the_same(
+    bars: pd.DataFrame, tmp_path: Path
+) -> None:
+    table = bars.iloc[:900].copy()
+    table.loc[800, "close"] = -1.0
+    table.to_parquet(tmp_path / "es.parquet", index=False)
+    with pytest.raises(SchemaError, match="close must be a finite number above 0"):
+        read(tmp_path / "es.parquet", 100, names=["price_range"], fraction=0.2)
+
+
+def test_zones_that_differ_from_block_to_block_are_refused(tmp_path: Path) -> None:
+    lines = [f"2024-03-04 15:0{m}:00{'' if m < 3 else '+00:00'},2,3,1,2,5" for m in range(6)]
+    table = pd.DataFrame([line.split(",") for line in lines])
+    table.columns = ["time", "open", "high", "low", "close", "volume"]
+    table.to_parquet(tmp_path / "es.parquet", index=False)
+    with pytest.raises(SourceError, match="row 3 is '2024-03-04 15:03:00"):
+        read(tmp_path / "es.parquet", 3, names=["price_range"])
+
+
+def test_too_short_a_file_and_no_rows_say_the_same(bars: pd.DataFrame, tmp_path: Path) -> None:
+    bars.iloc[:50].to_parquet(tmp_path / "short.parquet", index=False)
+    bars.iloc[:0].to_csv(tmp_path / "none.csv", index=False)
+    for name in ("short.parquet", "none.csv"):
+        said = []
+        for block_rows in (None, 20):
+            with pytest.raises(SourceError) as caught:
+                read(tmp_path / name, block_rows)
+            said.append(str(caught.value))
+        assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("block_rows", [0, -5])
+def test_a_block_has_rows(block_rows: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"source\.block_rows={block_rows} must be a whole"):
+        read(None, block_rows)
+
+
+@pytest.mark.slow
+def test_ten_million_rows_are_prepared_in_less_than_three_gigabytes(tmp_path: Path) -> None:
+    def script(*words: object) -> dict[str, Any]:
+        command = [sys.executable, str(ROOT / "benchmarks" / "pipeline.py"), "--work"]
+        done = subprocess.run(
+            [*command, *map(str, words)], check=True, stdout=subprocess.PIPE, text=True
+        )
+        return json.loads(done.stdout.splitlines()[-1])
+
+    script("make", tmp_path / "es.parquet", 10_000_000)
+    found = script("in_blocks", tmp_path / "es.parquet", tmp_path / "kept", 500_000)
+    assert found["peak_mb"] < 3_000
+    assert found["train_rows"] > 6_900_000
+    assert found["seconds"]["examples, kept"] < found["seconds"]["examples"] / 4

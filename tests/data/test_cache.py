@@ -1,0 +1,380 @@
+"""What is kept is what would be made, and nothing stale, damaged or half-written is ever used."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from robust_fin.data import folds, identity
+from robust_fin.data.arrays import FolderArrays, MemoryArrays, Sink
+from robust_fin.data.cache import Cache
+from robust_fin.data.datamodule import BarDataModule, Market
+from robust_fin.data.identity import NotOursError, describe, key_of, surroundings
+from robust_fin.data.splits import Holdout
+from robust_fin.data.targets import ForwardReturn
+from robust_fin.data.transforms import FeatureTransform, QuantileNormal, RobustScaler, SmoothClip
+from robust_fin.errors import ConfigError
+from robust_fin.features.registry import BARS, FEATURES, Feature, FeatureSet, Lookback
+from robust_fin.market.synthetic import synthetic_market
+from tests.bars import config, instantiate
+
+ROWS = 12_000
+
+
+@pytest.fixture(autouse=True)
+def code_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file saved while the tests run must not switch the cache off under them."""
+    monkeypatch.setattr(identity, "process_start", lambda: float("inf"))
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bars") / "es.parquet"
+    synthetic_market(ROWS, seed=3, start="2022-03-02").bars.to_parquet(path, index=False)
+    return path
+
+
+def loaded(path: Path, cache: Cache | None, *words: str) -> BarDataModule:
+    settings = config(f"source.path={path}", "source.timezone=UTC", *words)
+    features, target = instantiate(settings.features), instantiate(settings.target)
+    source = instantiate(settings.source)
+    if cache is None:
+        market = Market.of(source.load(), features=features, target=target)
+    else:
+        market = Market.read(source, features=features, target=target, cache=cache)
+    return BarDataModule(
+        market,
+        features=features,
+        transform=instantiate(settings.transform),
+        split=instantiate(settings.split),
+        batch_size=64,
+        score_batch_size=500,
+        seed=3,
+        cache=cache,
+    )
+
+
+def entries(cache: Cache) -> set[str]:
+    return {path.name for path in Path(str(cache.folder)).iterdir()}
+
+
+def assert_same(a: BarDataModule, b: BarDataModule) -> None:
+    assert a.market.bars == b.market.bars
+    assert a.ledger() == b.ledger()
+    for span in ("train", "val", "test"):
+        assert torch.equal(a.x(span), b.x(span))
+        assert np.array_equal(a.target(span), b.target(span))
+        assert np.array_equal(a.fitted.span(span), b.fitted.span(span))
+    a.setup("fit")
+    b.setup("fit")
+    assert all(torch.equal(one, other) for one, other in zip(a._train, b._train, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(a._val, b._val, strict=True))
+    for one, other in (
+        (a.fitted.transform, b.fitted.transform),
+        (a.fitted.target, b.fitted.target),
+    ):
+        mine, theirs = one.arrays(), other.arrays()
+        assert mine.keys() == theirs.keys()
+        assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.mark.parametrize("transform", ["quantile_normal"])
+def test_cold_and_warm_are_what_is_made_without_a_cache(
+    parquet: Path, tmp_path: Path, transform: str
+) -> None:
+    cache, word = Cache(str(tmp_path / "kept"), 1.0), f"transform={transform}"
+    none = loaded(parquet, None, word)
+    cold = loaded(parquet, cache, word)
+    names = entries(cache)
+    assert len(names) == 2  # the examples and the fold
+    warm = loaded(parquet, cache, word)
+    assert entries(cache) == names
+    assert_same(cold, none)
+    assert_same(warm, none)
+    assert_same(warm.for_refit(), none.for_refit())
+    assert len(entries(cache)) == 3
+
+
+def test_a_warm_run_reads_no_bars_and_maps_its_tensors(
+    parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(str(tmp_path), 1.0)
+    loaded(parquet, cache)
+    monkeypatch.setattr(folds, "read_examples", lambda *_, **__: pytest.fail("bars were read"))
+    monkeypatch.setattr(folds, "fit_fold", lambda *_, **__: pytest.fail("a fold was fitted"))
+    warm = loaded(parquet, cache)
+    x = warm.fitted.prepared["x_train"]
+    assert isinstance(x.base, np.memmap)
+    assert warm.x("train").data_ptr() == x.ctypes.data
+    assert warm.x("train").dtype == torch.float32
+
+
+def test_blocks_and_one_pass_share_what_is_kept(parquet: Path, tmp_path: Path) -> None:
+    blocks, whole = Cache(str(tmp_path / "a"), 1.0), Cache(str(tmp_path / "b"), 1.0)
+    one, other = loaded(parquet, blocks, "source.block_rows=900"), loaded(parquet, whole)
+    assert_same(one, other)
+    assert entries(blocks) == entries(whole)
+
+
+WORDS = [
+    "source.fraction=0.9",
+    "source.stamp=end",
+    "source.calendar=24/7",
+    "features.names=[close_change_pct,vwap]",
+    "features.names=[vwap,close_change_pct,price_range,price_mom_3d,price_mom_5d]",
+    "target.horizon=2",
+    "target.max_gap=60",
+    "transform=robust",
+    "split.val_fraction=0.15",
+    "split.embargo=3",
+]
+
+
+def test_every_setting_of_the_data_has_a_key_of_its_own(parquet: Path) -> None:
+    keys = [keys_of(parquet), *(keys_of(parquet, word) for word in WORDS)]
+    assert len({fold for _, fold in keys}) == len(keys)
+    assert len({examples for examples, _ in keys}) == len(keys) - 3
+
+
+def keys_of(path: Path, *words: str) -> tuple[str, str]:
+    settings = config(f"source.path={path}", "source.timezone=UTC", *words)
+    parts = {name: describe(instantiate(settings[name])) for name in ("source", "features")}
+    parts["target"] = describe(instantiate(settings.target))
+    rest = {name: describe(instantiate(settings[name])) for name in ("transform", "split")}
+    return key_of(parts), key_of(parts | rest)
+
+
+def test_what_does_not_touch_the_data_shares_the_key(parquet: Path) -> None:
+    words = ("batch_size=7", "seed=5", "source.block_rows=10", "source.synthetic.rows=5")
+    assert keys_of(parquet, *words) == keys_of(parquet)
+
+
+def test_another_content_of_the_same_name_has_another_key(parquet: Path, tmp_path: Path) -> None:
+    path = tmp_path / parquet.name
+    path.write_bytes(parquet.read_bytes())
+    assert keys_of(path) == keys_of(parquet)
+    table = pd.read_parquet(parquet)
+    table.loc[5, "close"] = table.loc[5, "high"] + 0  # may be the same bar, yet the file differs
+    table.loc[5, "volume"] += 1
+    before = os.stat(path)
+    table.to_parquet(path, index=False)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert keys_of(path) != keys_of(parquet)
+
+
+def test_the_vix_file_and_the_overrides_count(parquet: Path, tmp_path: Path) -> None:
+    vix, dates = tmp_path / "vix.csv", tmp_path / "dates.csv"
+    words = (f"source.vix_path={vix}", f"source.calendar_overrides={dates}")
+    found = []
+    for close, day in ((20, 4), (21, 4), (21, 5)):
+        vix.write_text(f"date,close\n2022-03-01,{close}\n")
+        dates.write_text(f"trading_date,open,close\n2022-07-0{day},,\n")
+        found.append(keys_of(parquet, *words))
+    assert len(set(found)) == 3
+
+
+def test_a_change_of_the_code_or_a_library_has_another_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for room in ("market", "features", "data"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "one.py").write_text("x = 1\n")
+    for name in ("metrics.py", "errors.py"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(identity, "PACKAGE", tmp_path)
+    keys = [key_of(surroundings())]
+    (tmp_path / "features" / "one.py").write_text("x = 2\n")
+    keys.append(key_of(surroundings()))
+    monkeypatch.setattr(identity, "_version", lambda _: "0.0")
+    keys.append(key_of(surroundings()))
+    assert len(set(keys)) == 3
+
+
+def test_code_changed_under_a_running_process_is_not_trusted(
+    parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(identity, "process_start", lambda: 0.0)
+    with pytest.raises(NotOursError, match=r"\.py was changed after this process began"):
+        surroundings()
+    with caplog.at_level(logging.INFO):
+        loaded(parquet, Cache(str(tmp_path), 1.0))
+    assert entries(Cache(str(tmp_path), 1.0)) == set()
+    assert "prepared arrays are not kept" in caplog.text
+
+
+def test_features_from_elsewhere_are_not_kept(
+    parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Feature("own", Lookback(0, BARS), "points", lambda bars: bars["close"], chained=False)
+    monkeypatch.setitem(FEATURES, "own", own)
+    cache = Cache(str(tmp_path), 1.0)
+    one = loaded(parquet, cache, "features.names=[own]")
+    assert entries(cache) == set()
+    assert_same(one, loaded(parquet, None, "features.names=[own]"))
+
+
+@pytest.mark.parametrize(
+    "foreign", [np.log, partial(np.log), lambda x: x, RobustScaler.fit.__func__]
+)
+def test_code_that_is_not_ours_has_no_description(foreign: object) -> None:
+    if foreign is RobustScaler.fit.__func__:
+        assert "RobustScaler.fit" in describe(foreign)
+        return
+    with pytest.raises(NotOursError, match="is no code of this package"):
+        describe(foreign)
+
+
+def test_descriptions_tell_steps_and_their_arguments_apart() -> None:
+    clip = [partial(SmoothClip.fit, limit=limit) for limit in (3.0, 3.5)]
+    steps = [[RobustScaler.fit], [RobustScaler.fit, clip[0]], [RobustScaler.fit, clip[1]]]
+    steps += [[clip[0], RobustScaler.fit], [partial(QuantileNormal.fit, levels=11)]]
+    whole = [partial(FeatureTransform.fit, steps=one) for one in steps]
+    others = [ForwardReturn(1, None), ForwardReturn(1, 1.0), Holdout(0.1, 0.2, 0, False)]
+    others += [FeatureSet.of(["vwap"]), FeatureSet.of(["vix"])]
+    assert len({json.dumps(describe(one)) for one in [*whole, *others]}) == len(whole + others)
+
+
+def damage_byte(entry: Path) -> None:
+    path = max(entry.glob("*.npy"), key=lambda one: one.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+
+
+def damage_manifest(entry: Path) -> None:
+    path = entry / "manifest.json"
+    path.write_text(path.read_text().replace('"rows_in": 12000', '"rows_in": 12001'))
+
+
+def cut_short(entry: Path) -> None:
+    path = next(iter(sorted(entry.glob("*.npy"))))
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def without_manifest(entry: Path) -> None:
+    (entry / "manifest.json").unlink()
+
+
+def without_an_array(entry: Path) -> None:
+    next(iter(sorted(entry.glob("*.npy")))).unlink()
+
+
+@pytest.mark.parametrize(
+    "harm", [damage_byte, damage_manifest, cut_short, without_manifest, without_an_array]
+)
+def test_a_damaged_entry_is_made_anew_and_said(
+    parquet: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: Any
+) -> None:
+    cache = Cache(str(tmp_path), 1.0)
+    whole = loaded(parquet, cache, "transform=robust")
+    names = entries(cache)
+    with_rows = [e for e in tmp_path.iterdir() if "rows_in" in (e / "manifest.json").read_text()]
+    harm(with_rows[0])
+    with caplog.at_level(logging.WARNING):
+        again = loaded(parquet, cache, "transform=robust")
+    assert f"cache entry {with_rows[0]} is damaged" in caplog.text
+    assert_same(again, whole)
+    assert entries(cache) == names
+    caplog.clear()
+    loaded(parquet, cache, "transform=robust")
+    assert "damaged" not in caplog.text
+
+
+def write(sink: Sink, scratch: Path) -> Mapping[str, Any]:  # noqa: ARG001
+    sink.append("a", np.arange(3.0))
+    return {"said": 1}
+
+
+def stop(sink: Sink, scratch: Path) -> Mapping[str, Any]:
+    write(sink, scratch)
+    raise KeyboardInterrupt
+
+
+def test_a_build_that_stops_leaves_nothing(tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path), 1.0)
+    with pytest.raises(KeyboardInterrupt):
+        cache.prepared({"a": 1}, stop)
+    assert entries(cache) == set()
+
+
+def test_a_folder_that_cannot_be_written_costs_the_cache_and_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    with caplog.at_level(logging.WARNING):
+        found = Cache(str(tmp_path / "file" / "kept"), 1.0).prepared({"a": 1}, write)
+    assert found.arrays["a"].tolist() == [0, 1, 2]
+    assert "cannot be kept in cache.folder" in caplog.text
+
+
+def test_another_process_that_was_faster_wins(tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path), 1.0)
+
+    def overtaken(sink: Sink, scratch: Path) -> Mapping[str, Any]:
+        cache.prepared({"a": 1}, write)
+        return write(sink, scratch)
+
+    found = cache.prepared({"a": 1}, overtaken)
+    assert found.arrays["a"].tolist() == [0, 1, 2]
+    assert len(entries(cache)) == 1
+
+
+def test_what_was_used_longest_ago_is_removed_and_the_newest_stays(tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path), 6e-7)  # 600 bytes: two entries
+
+    def used(number: int, seconds: int) -> str:
+        cache.prepared({"number": number}, write)
+        entry = tmp_path / key_of({"number": number})
+        if entry.is_dir():
+            os.utime(entry, (seconds, seconds))
+        return entry.name
+
+    first, second = used(1, 100), used(2, 200)
+    used(1, 300)
+    third = used(3, 400)
+    assert third in entries(cache)
+    assert first in entries(cache)
+    assert second not in entries(cache)
+    tiny = Cache(str(tmp_path), 1e-9)
+    tiny.prepared({"number": 4}, write)
+    assert entries(tiny) == {key_of({"number": 4})}
+
+
+def test_a_build_abandoned_long_ago_is_removed(tmp_path: Path) -> None:
+    for name, age in ((".unfinished-old", 1e6), (".unfinished-going-on", 10.0)):
+        (tmp_path / name).mkdir()
+        then = os.stat(tmp_path).st_mtime - age
+        os.utime(tmp_path / name, (then, then))
+    cache = Cache(str(tmp_path), 1.0)
+    cache.prepared({"a": 1}, write)
+    assert entries(cache) == {".unfinished-going-on", key_of({"a": 1})}
+
+
+@pytest.mark.parametrize("size", [0.0, -1.0, float("nan")])
+def test_a_cache_has_room(size: float) -> None:
+    with pytest.raises(ConfigError, match=rf"cache\.max_gb={size} must be above 0"):
+        Cache(None, size)
+
+
+def test_arrays_grow_alike_in_memory_and_in_a_folder(tmp_path: Path) -> None:
+    memory, folder = MemoryArrays(), FolderArrays(tmp_path)
+    for sink in (memory, folder):
+        for rows in (3, 0, 2):
+            sink.append("x", np.full((rows, 2), rows, dtype=np.float32))
+            sink.append("time", np.arange(rows).astype("datetime64[ns]"))
+        sink.patch("x", np.array([4, 0]), np.array([[9, 9], [8, 8]], dtype=np.float32))
+        sink.append("none", np.zeros((0, 4)))
+    folder.finish({})
+    for name, whole in memory.arrays().items():
+        kept = np.load(tmp_path / f"{name}.npy", allow_pickle=False)
+        assert kept.dtype == whole.dtype
+        assert np.array_equal(kept, whole)
+    assert np.load(tmp_path / "x.npy")[:, 0].tolist() == [8, 3, 3, 2, 9]
