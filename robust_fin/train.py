@@ -66,7 +66,9 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
     final, final_data, fits = chosen, data, [chosen]
     if config.split.refit:
         final_data = data.for_refit()
-        final = fit(config, final_data, refit_plan(run, chosen, data, final_data, resume=resume))
+        same_choice = resume and chosen.summary.steps_per_second == 0
+        plan = refit_plan(run, chosen, data, final_data, resume=same_choice)
+        final = fit(config, final_data, plan)
         fits.append(final)
     return finish(config, run, final=final, data=final_data, chosen=data, fits=fits, val=val)
 
@@ -91,7 +93,10 @@ def load_data(config: DictConfig) -> BarDataModule:
 def refit_plan(
     run: Path, chosen: Fit, data: BarDataModule, whole: BarDataModule, *, resume: bool
 ) -> FitPlan:
-    """As many epochs on train + val as the chosen weights had on train."""
+    """As many epochs on train + val as the chosen weights had on train.
+
+    A refit goes on from its own checkpoint only where the choice before it is as it was then.
+    """
     epochs = chosen.summary.chosen_step / data.steps_an_epoch(1)
     steps = max(1, round(epochs * whole.steps_an_epoch(1)))
     return FitPlan(run, stage="refit", max_steps=steps, resume=resume)

@@ -202,6 +202,16 @@ def test_a_finished_run_resumes_with_more_epochs(tmp_path: Path) -> None:
     assert resumed["test/loss"] == whole["test/loss"]
 
 
+def test_more_epochs_are_refitted_from_the_start(tmp_path: Path) -> None:
+    words = ("split.refit=true", "schedule=warmup_constant")
+    whole = run_training(tmp_path / "whole", *words, "trainer.max_epochs=2")
+    run_training(tmp_path / "part", *words, "trainer.max_epochs=1")
+    assert train.main([f"resume={tmp_path / 'part'}", "trainer.max_epochs=2"]) == 0
+    assert read_metrics(tmp_path / "part")["test/loss"] == whole["test/loss"]
+    assert train.main([f"resume={tmp_path / 'part'}", "trainer.max_epochs=2"]) == 0
+    assert read_metrics(tmp_path / "part")["test/loss"] == whole["test/loss"]
+
+
 def test_everything_in_metrics_is_a_number_or_null(run: Path) -> None:
     for name, value in read_metrics(run).items():
         assert value is None or math.isfinite(value), name
