@@ -19,10 +19,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.bundle import (
+    Forecast,
     finish_bundle,
+    mean_forecast,
     predictions_table,
     read_config,
-    score_rows,
     start_bundle,
 )
 from robust_fin.command import guarded, run_job
@@ -109,16 +110,17 @@ def val_metrics(chosen: Fit, data: BarDataModule) -> dict[str, float]:
     if not data.has_val():
         one = np.zeros(1)
         return dict.fromkeys(span_metrics(one, one, one, **trivial), float("nan"))
-    score = score_rows(chosen.net, chosen.link, data.x("val")).astype(np.float64)
+    score = mean_forecast(chosen.nets.scores(data.x("val"))).score
     return span_metrics(score, data.target("val"), data.outcome("val"), **trivial)
 
 
 def test_predictions(final: Fit, data: BarDataModule) -> pd.DataFrame:
     """The predictions table of the test span: the net and every baseline, on the same rows."""
     examples, rows, target = data.market.examples, data.fitted.span("test"), data.fitted.target
-    scores = {"net": score_rows(final.net, final.link, data.x("test"))}
-    scores |= {name: forecast(examples, rows, target) for name, forecast in BASELINES.items()}
-    return predictions_table(examples, rows, scores, target=target)
+    found = {"net": mean_forecast(final.nets.scores(data.x("test")))}
+    for name, baseline in BASELINES.items():
+        found[name] = Forecast.single(baseline(examples, rows, target))
+    return predictions_table(examples, rows, found, target=target)
 
 
 def finish(
@@ -134,7 +136,7 @@ def finish(
     """Score test once, write the run folder, metrics.json last, and say the verdict."""
     finish_bundle(
         run,
-        net=final.net,
+        nets=final.nets,
         transform=data.fitted.transform,
         target=data.fitted.target,
         names=data.features,
@@ -148,7 +150,7 @@ def finish(
     net_rows = predictions[predictions["model"] == "net"]
     tested = significance(net_rows, trivial=target.median)
     metrics = {
-        "parameters": parameter_count(final.net),
+        "parameters": parameter_count(final.nets.net),
         "rows": ledger.rows_in,
         **{f"{name}_rows": count for name, count in ledger.spans.items()},
         "fit_rows": int(data.fitted.fold.train.size),

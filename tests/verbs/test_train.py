@@ -153,11 +153,11 @@ def test_evaluate_prints_the_figures_and_the_verdict(
 def test_a_row_scores_the_same_whatever_else_is_in_the_file(run: Path) -> None:
     bundle = load_bundle(run)
     x = torch.randn(2 * SCORE_BLOCK + 5, 5, generator=torch.Generator().manual_seed(0))
-    whole = score_rows(bundle.net, bundle.link, x)
-    assert np.array_equal(score_rows(bundle.net, bundle.link, x[:777]), whole[:777])
+    whole = score_rows(bundle.nets.net, bundle.nets.link, x)
+    assert np.array_equal(score_rows(bundle.nets.net, bundle.nets.link, x[:777]), whole[:777])
     shocked = x.clone()
     shocked[777:] *= 100
-    assert np.array_equal(score_rows(bundle.net, bundle.link, shocked)[:777], whole[:777])
+    assert np.array_equal(score_rows(bundle.nets.net, bundle.nets.link, shocked)[:777], whole[:777])
 
 
 def test_without_a_val_span_the_last_weights_count_and_val_figures_are_null(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""What a finished run is on disk: config, weights and fitted transforms. No pickle in it.
+"""The bundle of a run: config, weights and fitted transforms. No pickle in it.
 
 ```
 bundle/config.yaml             the resolved config, written when the run starts
-bundle/model.safetensors       weights of the net
+bundle/model.safetensors       weights of the net; of a population with a leading axis of members
 bundle/transforms.safetensors  arrays: features/<position>/<kind>/<array>, target/<array>
 bundle/transforms.json         names and units
 bundle/provenance.json         data fingerprint, versions, commit
@@ -12,7 +12,6 @@ bundle/provenance.json         data fingerprint, versions, commit
 import importlib.metadata
 import json
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ import numpy as np
 import pandas as pd
 import torch
 from hydra.utils import instantiate
-from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
@@ -30,6 +28,8 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 from torch import Tensor, nn
 
+from robust_fin.bundle.nets import Link, Nets
+from robust_fin.bundle.predictions import mean_forecast, predictions_table
 from robust_fin.data.cache import NO_CACHE
 from robust_fin.data.examples import Examples, make_examples
 from robust_fin.data.folds import Market
@@ -41,30 +41,8 @@ from robust_fin.features.registry import FeatureSet
 from robust_fin.market.facts import BarFacts
 from robust_fin.market.sources import Bars, BarSource
 
-SCORE_BLOCK = 4096  # a row's score depends, in the last bit, on the size of the batch it is in
 FOLDER = "bundle"
 _VERSIONED = ("torch", "lightning", "numpy", "pandas", "scipy", "hydra-core", "robust-fin")
-
-
-def score_rows(
-    net: nn.Module, link: Callable[[Tensor], Tensor], x: Float[Tensor, "rows features"]
-) -> Float[np.ndarray, " rows"]:
-    """Forecasts, row by row the same whatever else is in `x`, to the last bit.
-
-    Args:
-        net: put in evaluation mode here.
-        link: raw score -> forecast.
-        x: transformed features, float32, on the CPU.
-    """
-    net = net.eval().cpu()
-    out = torch.empty(len(x), dtype=torch.float32)
-    with torch.inference_mode():
-        for start in range(0, len(x), SCORE_BLOCK):
-            rows = x[start : start + SCORE_BLOCK]
-            block = torch.zeros(SCORE_BLOCK, x.shape[1])
-            block[: len(rows)] = rows
-            out[start : start + len(rows)] = link(net(block))[: len(rows)]
-    return out.numpy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +51,7 @@ class Bundle:
 
     Attributes:
         config: as the run resolved it.
-        net: with its weights, in evaluation mode.
-        link: raw score -> forecast.
+        nets: with their weights.
         features: the inputs, in order.
         label: what the outcome is.
         transform: of the features, fitted.
@@ -82,8 +59,7 @@ class Bundle:
     """
 
     config: DictConfig
-    net: nn.Module
-    link: Callable[[Tensor], Tensor]
+    nets: Nets
     features: FeatureSet
     label: ForwardReturn
     transform: FeatureTransform
@@ -107,56 +83,9 @@ class Bundle:
 
     def _scored(self, examples: Examples) -> pd.DataFrame:
         x = torch.from_numpy(self.transform.transform(examples.features))
-        score = score_rows(self.net, self.link, x)
+        forecast = mean_forecast(self.nets.scores(x))
         rows = np.arange(examples.time.size)
-        return predictions_table(examples, rows, {"net": score}, target=self.target)
-
-
-def predictions_table(
-    examples: Examples,
-    rows: np.ndarray,
-    scores: dict[str, Float[np.ndarray, " rows"]],
-    *,
-    target: RankTarget,
-    fold: int = 0,
-) -> pd.DataFrame:
-    """One row a (time, contract, fold, model).
-
-    Args:
-        examples: where the rows come from.
-        rows: numbers of the scored rows.
-        scores: forecasts by model (net, or a baseline's name), in rank units.
-        target: ranks the outcomes.
-        fold: number of the fold.
-
-    Returns:
-        time, contract, trading_date, fold, model, score, score_std (null: one member), target,
-        outcome (fraction), label_end; target and outcome are null where the future is not there.
-    """
-    outcome = examples.outcome[rows]
-    known = ~np.isnan(outcome)
-    ranks = np.full(rows.size, np.nan)
-    ranks[known] = target.transform(outcome[known])
-    shared = pd.DataFrame(
-        {
-            "time": pd.DatetimeIndex(examples.time[rows], tz="UTC"),
-            "contract": examples.contract[rows],
-            "trading_date": examples.trading_date[rows],
-            "fold": np.int32(fold),
-        }
-    )
-    known_later = {"target": ranks, "outcome": outcome, "label_end": examples.label_end[rows]}
-    parts = [
-        shared.assign(
-            model=model,
-            score=score.astype(np.float32),
-            score_std=np.full(rows.size, np.nan, dtype=np.float32),
-            **known_later,
-        )
-        for model, score in scores.items()
-    ]
-    table = pd.concat(parts, ignore_index=True)
-    return table.assign(label_end=pd.DatetimeIndex(table["label_end"], tz="UTC"))
+        return predictions_table(examples, rows, {"net": forecast}, target=self.target)
 
 
 def start_bundle(run: Path, config: DictConfig, *, bars: BarFacts) -> None:
@@ -168,12 +97,13 @@ def start_bundle(run: Path, config: DictConfig, *, bars: BarFacts) -> None:
 
 
 def finish_bundle(
-    run: Path, *, net: nn.Module, transform: FeatureTransform, target: RankTarget, names: FeatureSet
+    run: Path, *, nets: Nets, transform: FeatureTransform, target: RankTarget, names: FeatureSet
 ) -> None:
     """Write weights and fitted transforms."""
     folder = run / FOLDER
-    weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    save_tensors(weights, str(folder / "model.safetensors"))
+    weights = nets.net.state_dict() if nets.stack is None else nets.stack
+    kept = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    save_tensors(kept, str(folder / "model.safetensors"))
     arrays = {f"features/{name}": value for name, value in transform.arrays().items()}
     arrays |= {f"target/{name}": value for name, value in target.arrays().items()}
     save_arrays(
@@ -222,16 +152,24 @@ def load_bundle(run: Path) -> Bundle:
         ) from error
     features: FeatureSet = instantiate(config.features)
     net: nn.Module = instantiate(config.model, features=len(features.names))
-    net.load_state_dict(weights)
     return Bundle(
         config,
-        net.eval(),
-        instantiate(config.link),
+        _filled_nets(net, instantiate(config.link), weights),
         features,
         instantiate(config.target),
         FeatureTransform.from_arrays(_below(arrays, "features/")),
         RankTarget.from_arrays(_below(arrays, "target/")),
     )
+
+
+def _filled_nets(net: nn.Module, link: Link, weights: dict[str, Tensor]) -> Nets:
+    """The net with its weights, or the stack of a population's."""
+    shapes = {name: value.shape for name, value in net.state_dict().items()}
+    if all(one.shape == shapes.get(name) for name, one in weights.items()):
+        net.load_state_dict(weights)
+        return Nets(net.eval(), link)
+    net.load_state_dict({name: one[0] for name, one in weights.items()})  # refuses another net
+    return Nets(net.eval(), link, weights)
 
 
 def provenance(bars: BarFacts) -> dict[str, Any]:
@@ -249,7 +187,7 @@ def provenance(bars: BarFacts) -> dict[str, Any]:
 
 def commit() -> str | None:
     """The commit of the source tree, with + where files differ from it; None outside of one."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     try:

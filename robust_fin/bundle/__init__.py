@@ -1,0 +1,26 @@
+"""What a finished run is on disk; save, load, predict. No pickle in it."""
+
+from robust_fin.bundle.folder import (
+    Bundle,
+    finish_bundle,
+    load_bundle,
+    read_config,
+    start_bundle,
+)
+from robust_fin.bundle.nets import SCORE_BLOCK, Nets, score_rows
+from robust_fin.bundle.predictions import Forecast, MemberMean, mean_forecast, predictions_table
+
+__all__ = [
+    "SCORE_BLOCK",
+    "Bundle",
+    "Forecast",
+    "MemberMean",
+    "Nets",
+    "finish_bundle",
+    "load_bundle",
+    "mean_forecast",
+    "predictions_table",
+    "read_config",
+    "score_rows",
+    "start_bundle",
+]

@@ -1,0 +1,127 @@
+"""What a fit is built from: the config's parts, wired."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
+from omegaconf import DictConfig
+
+from robust_fin.data.datamodule import BarDataModule
+from robust_fin.errors import ConfigError
+from robust_fin.training.engine import call_plan, compiled_calls
+from robust_fin.training.module import Forecaster
+from robust_fin.training.schedules import check_warmup
+from robust_fin.training.span_scores import SpanScores
+
+
+def planned_steps(config: DictConfig, data: BarDataModule) -> int:
+    """Optimizer steps the settings ask for; the schedule's `total`."""
+    if config.trainer.max_steps > 0:
+        return int(config.trainer.max_steps)
+    epochs = config.trainer.max_epochs
+    if epochs is None or epochs < 1:
+        raise ConfigError(
+            f"trainer.max_epochs={epochs} and trainer.max_steps={config.trainer.max_steps} set no "
+            "end; set one of them"
+        )
+    batches = batches_an_epoch(config, data)
+    return max(1, int(epochs) * math.ceil(batches / config.trainer.accumulate_grad_batches))
+
+
+def batches_an_epoch(config: DictConfig, data: BarDataModule) -> int:
+    """Batches of one pass over train, a process, as the Trainer limits them."""
+    batches, limit = data.steps_an_epoch(_world(config)), config.trainer.limit_train_batches
+    if isinstance(limit, float):
+        return int(batches * limit)
+    return batches if limit is None else min(batches, int(limit))
+
+
+def make_forecaster(config: DictConfig, data: BarDataModule) -> Forecaster:
+    """The LightningModule of one net."""
+    target = data.fitted.target
+    check_warmup(config.schedule.warmup)
+    schedule = partial(function_of(config.schedule), total=planned_steps(config, data))
+    features = len(data.features.names)
+    net = instantiate(config.model, features=features)
+    link, loss = function_of(config.link), function_of(config.loss)
+    calls = compiled_calls(config, net, features=features, link=link, loss=loss, schedule=schedule)
+    return Forecaster(
+        net,
+        link=link,
+        loss=loss,
+        optimizer=instantiate(config.optimizer),
+        schedule=schedule,
+        val=SpanScores(train_median=target.median, train_mean=target.mean),
+        calls=calls,
+        plan=call_plan(config, batches_an_epoch(config, data)) if calls else None,
+    )
+
+
+def function_of(settings: DictConfig) -> Callable[..., Any]:
+    """What a YAML with `_partial_: true` names, as a plain partial.
+
+    Hydra's own partial checks its policy at every call, which costs a tenth of a millisecond: as
+    much as the step of a small net. The target has passed that check when it was built.
+    """
+    part = instantiate(settings)
+    if not isinstance(part, partial):
+        raise ConfigError(f"{settings.get('_target_')} needs _partial_: true; it is called by step")
+    return partial(part.func, *part.args, **part.keywords)
+
+
+def make_trainer(
+    config: DictConfig,
+    folder: Path,
+    ours: Sequence[L.Callback],
+    *,
+    stage: str,
+    has_val: bool,
+    compiled: bool,
+    settings: Mapping[str, object],
+) -> L.Trainer:
+    """Lightning's Trainer with the callbacks and the logger of the config.
+
+    Args:
+        config: as composed.
+        folder: of the run.
+        ours: callbacks that every fit has; they come last.
+        stage: subfolder of the curves.
+        has_val: else nothing is validated, and callbacks that watch val are left out.
+        compiled: many steps a call, which draw their own learning rate.
+        settings: arguments of the Trainer that stand above the config's.
+    """
+    callbacks = [instantiate(one) for one in config.callbacks.values()]
+    if not has_val:
+        callbacks = [one for one in callbacks if not _needs_val(one)]
+    if compiled:
+        callbacks = [one for one in callbacks if not isinstance(one, LearningRateMonitor)]
+    if not config.trainer.enable_progress_bar:
+        callbacks = [one for one in callbacks if not isinstance(one, ProgressBar)]
+    logger = instantiate(config.logger, save_dir=folder, name="tensorboard", version=stage)
+    return instantiate(
+        config.trainer,
+        logger=logger,
+        callbacks=[*callbacks, *ours],
+        default_root_dir=folder,
+        **({} if has_val else {"limit_val_batches": 0}),
+        **settings,
+    )
+
+
+def step_limit(steps: int, *, an_epoch: int) -> dict[str, object]:
+    """Trainer arguments that end a fit after so many optimizer steps."""
+    return {"max_steps": steps, "max_epochs": math.ceil(steps / max(1, an_epoch))}
+
+
+def _needs_val(callback: L.Callback) -> bool:
+    return str(getattr(callback, "monitor", None) or "").startswith("val/")
+
+
+def _world(config: DictConfig) -> int:
+    devices = config.trainer.devices
+    return int(devices) * config.trainer.num_nodes if isinstance(devices, int) else 1
