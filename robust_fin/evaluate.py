@@ -13,7 +13,7 @@ from robust_fin.bundle import read_config
 from robust_fin.command import run_job
 from robust_fin.errors import BundleError, ConfigError
 from robust_fin.evaluation.console import compare_table, result_table, run_table, show
-from robust_fin.evaluation.significance import Significance, significance, verdict
+from robust_fin.evaluation.significance import Significance, judged_table, verdict
 
 
 def evaluate(run: Path) -> dict[str, Any]:
@@ -31,9 +31,7 @@ def evaluate(run: Path) -> dict[str, Any]:
 
 def judged(run: Path) -> Significance:
     """Intervals of the net on the test span, from the predictions table alone."""
-    predictions = pd.read_parquet(run / "predictions.parquet")
-    trivial = predictions.loc[predictions["model"] == "constant", "score"].iloc[0]
-    return significance(predictions[predictions["model"] == "net"], trivial=float(trivial))
+    return judged_table(pd.read_parquet(run / "predictions.parquet"))
 
 
 def read_metrics(run: Path) -> dict[str, Any]:

@@ -89,34 +89,61 @@ def excess_kurtosis(values: Float[np.ndarray, " rows"]) -> float:
     return float(np.mean(centred**4)) / variance**2 - 3.0 if variance > 0 else math.nan
 
 
+class Yardstick:
+    """What the forecasts of one span are held against; ranks and trivial losses are taken once.
+
+    Args:
+        target: the rank target in [0, 1].
+        outcome: the raw forward return, as a fraction.
+        train_median: the trivial forecast under Huber and absolute loss, in rank units; one a row
+            where rows are of several folds.
+        train_mean: the trivial forecast under squared loss, likewise.
+    """
+
+    def __init__(
+        self,
+        target: Float[np.ndarray, " rows"],
+        outcome: Float[np.ndarray, " rows"],
+        *,
+        train_median: float | Float[np.ndarray, " rows"],
+        train_mean: float | Float[np.ndarray, " rows"],
+    ) -> None:
+        """Measure the trivial forecasts."""
+        self.target, self._ranks = target, rankdata(outcome)
+        median, mean = (np.broadcast_to(one, target.shape) for one in (train_median, train_mean))
+        self._trivial = huber_loss(median, target)
+        self._trivial_squared = squared_loss(mean, target)
+        self._trivial_absolute = absolute_loss(median, target)
+
+    def figures(self, score: Float[np.ndarray, " rows"]) -> dict[str, float]:
+        """Every figure that is reported of a span.
+
+        Args:
+            score: the forecast after the link, in rank units.
+
+        Returns:
+            loss, loss_trivial, skill, skill_squared, mae, mae_trivial, rank_ic.
+        """
+        loss = huber_loss(score, self.target)
+        return {
+            "loss": loss,
+            "loss_trivial": self._trivial,
+            "skill": skill(loss, self._trivial),
+            "skill_squared": skill(squared_loss(score, self.target), self._trivial_squared),
+            "mae": absolute_loss(score, self.target),
+            "mae_trivial": self._trivial_absolute,
+            "rank_ic": math.nan if score.size < 2 else correlation(rankdata(score), self._ranks),
+        }
+
+
 def span_metrics(
     score: Float[np.ndarray, " rows"],
     target: Float[np.ndarray, " rows"],
     outcome: Float[np.ndarray, " rows"],
     *,
-    train_median: float,
-    train_mean: float,
+    train_median: float | Float[np.ndarray, " rows"],
+    train_mean: float | Float[np.ndarray, " rows"],
 ) -> dict[str, float]:
-    """Every figure of one span (val or test) that is reported.
-
-    Args:
-        score: the forecast after the link, in rank units.
-        target: the rank target in [0, 1].
-        outcome: the raw forward return, as a fraction.
-        train_median: the trivial forecast under Huber and absolute loss, in rank units.
-        train_mean: the trivial forecast under squared loss, in rank units.
-
-    Returns:
-        loss, loss_trivial, skill, skill_squared, mae, mae_trivial, rank_ic.
-    """
-    median, mean = np.full_like(target, train_median), np.full_like(target, train_mean)
-    loss, trivial = huber_loss(score, target), huber_loss(median, target)
-    return {
-        "loss": loss,
-        "loss_trivial": trivial,
-        "skill": skill(loss, trivial),
-        "skill_squared": skill(squared_loss(score, target), squared_loss(mean, target)),
-        "mae": absolute_loss(score, target),
-        "mae_trivial": absolute_loss(median, target),
-        "rank_ic": rank_ic(score, outcome),
-    }
+    """`Yardstick.figures` of one forecast."""
+    yardstick = Yardstick(target, outcome, train_median=train_median, train_mean=train_mean)
+    return yardstick.figures(score)

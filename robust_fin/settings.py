@@ -1,12 +1,23 @@
 """The schema of the training config: its keys and their types, so that a stray one is refused."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from robust_fin.errors import ConfigError
+
+
+@dataclass
+class PredictionSettings:
+    """The table of the test span.
+
+    Attributes:
+        members: of a population, how many keep their single scores.
+    """
+
+    members: int = MISSING
 
 
 @dataclass
@@ -19,6 +30,7 @@ class TrainSettings:
         batch_size: rows a training batch and process.
         score_batch_size: rows a validation batch.
         threads: of torch.
+        predictions: what is kept of them.
     """
 
     name: str = MISSING
@@ -26,6 +38,7 @@ class TrainSettings:
     batch_size: int = MISSING
     score_batch_size: int = MISSING
     threads: int = MISSING
+    predictions: PredictionSettings = field(default_factory=PredictionSettings)
     source: Any = MISSING
     cache: Any = MISSING
     features: Any = MISSING
@@ -38,6 +51,7 @@ class TrainSettings:
     optimizer: Any = MISSING
     schedule: Any = MISSING
     engine: Any = MISSING
+    population: Any = MISSING
     trainer: Any = MISSING
     checkpoint: Any = MISSING
     callbacks: Any = MISSING

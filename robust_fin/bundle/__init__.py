@@ -9,6 +9,7 @@ from robust_fin.bundle.folder import (
 )
 from robust_fin.bundle.nets import SCORE_BLOCK, Nets, score_rows
 from robust_fin.bundle.predictions import Forecast, MemberMean, mean_forecast, predictions_table
+from robust_fin.bundle.span_forecast import SpanForecast, spread
 
 __all__ = [
     "SCORE_BLOCK",
@@ -16,11 +17,13 @@ __all__ = [
     "Forecast",
     "MemberMean",
     "Nets",
+    "SpanForecast",
     "finish_bundle",
     "load_bundle",
     "mean_forecast",
     "predictions_table",
     "read_config",
     "score_rows",
+    "spread",
     "start_bundle",
 ]

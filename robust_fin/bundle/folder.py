@@ -101,7 +101,8 @@ def finish_bundle(
 ) -> None:
     """Write weights and fitted transforms."""
     folder = run / FOLDER
-    weights = nets.net.state_dict() if nets.stack is None else nets.stack
+    own = nets.net.state_dict()
+    weights = own if nets.stack is None else {name: nets.stack[name] for name in own}
     kept = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     save_tensors(kept, str(folder / "model.safetensors"))
     arrays = {f"features/{name}": value for name, value in transform.arrays().items()}

@@ -63,8 +63,12 @@ class EpochOrder:
 
     def permutation(self) -> Int[Tensor, " rows"]:
         """Row numbers of this epoch, in order."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return torch.randperm(self.rows, generator=generator)
+        return self.drawn(self.epoch)
+
+    def drawn(self, epoch: int, *, dtype: torch.dtype = torch.int64) -> Int[Tensor, " rows"]:
+        """Row numbers of an epoch, in order; the same whatever their dtype."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(self.rows, generator=generator, dtype=dtype)
 
     def begin(self) -> tuple[int, Int[Tensor, "steps batch"]]:
         """The step to start at, and the row numbers of every step of this epoch."""

@@ -99,10 +99,18 @@ class BarDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:  # noqa: ARG002
         """Put the spans that training touches on the device."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        self._train = (self.x("train").to(device), self._tensor("train").to(device))
+        x, target = self.train_tensors()
+        self._train = (x.to(device), target.to(device))
+        self._val = ScoredBatch(*(part.to(device) for part in self.val_tensors()))
+
+    def train_tensors(self) -> tuple[Float[Tensor, "rows features"], Float[Tensor, " rows"]]:
+        """Features and rank targets of train, float32, on the CPU."""
+        return self.x("train"), self._tensor("train")
+
+    def val_tensors(self) -> ScoredBatch:
+        """The val span, float32, on the CPU."""
         outcome = torch.from_numpy(self.outcome("val")).to(torch.float32)
-        span = ScoredBatch(self.x("val"), self._tensor("val"), outcome)
-        self._val = ScoredBatch(*(part.to(device) for part in span))
+        return ScoredBatch(self.x("val"), self._tensor("val"), outcome)
 
     def train_dataloader(self) -> TrainBatches | TrainCalls:
         """Shuffled batches of this process, or calls of many steps where `calls` is set."""

@@ -41,7 +41,11 @@ class Significance:
 
 
 def significance(
-    predictions: pd.DataFrame, *, trivial: float, draws: int = 2000, seed: int = 0
+    predictions: pd.DataFrame,
+    *,
+    trivial: float | Float[np.ndarray, " rows"],
+    draws: int = 2000,
+    seed: int = 0,
 ) -> Significance:
     """Skill and rank IC of one model, with intervals.
 
@@ -50,7 +54,8 @@ def significance(
 
     Args:
         predictions: rows of one model and span, with trading_date, score, target, outcome.
-        trivial: the constant forecast skill is measured against, in rank units.
+        trivial: the constant forecast skill is measured against, in rank units; one a row where
+            rows are of several folds.
         draws: bootstrap samples.
         seed: of the resampling.
 
@@ -65,6 +70,12 @@ def significance(
         _interval(_rank_ic(whole)[0], _rank_ic(drawn)),
         len(sums),
     )
+
+
+def judged_table(predictions: pd.DataFrame) -> Significance:
+    """Intervals of the net in a predictions table, skill against its constant, fold by fold."""
+    trivial = predictions.loc[predictions["model"] == "constant", "score"].to_numpy("float64")
+    return significance(predictions[predictions["model"] == "net"], trivial=trivial)
 
 
 def date_weights(
@@ -89,7 +100,9 @@ def date_weights(
     return np.bincount(flat, minlength=draws * dates).reshape(draws, dates).astype(np.float64)
 
 
-def _sums_by_date(predictions: pd.DataFrame, trivial: float) -> Float[np.ndarray, "dates 8"]:
+def _sums_by_date(
+    predictions: pd.DataFrame, trivial: float | Float[np.ndarray, " rows"]
+) -> Float[np.ndarray, "dates 8"]:
     score = predictions["score"].to_numpy(dtype=np.float64)
     target = predictions["target"].to_numpy(dtype=np.float64)
     x = rankdata(score) - (score.size + 1) / 2

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from robust_fin.data.batches import TrainCalls
+from robust_fin.data.population import TrainWindows
 from robust_fin.errors import Interrupted
 from robust_fin.training.stability import require_finite_weights
 
@@ -116,7 +117,7 @@ class LastCheckpoint(Checkpoint):
 def epoch_is_whole(trainer: L.Trainer) -> bool:
     """Whether every batch of the running epoch was trained on."""
     loader = trainer.train_dataloader
-    if isinstance(loader, TrainCalls):
+    if isinstance(loader, TrainCalls | TrainWindows):
         return loader.order.next_step >= loader.plan.steps
     done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
     return bool(done >= trainer.num_training_batches)

@@ -50,19 +50,57 @@ def compiled_calls(
         ConfigError: a setting of the Trainer that the compiled engine does not follow.
         UnsupportedStepError: the net cannot be traced as a pure function.
     """
+    if not wants_compiled(config):
+        return None
+    check_trainer(config, what=f"engine={_COMPILED}")
+    loop = compiled_loop(config, net, features=features, link=link, loss=loss)
+    return None if loop is None else StepCalls(loop, schedule=schedule, seed=config.seed)
+
+
+def wants_compiled(config: DictConfig) -> bool:
+    """Whether the config asks for the compiled engine.
+
+    Raises:
+        ConfigError: an engine of another name.
+    """
     name = config.engine.name
     if name not in (_PLAIN, _COMPILED):
         raise ConfigError(f"engine.name={name} is neither {_PLAIN} nor {_COMPILED}")
-    if name == _PLAIN:
-        return None
-    check_trainer(config)
+    return bool(name == _COMPILED)
+
+
+def step_settings(config: DictConfig) -> StepSettings:
+    """Clipping and AdamW's numbers of a step that is not Lightning's."""
     betas = tuple(config.optimizer.get("betas", (0.9, 0.999)))
-    settings = StepSettings(
+    return StepSettings(
         clip=config.trainer.gradient_clip_val,
         betas=(float(betas[0]), float(betas[1])),
         eps=float(config.optimizer.get("eps", 1e-8)),
-        matmul=config.engine.matmul,
+        matmul=config.engine.get("matmul", "auto"),
     )
+
+
+def compiled_loop(
+    config: DictConfig,
+    net: nn.Module,
+    *,
+    features: int,
+    link: Callable[[Tensor], Tensor],
+    loss: Callable[..., Tensor],
+    loss_takes_setting: bool = False,
+    own_dropout: bool = False,
+) -> StepLoop | None:
+    """The compiled steps of a net; None, with a warning, where there is no compiler.
+
+    Args:
+        config: as composed.
+        net: on the CPU.
+        features: inputs a row.
+        link: raw score -> forecast.
+        loss: (forecast, target) -> the objective, or with a setting as third argument.
+        loss_takes_setting: whether it has that.
+        own_dropout: whether each call is given a rate of dropout.
+    """
     try:
         loop = StepLoop(
             net.train(),
@@ -70,18 +108,24 @@ def compiled_calls(
             loss=loss,
             batch_size=config.batch_size,
             features=features,
-            settings=settings,
+            settings=step_settings(config),
+            loss_takes_setting=loss_takes_setting,
+            own_dropout=own_dropout,
         )
     except NoCompilerError as error:
         log.warning("%s; the plain engine trains, slower and with the same numbers", error)
         return None
     if not loop.cached:
         log.info("compiling, once: %.1f s", loop.compile_seconds)
-    return StepCalls(loop, schedule=schedule, seed=config.seed)
+    return loop
 
 
-def check_trainer(config: DictConfig) -> None:
-    """Refuse what the compiled engine would ignore.
+def check_trainer(config: DictConfig, *, what: str) -> None:
+    """Refuse what steps that are not Lightning's would ignore.
+
+    Args:
+        config: as composed.
+        what: that takes those steps, for the message.
 
     Raises:
         ConfigError: names the key and the values it may have.
@@ -90,13 +134,18 @@ def check_trainer(config: DictConfig) -> None:
         value = config.trainer[key]
         if value not in allowed:
             raise ConfigError(
-                f"trainer.{key}={value} is not for engine=compiled, which knows "
-                f"{' or '.join(map(str, allowed))}. Use engine=plain"
+                f"trainer.{key}={value} is not for {what}, which knows "
+                f"{' or '.join(map(str, allowed))}. Use engine=plain and one net"
             )
 
 
-def call_plan(config: DictConfig, steps: int) -> CallPlan:
+def call_plan(config: DictConfig, steps: int, *, steps_per_call: int) -> CallPlan:
     """Cut an epoch of `steps` steps so that a call ends where a validation is due.
+
+    Args:
+        config: as composed.
+        steps: optimizer steps an epoch.
+        steps_per_call: of a call that no validation cuts short.
 
     Raises:
         ConfigError: trainer.val_check_interval is longer than an epoch.
@@ -109,9 +158,9 @@ def call_plan(config: DictConfig, steps: int) -> CallPlan:
             f"trainer.val_check_interval={asked} is longer than an epoch of {steps} steps, which "
             "engine=compiled does not know. Lower it, or use engine=plain"
         )
-    if config.engine.steps_per_call < 1:
-        raise ConfigError(f"engine.steps_per_call={config.engine.steps_per_call} must be above 0")
-    return CallPlan(int(config.engine.steps_per_call), steps, every)
+    if steps_per_call < 1:
+        raise ConfigError(f"steps_per_call={steps_per_call} must be above 0")
+    return CallPlan(int(steps_per_call), steps, every)
 
 
 def trainer_settings(config: DictConfig, plan: CallPlan) -> dict[str, object]:

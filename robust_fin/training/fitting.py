@@ -5,6 +5,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -37,6 +38,7 @@ class FitSummary:
         seconds: wall time, of the last session where a fit was resumed.
         steps_per_second: of that session.
         objective: mean of the training objective over the last epoch; NaN before its first step.
+        member_steps: of a population, optimizer steps of all members together.
     """
 
     steps: int
@@ -44,10 +46,26 @@ class FitSummary:
     seconds: float
     steps_per_second: float
     objective: float
+    member_steps: int = 0
 
     def as_dict(self) -> dict[str, float]:
         """For JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFate:
+    """What became of one member.
+
+    Attributes:
+        settings: seed, learning rate and whatever else was its own.
+        chosen_step: its optimizer steps up to the weights that count.
+        frozen_at: its optimizer steps up to the one that was not finite; None where none was.
+    """
+
+    settings: dict[str, Any]
+    chosen_step: int
+    frozen_at: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +74,7 @@ class Fit:
 
     nets: Nets
     summary: FitSummary
+    members: tuple[MemberFate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +86,14 @@ class FitPlan:
         stage: "" for the fit that choices are made on, "refit" for the one on train + val.
         max_steps: stop after so many optimizer steps; None leaves it to the Trainer's settings.
         resume: go on from the stage's last.ckpt where there is one.
+        member_steps: of a population, optimizer steps after which each member stops.
     """
 
     folder: Path
     stage: str
     max_steps: int | None
     resume: bool
+    member_steps: tuple[int, ...] | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -118,7 +139,7 @@ def fit(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Fit:
         compiled=data.calls is not None,
         settings=_limits(config, data, plan),
     )
-    began, first = time.perf_counter(), _steps_in(plan.resume_path)
+    began, first = time.perf_counter(), steps_in(plan.resume_path)
     trainer.fit(module, data, ckpt_path=plan.resume_path, weights_only=True)
     seconds = time.perf_counter() - began
     chosen_step = _load_best(module, best) or trainer.global_step
@@ -143,7 +164,8 @@ def _limits(config: DictConfig, data: BarDataModule, plan: FitPlan) -> dict[str,
     return settings
 
 
-def _steps_in(checkpoint: Path | None) -> int:
+def steps_in(checkpoint: Path | None) -> int:
+    """Optimizer steps done up to a checkpoint."""
     if checkpoint is None:
         return 0
     return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])

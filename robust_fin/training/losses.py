@@ -11,11 +11,20 @@ from torch.nn import functional as F
 
 
 def huber(
-    score: Float[Tensor, " batch"], target: Float[Tensor, " batch"], *, delta: float
+    score: Float[Tensor, " batch"],
+    target: Float[Tensor, " batch"],
+    *,
+    delta: float | Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """Mean Huber loss: 0.5 e^2 up to `delta`, in rank units, then delta (|e| - 0.5 delta)."""
+    """Mean Huber loss: 0.5 e^2 up to `delta`, in rank units, then delta (|e| - 0.5 delta).
+
+    `delta` may be a tensor, so that one compiled step serves members with different ones.
+    """
     _same_shape(score, target)
-    return F.huber_loss(score, target, delta=delta)
+    if not isinstance(delta, Tensor):
+        return F.huber_loss(score, target, delta=delta)
+    size = (score - target).abs()
+    return torch.where(size <= delta, 0.5 * size * size, delta * (size - 0.5 * delta)).mean()
 
 
 def squared(score: Float[Tensor, " batch"], target: Float[Tensor, " batch"]) -> Float[Tensor, ""]:

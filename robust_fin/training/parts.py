@@ -21,6 +21,16 @@ from robust_fin.training.span_scores import SpanScores
 
 def planned_steps(config: DictConfig, data: BarDataModule) -> int:
     """Optimizer steps the settings ask for; the schedule's `total`."""
+    batches = batches_an_epoch(config, data)
+    return steps_in_all(config, math.ceil(batches / config.trainer.accumulate_grad_batches))
+
+
+def steps_in_all(config: DictConfig, an_epoch: int) -> int:
+    """Optimizer steps the settings ask for, at so many an epoch.
+
+    Raises:
+        ConfigError: neither epochs nor steps are limited.
+    """
     if config.trainer.max_steps > 0:
         return int(config.trainer.max_steps)
     epochs = config.trainer.max_epochs
@@ -29,13 +39,17 @@ def planned_steps(config: DictConfig, data: BarDataModule) -> int:
             f"trainer.max_epochs={epochs} and trainer.max_steps={config.trainer.max_steps} set no "
             "end; set one of them"
         )
-    batches = batches_an_epoch(config, data)
-    return max(1, int(epochs) * math.ceil(batches / config.trainer.accumulate_grad_batches))
+    return max(1, int(epochs) * an_epoch)
 
 
 def batches_an_epoch(config: DictConfig, data: BarDataModule) -> int:
     """Batches of one pass over train, a process, as the Trainer limits them."""
-    batches, limit = data.steps_an_epoch(_world(config)), config.trainer.limit_train_batches
+    return limited(config, data.steps_an_epoch(_world(config)))
+
+
+def limited(config: DictConfig, batches: int) -> int:
+    """So many batches, as trainer.limit_train_batches cuts them."""
+    limit = config.trainer.limit_train_batches
     if isinstance(limit, float):
         return int(batches * limit)
     return batches if limit is None else min(batches, int(limit))
@@ -50,6 +64,10 @@ def make_forecaster(config: DictConfig, data: BarDataModule) -> Forecaster:
     net = instantiate(config.model, features=features)
     link, loss = function_of(config.link), function_of(config.loss)
     calls = compiled_calls(config, net, features=features, link=link, loss=loss, schedule=schedule)
+    plan = None
+    if calls is not None:
+        steps = batches_an_epoch(config, data)
+        plan = call_plan(config, steps, steps_per_call=config.engine.steps_per_call)
     return Forecaster(
         net,
         link=link,
@@ -58,7 +76,7 @@ def make_forecaster(config: DictConfig, data: BarDataModule) -> Forecaster:
         schedule=schedule,
         val=SpanScores(train_median=target.median, train_mean=target.mean),
         calls=calls,
-        plan=call_plan(config, batches_an_epoch(config, data)) if calls else None,
+        plan=plan,
     )
 
 

@@ -1,6 +1,6 @@
 """What a training step reads and writes of one net, as flat vectors."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -59,6 +59,20 @@ def _only(trained: list[Tensor]) -> torch.dtype:
     if trained[0].device.type != "cpu":
         raise UnsupportedStepError(f"its parameters are on {trained[0].device}, not on the CPU")
     return trained[0].dtype
+
+
+@runtime_checkable
+class LoopState(Protocol):
+    """What `StepLoop.run` changes in place; flat vectors, a flag, and the count of steps."""
+
+    alive: Float[Tensor, "1"]
+    constants: tuple[Tensor, ...]
+    count: int
+
+    @property
+    def vectors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Parameters, both moments, and whether the state is alive."""
+        ...
 
 
 class StepState:

@@ -7,7 +7,7 @@ loop into one shared library (`loop_source`, `loop_library`). Python is left onc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
 from robust_fin.errors import ConfigError
+from robust_fin.training.adamw_step import adamw, step_scalars
 from robust_fin.training.hashed_dropout import HashedDropout, step_keys
 from robust_fin.training.loop_library import LoopLibrary
 from robust_fin.training.loop_trace import LoopInputs, trace_step
 from robust_fin.training.step_check import check_step
-from robust_fin.training.step_state import Layout, StepState
+from robust_fin.training.step_state import Layout, LoopState, StepState
 
-__all__ = ["StepLoop", "StepResult", "StepSettings", "StepState"]
+__all__ = ["OneStep", "StepLoop", "StepResult", "StepSettings", "StepState"]
 
 MATMULS = ("auto", "rows", "extern")
 EXTERN_FROM = 3e5  # batch times parameters from which the library's products are faster
@@ -64,6 +65,11 @@ class StepSettings:
         if self.matmul not in MATMULS:
             raise ConfigError(f"matmul={self.matmul!r} is none of {', '.join(MATMULS)}")
 
+    @property
+    def adamw(self) -> dict[str, Any]:
+        """What `adamw` takes of them."""
+        return {"betas": self.betas, "eps": self.eps}
+
     def products(self, *, batch_size: int, parameters: int) -> str:
         """`rows` or `extern`."""
         if self.matmul != "auto":
@@ -72,8 +78,18 @@ class StepSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
-    """One optimizer step as a function of tensors; what `trace_step` traces."""
+class OneStep:
+    """One optimizer step as a function of tensors; what `trace_step` traces.
+
+    Attributes:
+        net: (batch, features) -> (batch,), raw scores.
+        layout: of its flat parameters.
+        link: raw score -> forecast.
+        loss: (forecast, target) -> the objective, or (forecast, target, setting) -> it.
+        settings: clipping and AdamW's numbers.
+        loss_takes_setting: whether the loss has a third argument.
+        own_dropout: whether the rate of dropout is an input.
+    """
 
     net: nn.Module
     layout: Layout
@@ -95,7 +111,7 @@ class _Step:
             gradient = gradient * (self.settings.clip / (norm + 1e-6)).clamp(max=1.0)
         alive = alive * (torch.isfinite(loss) & torch.isfinite(norm))
         old = (parameters, exp_avg, exp_avg_sq)
-        new = adamw(*old, gradient, inputs.moving[0], self.settings)
+        new = adamw(*old, gradient, inputs.moving[0], **self.settings.adamw)
         state = (torch.where(alive > 0, a, b) for a, b in zip(new, old, strict=True))
         return (*state, alive), (loss, norm)
 
@@ -117,59 +133,6 @@ class _Step:
             check_step(
                 self.net, x, objective=lambda score: self.loss(self.link(score), target, *setting)
             )
-
-
-def adamw(
-    parameters: Float[Tensor, " size"],
-    exp_avg: Float[Tensor, " size"],
-    exp_avg_sq: Float[Tensor, " size"],
-    gradient: Float[Tensor, " size"],
-    scalars: Float[Tensor, "3"],
-    settings: StepSettings,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of torch.optim.AdamW: parameters and moments after it.
-
-    Args:
-        parameters: flat.
-        exp_avg: first moment.
-        exp_avg_sq: second moment.
-        gradient: after clipping.
-        scalars: a row of `step_scalars`.
-        settings: betas and eps.
-
-    Source: Loshchilov and Hutter (2019), arXiv:1711.05101.
-    """
-    first, second = settings.betas
-    exp_avg = exp_avg + (gradient - exp_avg) * (1 - first)
-    exp_avg_sq = exp_avg_sq * second + gradient * gradient * (1 - second)
-    size, decay, correction = scalars.unbind()
-    move = size * (exp_avg / (exp_avg_sq.sqrt() / correction + settings.eps))
-    return parameters * decay - move, exp_avg, exp_avg_sq
-
-
-def step_scalars(
-    lr: Float[Tensor, " steps"],
-    *,
-    first_step: int,
-    weight_decay: float,
-    betas: tuple[float, float],
-) -> Float[Tensor, "steps 3"]:
-    """AdamW's numbers of each step, in float64 as torch.optim computes them.
-
-    Args:
-        lr: learning rate of each step.
-        first_step: optimizer steps done before.
-        weight_decay: a step's, times the learning rate.
-        betas: AdamW's.
-
-    Returns:
-        lr over the first bias correction; the factor of the decay; the root of the second bias
-        correction.
-    """
-    lr = lr.double()
-    step = torch.arange(first_step + 1, first_step + 1 + len(lr), dtype=torch.float64)
-    first, second = 1 - betas[0] ** step, (1 - betas[1] ** step).sqrt()
-    return torch.stack([lr / first, 1 - lr * weight_decay, second], dim=1)
 
 
 class StepLoop:
@@ -214,7 +177,7 @@ class StepLoop:
         state = StepState(net)
         self._settings, self._layout = settings, Layout(net)
         self._options = (loss_takes_setting, own_dropout)
-        step = _Step(net, self._layout, link, loss, settings, *self._options)
+        step = OneStep(net, self._layout, link, loss, settings, *self._options)
         inputs = self._example(state, batch_size=batch_size, features=features)
         step.check(inputs)
         products = settings.products(batch_size=batch_size, parameters=self._layout.size)
@@ -224,7 +187,7 @@ class StepLoop:
 
     def run(
         self,
-        state: StepState,
+        state: LoopState,
         *,
         x: Float[Tensor, "rows features"],
         target: Float[Tensor, " rows"],
@@ -257,12 +220,12 @@ class StepLoop:
         fixed = (*self._optional(loss_setting, dropout), *state.constants)
         inputs = LoopInputs(state.vectors, moving, (x, target), fixed)
         loss, norm = self._library.run(inputs, rows=rows)
-        first_bad = None if bool(state.alive) else _first_bad(loss, norm)
-        state.count += len(rows) if first_bad is None else first_bad
-        return StepResult(loss, norm, first_bad)
+        bad = None if bool(state.alive) else first_bad(loss, norm)
+        state.count += len(rows) if bad is None else bad
+        return StepResult(loss, norm, bad)
 
     def _moving(
-        self, state: StepState, lr: Tensor, *, weight_decay: float, seed: int
+        self, state: LoopState, lr: Tensor, *, weight_decay: float, seed: int
     ) -> tuple[Tensor, Tensor]:
         scalars = step_scalars(
             lr, first_step=state.count, weight_decay=weight_decay, betas=self._settings.betas
@@ -291,6 +254,6 @@ class StepLoop:
         )
 
 
-def _first_bad(loss: Float[Tensor, " steps"], norm: Float[Tensor, " steps"]) -> int:
+def first_bad(loss: Float[Tensor, " steps"], norm: Float[Tensor, " steps"]) -> int:
     """First step that is not finite; 0 where none is, as the state came in frozen."""
     return int((~(loss.isfinite() & norm.isfinite())).int().argmax())

@@ -12,7 +12,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # from the top down; rooms of one line never import each other
 FLOORS = (
     {"train", "predict", "evaluate", "replay", "doctor", "leakcheck", "select"},
-    {"command", "settings"},
+    {"command", "settings", "results"},
     {"evaluation", "trading", "serving", "training"},
     {"bundle"},
     {"data", "models"},

@@ -1,0 +1,68 @@
+"""Curves of a population: the mean over members, and the band that holds 95 % of them."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from robust_fin.training.steps import StepResult
+
+BAND = ("mean", "low", "high")
+_CHARTS = {
+    "training objective": "members/train/objective",
+    "skill on val": "members/val/skill",
+    "rank IC on val": "members/val/rank_ic",
+}
+
+
+class MemberCurves:
+    """Draws the points of the training curves that fall due within a window."""
+
+    def lay_out(self, loggers: Iterable[Logger]) -> None:
+        """Tell TensorBoard's custom scalars which curves are the edges of a band."""
+        charts = {
+            name: ["Margin", [f"{tag}_{part}" for part in BAND]] for name, tag in _CHARTS.items()
+        }
+        for logger in loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_custom_scalars({"members": charts})
+
+    def draw(
+        self,
+        loggers: Sequence[Logger],
+        results: Sequence[StepResult],
+        *,
+        first: int,
+        count: int,
+        every: int,
+    ) -> None:
+        """Draw a window.
+
+        Args:
+            loggers: of the Trainer.
+            results: of the members that took all their steps.
+            first: optimizer steps done before the window, on the scale of the largest data set.
+            count: steps of the window on that scale.
+            every: steps between two points.
+        """
+        if not results or not loggers:
+            return
+        for at in range((-first - 1) % every, count, every):
+            point = _point(results, at / count)
+            for logger in loggers:
+                logger.log_metrics(point, step=first + at)
+
+
+def _point(results: Sequence[StepResult], share: float) -> dict[str, float]:
+    """Mean and band at a share of the window."""
+    places = [min(int(share * len(one.loss)), len(one.loss) - 1) for one in results]
+    loss = torch.stack([one.loss[at] for one, at in zip(results, places, strict=True)]).double()
+    norm = torch.stack([one.gradient_norm[at] for one, at in zip(results, places, strict=True)])
+    edges = torch.quantile(loss, torch.tensor([0.025, 0.975], dtype=loss.dtype))
+    values = (loss.mean(), edges[0], edges[1])
+    band = {f"members/train/objective_{k}": float(v) for k, v in zip(BAND, values, strict=True)}
+    return band | {
+        "train/objective": float(loss.mean()),
+        "train/gradient_norm": float(norm.mean()),
+        "members/train/gradient_norm_max": float(norm.max()),
+    }

@@ -1,0 +1,151 @@
+"""Weights and AdamW moments of all members, as rows of a few tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from robust_fin.training.step_state import Layout
+
+NEVER = -1  # of `frozen_at`
+LEAST = torch.finfo(torch.float64).min  # of `best_value`, before there is one
+
+
+@dataclass(slots=True)
+class MemberState:
+    """One member's rows; what `StepLoop.run` changes in place.
+
+    Attributes:
+        parameters: flat, a view.
+        exp_avg: flat, AdamW's first moment, a view.
+        exp_avg_sq: flat, AdamW's second moment, a view.
+        alive: 1, or 0 since a loss or gradient was not finite; a view.
+        constants: buffers and frozen parameters.
+        count: optimizer steps done.
+    """
+
+    parameters: Float[Tensor, " size"]
+    exp_avg: Float[Tensor, " size"]
+    exp_avg_sq: Float[Tensor, " size"]
+    alive: Float[Tensor, "1"]
+    constants: tuple[Tensor, ...]
+    count: int
+
+    @property
+    def vectors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What a step carries on to the next."""
+        return self.parameters, self.exp_avg, self.exp_avg_sq, self.alive
+
+    def copied(self) -> "MemberState":
+        """The same state in memory of its own."""
+        parameters, exp_avg, exp_avg_sq, alive = (one.clone() for one in self.vectors)
+        return MemberState(parameters, exp_avg, exp_avg_sq, alive, self.constants, self.count)
+
+
+class MemberStates(nn.Module):
+    """The states of E members; its buffers are the population's part of a checkpoint.
+
+    Args:
+        nets: one a member, of one architecture; an iterable, so that they need not all be held.
+
+    Attributes:
+        weights: flat parameters.
+        best: those with the best figure on val so far, and the last ones where there is none.
+        best_value: that figure.
+        best_count: optimizer steps up to it.
+        frozen_at: optimizer steps up to the one that was not finite, or NEVER.
+    """
+
+    weights: Float[Tensor, "members size"]
+    exp_avg: Float[Tensor, "members size"]
+    exp_avg_sq: Float[Tensor, "members size"]
+    alive: Float[Tensor, "members 1"]
+    count: Tensor
+    best: Float[Tensor, "members size"]
+    best_value: Tensor
+    best_count: Tensor
+    frozen_at: Tensor
+
+    def __init__(self, nets: Sequence[nn.Module]) -> None:
+        """Take every net's parameters; moments start at zero."""
+        super().__init__()
+        self.layout = Layout(nets[0])
+        flat = torch.stack([self._flat(net) for net in nets])
+        members = len(nets)
+        whole = torch.zeros(members, dtype=torch.int64)
+        for name, value in {
+            "weights": flat,
+            "exp_avg": torch.zeros_like(flat),
+            "exp_avg_sq": torch.zeros_like(flat),
+            "alive": torch.ones(members, 1, dtype=flat.dtype),
+            "count": whole,
+            "best": flat.clone(),
+            "best_value": torch.full((members,), LEAST, dtype=torch.float64),
+            "best_count": whole.clone(),
+            "frozen_at": torch.full_like(whole, NEVER),
+        }.items():
+            self.register_buffer(name, value)
+        constants = zip(*(self.layout.constants_of(net) for net in nets), strict=True)
+        self._constants = [f"constant_{place}" for place in range(len(self.layout.constants))]
+        for name, values in zip(self._constants, constants, strict=True):
+            self.register_buffer(name, torch.stack(list(values)))
+
+    def __len__(self) -> int:
+        """Members."""
+        return len(self.weights)
+
+    def state(self, member: int) -> MemberState:
+        """Views of one member's rows, and its count of steps."""
+        return MemberState(
+            self.weights[member],
+            self.exp_avg[member],
+            self.exp_avg_sq[member],
+            self.alive[member],
+            tuple(getattr(self, name)[member] for name in self._constants),
+            int(self.count[member]),
+        )
+
+    def living(self) -> Bool[Tensor, " members"]:
+        """Members that no step has frozen."""
+        return self.alive[:, 0] > 0
+
+    @torch.no_grad()
+    def keep_better(self, member: int, value: float) -> None:
+        """Remember a member's weights where its figure on val is the best so far.
+
+        Args:
+            member: its number.
+            value: larger is better; NaN never is.
+        """
+        if value > float(self.best_value[member]):
+            self.best_value[member] = value
+            self.best[member] = self.weights[member]
+            self.best_count[member] = self.count[member]
+
+    @torch.no_grad()
+    def choose_last(self) -> None:
+        """Where there is no val span the last weights count."""
+        self.best.copy_(self.weights)
+        self.best_count.copy_(self.count)
+
+    def stack(
+        self, flat: Float[Tensor, "members size"], members: Sequence[int]
+    ) -> dict[str, Float[Tensor, "kept ..."]]:
+        """The state dicts of some members, with a leading axis of members.
+
+        Args:
+            flat: `weights` or `best`.
+            members: their numbers.
+        """
+        rows = torch.tensor(list(members), dtype=torch.int64)
+        chosen = flat[rows]
+        parts = [self.layout.unflatten(one) for one in chosen]
+        names = [*self.layout.names, *self.layout.constants]
+        values = [torch.stack(list(one)) for one in zip(*parts, strict=True)]
+        values += [getattr(self, name)[rows] for name in self._constants]
+        return dict(zip(names, values, strict=True))
+
+    def _flat(self, net: nn.Module) -> Float[Tensor, " size"]:
+        return torch.cat([one.detach().reshape(-1) for one in self.layout.trained(net)])
