@@ -1,12 +1,13 @@
 """How many optimizer steps a second each path makes, in one run.
 
-python benchmarks/training_speed.py [--batch 16] [--quick] [--json FILE]
+python benchmarks/training_speed.py [--batch 16] [--workers 1] [--quick] [--json FILE]
 
 The net is the study's (299 parameters, dropout 0.1, Huber, clip 1.0, AdamW, warmup). `stock` is
 Lightning's Trainer with DataLoader(TensorDataset), the way most people start; `bare` is a PyTorch
 loop with tensor slices and fused AdamW; `plain` and `compiled` are the engines of this project,
-inside the Trainer, with its callbacks, checkpoints and TensorBoard logger on. Ratios are to
-`stock`. Compiling is not in the figures; its seconds stand apart.
+inside the Trainer, with its callbacks, checkpoints and TensorBoard logger on, and so is
+`population_E`: an epoch of E members, each with rows in an order of its own, in member-steps a
+second. Ratios are to `stock`. Compiling is not in the figures; its seconds stand apart.
 """
 
 import argparse
@@ -33,7 +34,9 @@ from robust_fin.models.residual_mlp import ResidualMLP
 from robust_fin.settings import register_schema
 from robust_fin.train import load_data, quiet
 from robust_fin.training.fitting import FitPlan, fit
+from robust_fin.training.member_fit import fit_population
 
+MEMBERS = (32, 256, 1024)
 LIMIT = 379_000  # steps/s of hand-written C++ of this net at batch 16, quoted from another machine
 
 
@@ -129,7 +132,23 @@ def engine(data: BarDataModule, batch: int, steps: int, name: str) -> tuple[floa
         return done.summary.steps_per_second, time.perf_counter() - began - done.summary.seconds
 
 
-def measure(batch: int, quick: bool) -> list[dict[str, Any]]:
+def population(batch: int, members: int, rows: int, workers: int) -> tuple[float, float]:
+    """Member-steps a second of one epoch inside the Trainer, and seconds of the set-up."""
+    config = settings(
+        batch, f"population.members={members}", f"population.workers={workers}",
+        "trainer.max_epochs=1", "trainer.enable_progress_bar=false",
+        f"source.synthetic.rows={rows}",
+    )  # fmt: skip
+    data = load_data(config)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        plan = FitPlan(Path(folder), stage="", max_steps=None, resume=False)
+        (done,) = fit_population(config, [data], plan)
+        seconds = done.summary.seconds
+        return done.summary.member_steps / seconds, time.perf_counter() - began - seconds
+
+
+def measure(batch: int, quick: bool, workers: int) -> list[dict[str, Any]]:
     """One row a path."""
     few, many = (1000, 60_000) if quick else (5000, 600_000)
     if batch > 100:
@@ -142,6 +161,10 @@ def measure(batch: int, quick: bool) -> list[dict[str, Any]]:
     ]
     for name, steps in (("plain", few), ("compiled", many)):
         found.append((name, *engine(data, batch, steps, name)))
+    rows = 30_000 if quick else 100_000
+    for members in MEMBERS if batch <= 100 else MEMBERS[:1]:
+        name = f"population_{members}"
+        found.append((name, *population(batch, members, rows, workers)))
     return [
         {
             "path": path,
@@ -160,14 +183,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, nargs="+", default=[16, 1024])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--workers", type=int, default=1, help="threads of a population")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     quiet()
     logging.getLogger("lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    rows = [row for batch in given.batch for row in measure(batch, given.quick)]
-    table = Table(title="optimizer steps a second, one thread", title_justify="left")
+    rows = [row for batch in given.batch for row in measure(batch, given.quick, given.workers)]
+    table = Table(title="optimizer steps a second", title_justify="left")
     for name in ("batch", "path", "steps/s", "x stock", "of hand-written C++", "set-up, s"):
         table.add_column(name, justify="right")
     for row in rows:

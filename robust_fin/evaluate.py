@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig
 from robust_fin.bundle import read_config
 from robust_fin.command import run_job
 from robust_fin.errors import BundleError, ConfigError
-from robust_fin.evaluation.console import compare_table, result_table, run_table, show
+from robust_fin.evaluation.console import compare_table, metric_tables, show
 from robust_fin.evaluation.significance import Significance, judged_table, verdict
 
 
@@ -24,7 +24,7 @@ def evaluate(run: Path) -> dict[str, Any]:
     """
     metrics = read_metrics(run)
     config = read_config(run)
-    show(result_table(metrics, title=f"{config.name}, {run.name}"), run_table(metrics))
+    show(*metric_tables(metrics, title=f"{config.name}, {run.name}"))
     show(verdict(judged(run)))
     return metrics
 

@@ -14,7 +14,8 @@ Figure = float | int | None
 _SPAN_ROWS = ("loss", "loss_trivial", "skill", "skill_squared", "mae", "mae_trivial", "rank_ic")
 _RUN_ROWS = (
     "parameters", "rows", "train_rows", "val_rows", "test_rows", "steps", "steps_per_second",
-    "fit_seconds", "nonfinite_steps", "seed", "train/objective",
+    "member_steps", "member_steps_per_second", "fit_seconds", "nonfinite_steps", "seed",
+    "train/objective",
 )  # fmt: skip
 
 
@@ -35,6 +36,12 @@ def target_table(outcome: Float[np.ndarray, " rows"], target: Float[np.ndarray, 
     return table
 
 
+def metric_tables(metrics: Mapping[str, Figure], *, title: str) -> list[Table]:
+    """Everything that metrics.json says of a run."""
+    members = [member_table(metrics)] if "members_frozen" in metrics else []
+    return [result_table(metrics, title=title), *members, run_table(metrics)]
+
+
 def result_table(metrics: Mapping[str, Figure], *, title: str) -> Table:
     """The net beside its baselines, span by span."""
     baselines = sorted({key.split("/")[1] for key in metrics if key.startswith("baseline/")})
@@ -52,8 +59,24 @@ def result_table(metrics: Mapping[str, Figure], *, title: str) -> Table:
 def run_table(metrics: Mapping[str, Figure]) -> Table:
     """What was trained, and how fast."""
     table = Table(show_header=False)
-    for row in _RUN_ROWS:
+    for row in (name for name in _RUN_ROWS if name in metrics):
         table.add_row(row, _text(row, metrics.get(row)))
+    return table
+
+
+def member_table(metrics: Mapping[str, Figure]) -> Table:
+    """Mean, spread and 95 % interval over the members of a population, span by span."""
+    frozen = metrics.get("members_frozen") or 0
+    title = f"{metrics['members']} members, {frozen} frozen"
+    table = Table(title=title, title_justify="left")
+    for column in ("", "mean", "std", "2.5 %", "97.5 %"):
+        table.add_column(column, justify="right" if column else "left")
+    for span in ("val", "test"):
+        for row in ("loss", "skill", "skill_squared", "mae", "rank_ic"):
+            name = f"members/{span}/{row}"
+            if f"{name}_mean" in metrics:
+                parts = (metrics[f"{name}_{part}"] for part in ("mean", "std", "low", "high"))
+                table.add_row(f"{row}, {span}", *(_text(row, part) for part in parts))
     return table
 
 

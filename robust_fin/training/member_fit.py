@@ -25,7 +25,12 @@ from robust_fin.training.engine import (
 )
 from robust_fin.training.fitting import Fit, FitPlan, FitSummary, MemberFate, steps_in
 from robust_fin.training.member_states import NEVER, MemberStates
-from robust_fin.training.member_steps import LoopedMembers, MemberEngine, StackedMembers
+from robust_fin.training.member_steps import (
+    AUTO,
+    LoopedMembers,
+    MemberEngine,
+    StackedMembers,
+)
 from robust_fin.training.member_work import MemberPace
 from robust_fin.training.members import Member, check_lists, members_of
 from robust_fin.training.parts import (
@@ -131,6 +136,7 @@ def member_engine(
     config: DictConfig, net: nn.Module, *, features: int, link: Callable[[Tensor], Tensor]
 ) -> MemberEngine:
     """The compiled loop where it is asked for and can be had, else stacked steps."""
+    asked = _block(config)
     own_delta, own_dropout = (config.population[k] is not None for k in ("delta", "dropout"))
     loss = function_of(config.loss)
     objective = _with_delta(loss) if own_delta else loss
@@ -146,9 +152,9 @@ def member_engine(
             own_dropout=own_dropout,
         )
         if loop is not None:
-            return LoopedMembers(loop)
+            return LoopedMembers(loop, block=asked or 1)
     step = OneStep(net, Layout(net), link, objective, step_settings(config), own_delta, own_dropout)
-    return StackedMembers(step, block=config.population.block)
+    return StackedMembers(step, block=asked or AUTO)
 
 
 def make_pace(
@@ -189,6 +195,13 @@ def _with_delta(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor, Tensor
         return loss(score, target, delta=delta)
 
     return objective
+
+
+def _block(config: DictConfig) -> int | str | None:
+    block = config.population.block
+    if block is not None and block != AUTO and not (isinstance(block, int) and block >= 1):
+        raise ConfigError(f"population.block={block} must be a whole number above 0, auto or null")
+    return block
 
 
 def _workers(config: DictConfig) -> int:

@@ -1,12 +1,13 @@
-"""The steps of members: one after the other through the compiled loop, or stacked by vmap.
+"""The steps of members: through the compiled loop, or stacked by vmap.
 
-Both do the same arithmetic, which is `steps.OneStep`. The compiled loop visits one member for
-many steps, because a small net's state then stays in the first-level cache and the member is bit
-for bit the single run; stacked steps need no compiler and take a block of members at once.
+Both do the same arithmetic, which is `steps.OneStep`. The compiled loop visits one member after
+the other for many steps each: a small net's state then stays in the first-level cache, and the
+member is bit for bit the single run. A block of members in one loop is a quarter faster at a few
+hundred parameters (benchmarks/population_block.py). Stacked steps need no compiler.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -16,11 +17,13 @@ from torch.func import vmap
 
 from robust_fin.training.adamw_step import step_scalars
 from robust_fin.training.hashed_dropout import step_keys
-from robust_fin.training.loop_trace import LoopInputs
+from robust_fin.training.loop_library import LoopLibrary
+from robust_fin.training.loop_trace import LoopInputs, trace_step
 from robust_fin.training.member_states import MemberState
 from robust_fin.training.steps import OneStep, StepLoop, StepResult, first_bad
 
-_TRIAL_STEPS, _TRIAL_BLOCKS = 3, (16, 64, 256)
+AUTO = "auto"
+_STACKED_TRIALS, _LOOPED_TRIALS = (16, 64, 256), (1, 8, 32)
 
 
 class MemberWork(NamedTuple):
@@ -45,109 +48,193 @@ class MemberEngine(Protocol):
 
     block: int
 
+    def settle(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> None:
+        """Choose the block by a short measurement where none was given; before threads share it."""
+        ...
+
     def run(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> list[StepResult]:
-        """Take every member's steps; its state is changed in place."""
+        """Take every member's steps, at most a block of them; the states are changed in place."""
         ...
 
 
 class LoopedMembers:
-    """One member after the other through one compiled loop."""
+    """Compiled: one member after the other, or a block of them in one loop.
 
-    block = 1
+    Args:
+        loop: of one member; it holds no state.
+        block: members in one loop; a group that does not fill a block is taken one by one. AUTO
+            measures.
+    """
 
-    def __init__(self, loop: StepLoop) -> None:
-        """Share the loop; it holds no state."""
+    def __init__(self, loop: StepLoop, *, block: int | str = 1) -> None:
+        """Compile the block where its size is known."""
         self.loop = loop
+        self._measure = block == AUTO
+        self._loops: dict[int, BlockLoop] = {}
+        self.block = max(_LOOPED_TRIALS) if isinstance(block, str) else block
+        if not self._measure:
+            self._compile(self.block)
+
+    def settle(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> None:
+        """Choose the block by a short measurement where none was given; before threads share it."""
+        if not self._measure:
+            return
+        sizes = [size for size in _LOOPED_TRIALS if size <= len(states)]
+        for size in sizes:
+            self._compile(size)
+        self.block, self._measure = fastest(self.run, sizes, states, work, steps=64), False
 
     def run(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> list[StepResult]:
-        """Take every member's steps; its state is changed in place."""
+        """Take every member's steps; the states are changed in place."""
+        if len(states) in self._loops:
+            return self._loops[len(states)].run(states, work)
         pairs = zip(states, work, strict=True)
         return [self.loop.run(state, **one._asdict()) for state, one in pairs]
 
+    def _compile(self, size: int) -> None:
+        if size > 1:
+            self._loops[size] = BlockLoop(self.loop, members=size)
+
+
+class BlockLoop:
+    """A compiled loop over the steps of several members at once.
+
+    Args:
+        loop: of one member.
+        members: as many as every call has.
+    """
+
+    def __init__(self, loop: StepLoop, *, members: int) -> None:
+        """Compile, or load from the cache."""
+        self._settings = loop.step.settings
+        self._members, self._step = members, vmap(loop.step)
+        example = [tuple(torch.stack([one] * members) for one in part) for part in loop.example]
+        flat = tuple(one.flatten(0, 1) for one in example[2])
+        inputs = LoopInputs(example[0], example[1], flat, example[3])
+        self._library = LoopLibrary(trace_step(self._body, inputs, matmul=loop.products))
+
+    def run(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> list[StepResult]:
+        """Take every member's steps; the states are changed in place."""
+        inputs, rows = stacked(states, work, betas=self._settings.betas)
+        loss, norm = self._library.run(inputs, rows=rows.flatten(1))
+        return stored(states, inputs.carry, loss.T, norm.T)
+
+    def _body(self, inputs: LoopInputs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        apart = tuple(one.unflatten(0, (self._members, -1)) for one in inputs.gathered)
+        carry, outputs = self._step(inputs._replace(gathered=apart))
+        return carry, outputs
+
 
 class StackedMembers:
-    """A block of members at once, by torch.func.vmap; any device, no compiler.
+    """A block of members at once, by torch.func.vmap; no compiler.
 
     Args:
         step: of one member.
-        block: members at once; None measures which is fastest at the first call.
+        block: members at once; AUTO measures.
     """
 
-    def __init__(self, step: OneStep, *, block: int | None) -> None:
+    def __init__(self, step: OneStep, *, block: int | str) -> None:
         """Nothing measured yet."""
         self._step = vmap(step)
         self._settings = step.settings
-        self._measure = block is None
-        self.block = block or max(_TRIAL_BLOCKS)
+        self._measure = block == AUTO
+        self.block = max(_STACKED_TRIALS) if isinstance(block, str) else block
 
-    def run(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> list[StepResult]:
-        """Take every member's steps; its state is changed in place."""
+    def settle(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> None:
+        """Choose the block by a short measurement where none was given; before threads share it."""
         if self._measure:
-            self.block, self._measure = self._fastest(states, work), False
-        found: list[StepResult] = []
-        for first in range(0, len(states), self.block):
-            part = slice(first, first + self.block)
-            found += self._block(states[part], work[part])
-        return found
+            sizes = [size for size in _STACKED_TRIALS if size <= len(states)] or [len(states)]
+            self.block, self._measure = fastest(self.run, sizes, states, work, steps=3), False
 
     @torch.no_grad()
-    def _block(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> list[StepResult]:
-        carry = _stacked([state.vectors for state in states])
-        fixed = _stacked([_fixed(state, one) for state, one in zip(states, work, strict=True)])
-        moving = self._moving(states, work)
-        x, target, rows = work[0].x, work[0].target, torch.stack([one.rows for one in work], dim=1)
-        outputs = []
+    def run(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> list[StepResult]:
+        """Take every member's steps; the states are changed in place."""
+        inputs, rows = stacked(states, work, betas=self._settings.betas)
+        (x, target), carry, outputs = inputs.gathered, inputs.carry, []
         for step, taken in enumerate(rows):
-            now = tuple(one[:, step] for one in moving)
-            carry, output = self._step(LoopInputs(carry, now, (x[taken], target[taken]), fixed))
+            moving = tuple(one[step] for one in inputs.moving)
+            now = LoopInputs(carry, moving, (x[taken], target[taken]), inputs.fixed)
+            carry, output = self._step(now)
             outputs.append(output)
         loss, norm = (torch.stack(one, dim=1) for one in zip(*outputs, strict=True))
-        for number, state in enumerate(states):
-            torch._foreach_copy_(list(state.vectors), [one[number] for one in carry])
-        return [_result(*one) for one in zip(states, loss, norm, strict=True)]
-
-    def _moving(
-        self, states: Sequence[MemberState], work: Sequence[MemberWork]
-    ) -> tuple[Tensor, Tensor]:
-        scalars, keys = [], []
-        for state, one in zip(states, work, strict=True):
-            numbers = step_scalars(
-                one.lr,
-                first_step=state.count,
-                weight_decay=one.weight_decay,
-                betas=self._settings.betas,
-            )
-            scalars.append(numbers.to(state.parameters.dtype))
-            keys.append(step_keys(one.seed, first_step=state.count, steps=len(one.lr)))
-        return torch.stack(scalars), torch.stack(keys)
-
-    def _fastest(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> int:
-        """The block with the most member-steps a second, on copies of the first members."""
-        seconds: dict[int, float] = {}
-        for block in _TRIAL_BLOCKS:
-            size = min(block, len(states))
-            trial = [state.copied() for state in states[:size]]
-            few = [
-                one._replace(rows=one.rows[:_TRIAL_STEPS], lr=one.lr[:_TRIAL_STEPS]) for one in work
-            ]
-            self._block(trial, few[:size])  # the first call pays for what torch sets up
-            began = time.perf_counter()
-            self._block(trial, few[:size])
-            seconds[block] = (time.perf_counter() - began) / size
-        return min(seconds, key=lambda block: seconds[block])
+        return stored(states, carry, loss, norm)
 
 
-def _fixed(state: MemberState, work: MemberWork) -> tuple[Tensor, ...]:
-    given = [one for one in (work.loss_setting, work.dropout) if one is not None]
-    dtype = state.parameters.dtype
-    return (*(one.to(dtype) for one in given), *state.constants)
+Run = Callable[[Sequence[MemberState], Sequence[MemberWork]], list[StepResult]]
 
 
-def _stacked(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+def fastest(
+    run: Run,
+    sizes: Sequence[int],
+    states: Sequence[MemberState],
+    work: Sequence[MemberWork],
+    *,
+    steps: int,
+) -> int:
+    """The block size with the most member-steps a second, tried on copies of the first members.
+
+    Args:
+        run: takes as many members as it is given.
+        sizes: to choose from, none above the number of members.
+        states: left as they are.
+        work: of those members.
+        steps: of a trial.
+    """
+    seconds: dict[int, float] = {}
+    few = [one._replace(rows=one.rows[:steps], lr=one.lr[:steps]) for one in work]
+    for size in sizes:
+        trial = [state.copied() for state in states[:size]]
+        run(trial, few[:size])  # the first call pays for what torch sets up
+        began = time.perf_counter()
+        run(trial, few[:size])
+        seconds[size] = (time.perf_counter() - began) / size
+    return min(seconds, key=lambda size: seconds[size])
+
+
+def stacked(
+    states: Sequence[MemberState], work: Sequence[MemberWork], *, betas: tuple[float, float]
+) -> tuple[LoopInputs, Int[Tensor, "steps members batch"]]:
+    """Inputs of a vmapped step, moving ones with a leading axis of steps; and the row numbers.
+
+    Args:
+        states: copied into the carry.
+        work: of each, on one data set and as many steps.
+        betas: AdamW's.
+    """
+    first = work[0]
+    dtype = states[0].parameters.dtype
+    scalars, keys, fixed = [], [], []
+    for state, one in zip(states, work, strict=True):
+        numbers = step_scalars(
+            one.lr, first_step=state.count, weight_decay=one.weight_decay, betas=betas
+        )
+        scalars.append(numbers.to(dtype))
+        keys.append(step_keys(one.seed, first_step=state.count, steps=len(one.lr)))
+        given = [one.loss_setting, one.dropout]
+        fixed.append((*(v.to(dtype) for v in given if v is not None), *state.constants))
+    return LoopInputs(
+        _columns([state.vectors for state in states]),
+        (torch.stack(scalars, dim=1), torch.stack(keys, dim=1)),
+        (first.x, first.target),
+        _columns(fixed),
+    ), torch.stack([one.rows for one in work], dim=1)
+
+
+def stored(
+    states: Sequence[MemberState],
+    carry: tuple[Tensor, ...],
+    loss: Float[Tensor, "members steps"],
+    norm: Float[Tensor, "members steps"],
+) -> list[StepResult]:
+    """Write a stacked carry back into the states, and say what each member's steps did."""
+    results = []
+    for number, state in enumerate(states):
+        torch._foreach_copy_(list(state.vectors), [one[number] for one in carry])
+        bad = None if bool(state.alive) else first_bad(loss[number], norm[number])
+        state.count += loss.shape[1] if bad is None else bad
+        results.append(StepResult(loss[number], norm[number], bad))
+    return results
+
+
+def _columns(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return tuple(torch.stack(list(one)) for one in zip(*parts, strict=True))
-
-
-def _result(state: MemberState, loss: Tensor, norm: Tensor) -> StepResult:
-    bad = None if bool(state.alive) else first_bad(loss, norm)
-    state.count += len(loss) if bad is None else bad
-    return StepResult(loss, norm, bad)

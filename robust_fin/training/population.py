@@ -71,6 +71,7 @@ class PopulationForecaster(L.LightningModule):
         self.objective = MeanMetric(nan_strategy="disable")
         self.curves = MemberCurves()
         self._pool = ThreadPoolExecutor(workers)
+        self._settled = False
 
     def configure_optimizers(self) -> None:
         """None that Lightning would step; AdamW's state is the members' own."""
@@ -157,7 +158,12 @@ class PopulationForecaster(L.LightningModule):
     def _run(self, window: Window) -> dict[int, StepResult]:
         """Results by member; blocks of members go to the threads."""
         self.pace.enter(window.epoch)
-        blocks = self.pace.blocks(self._living(), window, size=self.engine.block)
+        living = self._living()
+        if not self._settled:
+            self._settle(
+                next(iter(self.pace.blocks(living, window, size=self.engine.block))), window
+            )
+        blocks = self.pace.blocks(living, window, size=self.engine.block)
 
         def run(block: Sequence[int]) -> dict[int, StepResult]:
             states = [self.states.state(k) for k in block]
@@ -171,6 +177,13 @@ class PopulationForecaster(L.LightningModule):
         for part in self._pool.map(run, blocks):
             found |= part
         return found
+
+    def _settle(self, block: Sequence[int], window: Window) -> None:
+        """Let the engine measure, once and alone."""
+        states = [self.states.state(k) for k in block]
+        self.engine.settle(states, [self.pace.work(k, window) for k in block])
+        self._settled = True
+        log.info("members are taken %d at a time", self.engine.block)
 
     def _report_frozen(self, results: dict[int, StepResult], first: int) -> None:
         """Say which members stopped being finite, and stop when none is left."""

@@ -154,6 +154,9 @@ class StepLoop:
     Attributes:
         compile_seconds: tracing, and building where the library was not on disk.
         cached: whether it was.
+        step: what is compiled.
+        example: its inputs at one step.
+        products: `rows` or `extern`.
 
     Raises:
         UnsupportedStepError: a net or loss that cannot be compiled.
@@ -177,11 +180,11 @@ class StepLoop:
         state = StepState(net)
         self._settings, self._layout = settings, Layout(net)
         self._options = (loss_takes_setting, own_dropout)
-        step = OneStep(net, self._layout, link, loss, settings, *self._options)
-        inputs = self._example(state, batch_size=batch_size, features=features)
-        step.check(inputs)
-        products = settings.products(batch_size=batch_size, parameters=self._layout.size)
-        self._library = LoopLibrary(trace_step(step, inputs, matmul=products))
+        self.step = OneStep(net, self._layout, link, loss, settings, *self._options)
+        self.example = self._example(state, batch_size=batch_size, features=features)
+        self.step.check(self.example)
+        self.products = settings.products(batch_size=batch_size, parameters=self._layout.size)
+        self._library = LoopLibrary(trace_step(self.step, self.example, matmul=self.products))
         self.cached = self._library.cached
         self.compile_seconds = time.perf_counter() - start
 
