@@ -10,6 +10,7 @@ from robust_fin.data.batches import CallPlan
 from robust_fin.errors import ConfigError
 from robust_fin.training.calls import StepCalls
 from robust_fin.training.loop_library import NoCompilerError
+from robust_fin.training.progress import shown_seconds
 from robust_fin.training.steps import StepLoop, StepSettings
 
 log = logging.getLogger(__name__)
@@ -102,16 +103,17 @@ def compiled_loop(
         own_dropout: whether each call is given a rate of dropout.
     """
     try:
-        loop = StepLoop(
-            net.train(),
-            link=link,
-            loss=loss,
-            batch_size=config.batch_size,
-            features=features,
-            settings=step_settings(config),
-            loss_takes_setting=loss_takes_setting,
-            own_dropout=own_dropout,
-        )
+        with shown_seconds("compiling, once", show=config.trainer.enable_progress_bar):
+            loop = StepLoop(
+                net.train(),
+                link=link,
+                loss=loss,
+                batch_size=config.batch_size,
+                features=features,
+                settings=step_settings(config),
+                loss_takes_setting=loss_takes_setting,
+                own_dropout=own_dropout,
+            )
     except NoCompilerError as error:
         log.warning("%s; the plain engine trains, slower and with the same numbers", error)
         return None

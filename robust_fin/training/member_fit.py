@@ -41,6 +41,7 @@ from robust_fin.training.parts import (
     steps_in_all,
 )
 from robust_fin.training.population import PopulationForecaster
+from robust_fin.training.progress import shown_seconds
 from robust_fin.training.schedules import check_warmup
 from robust_fin.training.stability import StopOnNonFiniteWeights
 from robust_fin.training.step_state import Layout, only_group
@@ -152,7 +153,8 @@ def member_engine(
             own_dropout=own_dropout,
         )
         if loop is not None:
-            return LoopedMembers(loop, block=asked or 1)
+            with shown_seconds("compiling, once", show=config.trainer.enable_progress_bar):
+                return LoopedMembers(loop, block=asked or 1)
     step = OneStep(net, Layout(net), link, objective, step_settings(config), own_delta, own_dropout)
     return StackedMembers(step, block=asked or AUTO)
 
