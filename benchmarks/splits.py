@@ -2,9 +2,10 @@
 
 Seconds that each split takes to cut all its folds, over one-minute bars whose labels end 1 to 60
 bars ahead: in the first call of the process, as the median of five more, and as the median where
-the folds are taken one after the other and not kept. The same for `purgedcv` and `skfolio` where
-they are installed (once, for purgedcv takes its time), with the ratio to our median, and whether
-the index sets are the same; skfolio purges by a count of rows, so its sets are others.
+the folds are taken one after the other and not kept (passing). The same for `purgedcv` and
+`skfolio` where they are installed (once, for purgedcv takes its time), with the ratio to our
+median, and whether the index sets are the same; skfolio purges by a count of rows, so its sets are
+others. "all" is with an embargo of a trading date, a val span and a lockbox.
 """
 
 import argparse
@@ -31,17 +32,26 @@ from robust_fin.settings import register_schema
 ROWS, QUICK = 1_142_809, 114_280
 REACH, CONTRACTS, BARS_A_DATE = 60, 12, 1380
 TIMES = 5
-SCHEMES = (
-    ("holdout",),
-    ("walk_forward", "split.by=rows"),
-    ("walk_forward", "split.by=trading_date"),
-    ("walk_forward", "split.by=contract", "split.test_blocks=null"),
-    ("purged_kfold",),
-    ("purged_kfold", "split.embargo=1380", "split.val_fraction=0.1", "split.lockbox=0.1"),
-    ("cpcv",),
-    ("cpcv", "split.embargo=1380", "split.val_fraction=0.1", "split.lockbox=0.1"),
-)
+ALL_SPANS = ("split.embargo=1380", "split.val_fraction=0.1", "split.lockbox=0.1")
+SCHEMES = {  # what the table calls them, and the words of the command line
+    "holdout": ("holdout",),
+    "walk_forward, rows": ("walk_forward", "split.by=rows"),
+    "walk_forward, dates": ("walk_forward", "split.by=trading_date"),
+    "walk_forward, contracts": ("walk_forward", "split.by=contract", "split.test_blocks=null"),
+    "purged_kfold": ("purged_kfold",),
+    "purged_kfold, all": ("purged_kfold", *ALL_SPANS),
+    "cpcv": ("cpcv",),
+    "cpcv, all": ("cpcv", *ALL_SPANS),
+}
 MINUTE = np.timedelta64(1, "m")
+COLUMNS = {
+    "folds": ("folds", "{}"),
+    "first s": ("first_seconds", "{:.3f}"),
+    "s": ("seconds", "{:.3f}"),
+    "passing s": ("seconds_one_by_one", "{:.3f}"),
+    "ratio": ("ratio", "{:,.0f}"),
+    "same": ("same_sets", "{}"),
+}
 
 Pairs = Iterable[tuple[np.ndarray, np.ndarray]]  # train and test of each fold
 
@@ -74,9 +84,9 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def ours(words: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
+def ours(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """One row of the table."""
-    split = split_of(words)
+    split = split_of(SCHEMES[name])
 
     def one_by_one() -> int:
         return sum(fold.test.size for fold in split.each_fold(**given))
@@ -85,7 +95,7 @@ def ours(words: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
     again = [seconds(lambda: split.folds(**given)) for _ in range(TIMES)]
     passing = [seconds(one_by_one) for _ in range(TIMES)]
     return {
-        "split": " ".join([words[0], *(word.removeprefix("split.") for word in words[1:])]),
+        "split": name,
         "package": "robust_fin",
         "folds": len(split.folds(**given)),
         "first_seconds": first,
@@ -148,7 +158,7 @@ def same(fold: Fold, train: np.ndarray, test: np.ndarray) -> bool:
 def measured(rows: int) -> list[dict[str, Any]]:
     """All rows of the table."""
     given = bars(rows)
-    found = [ours(words, given) for words in SCHEMES]
+    found = [ours(name, given) for name in SCHEMES]
     for scheme in ("purged_kfold", "cpcv"):
         mine = next(row["seconds"] for row in found if row["split"] == scheme)
         others = [theirs(name, scheme, given) for name in OTHERS]
@@ -159,21 +169,13 @@ def measured(rows: int) -> list[dict[str, Any]]:
 def table(rows: Sequence[dict[str, Any]]) -> Table:
     """For the console."""
     text = Table(title=f"All folds of {rows[0]['rows']:,} rows", title_justify="left")
-    text.add_column("split")
-    text.add_column("package")
-    columns = {
-        "folds": "{}",
-        "first_seconds": "{:.3f}",
-        "seconds": "{:.3f}",
-        "seconds_one_by_one": "{:.3f}",
-        "ratio": "{:,.0f}",
-        "same_sets": "{}",
-    }
-    for name in columns:
-        text.add_column(name.replace("_", " "), justify="right")
+    text.add_column("split", no_wrap=True)
+    for name in COLUMNS:
+        text.add_column(name, justify="right")
     for row in rows:
-        cells = [form.format(row[name]) if name in row else "" for name, form in columns.items()]
-        text.add_row(row["split"], row["package"], *cells)
+        cells = [form.format(row[key]) if key in row else "" for key, form in COLUMNS.values()]
+        other = "" if row["package"] == "robust_fin" else f" ({row['package']})"
+        text.add_row(row["split"] + other, *cells)
     return text
 
 

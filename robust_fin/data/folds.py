@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from robust_fin.data.cache import Cache, Prepared
 from robust_fin.data.examples import Examples, make_examples
 from robust_fin.data.identity import NotOursError, describe, surroundings
 from robust_fin.data.rank_target import RankTarget
-from robust_fin.data.splits import Fold, Holdout
+from robust_fin.data.splits import Fold, Group, Split
 from robust_fin.data.targets import ForwardReturn
 from robust_fin.data.transforms import FeatureTransform
 from robust_fin.errors import SplitError
@@ -142,7 +142,8 @@ def fit_fold(
     *,
     features: FeatureSet,
     transform: Callable[..., FeatureTransform],
-    split: Holdout,
+    split: Split,
+    number: int = 0,
 ) -> FittedFold:
     """Cut the spans among the labelled examples and learn the transforms on train alone.
 
@@ -151,15 +152,68 @@ def fit_fold(
         features: names of the inputs.
         transform: such as `FeatureTransform.fit` with its steps.
         split: how to cut.
+        number: of the fold.
 
     Raises:
-        SplitError: a span would be empty.
+        SplitError: a span would be empty, or there is no such fold.
         TransformError: a feature has no scale on the training rows.
+    """
+    cut = cut_folds(examples, split)
+    if not 0 <= number < len(cut.folds):
+        raise SplitError(f"there is no fold {number}: the split has {len(cut.folds)}, from 0 on")
+    return fit_one(examples, cut.rows, cut.folds[number], features=features, transform=transform)
+
+
+class Cut(NamedTuple):
+    """Every fold of a split.
+
+    Attributes:
+        rows: numbers of the labelled examples among all examples.
+        folds: row numbers into the labelled examples.
+    """
+
+    rows: np.ndarray
+    folds: tuple[Fold, ...]
+
+
+def cut_folds(examples: Examples, split: Split) -> Cut:
+    """Cut the labelled examples.
+
+    Raises:
+        SplitError: no row has a label, or a span would be empty.
     """
     rows = np.flatnonzero(~np.isnan(examples.outcome))
     if rows.size == 0:
         raise SplitError(f"none of {examples.outcome.size} rows has a label; use more bars")
-    fold = split.fold(examples.time[rows], examples.label_end[rows])
+    folds = split.folds(
+        examples.time[rows],
+        examples.label_end[rows],
+        trading_date=examples.trading_date[rows],
+        contract=examples.contract[rows],
+    )
+    return Cut(rows, folds)
+
+
+def fit_one(
+    examples: Examples,
+    rows: np.ndarray,
+    fold: Fold,
+    *,
+    features: FeatureSet,
+    transform: Callable[..., FeatureTransform],
+) -> FittedFold:
+    """Learn the transforms on the training rows of a fold that is cut already.
+
+    Args:
+        examples: all rows with features.
+        rows: numbers of the labelled examples among all examples.
+        fold: row numbers into those.
+        features: names of the inputs.
+        transform: such as `FeatureTransform.fit` with its steps.
+
+    Raises:
+        TransformError: a feature has no scale on the training rows.
+    """
     train = rows[fold.train]
     return FittedFold(
         fold,
@@ -174,11 +228,13 @@ def prepare_fold(
     *,
     features: FeatureSet,
     transform: Callable[..., FeatureTransform],
-    split: Holdout,
+    split: Split,
     cache: Cache | None,
+    number: int = 0,
 ) -> FittedFold:
     """`fit_fold`, kept with the float32 arrays of every span where the cache keeps anything."""
     settings: dict[str, Any] = {"features": features, "transform": transform, "split": split}
+    settings["number"] = number
     identity = None
     if cache is not None and market.identity is not None:
         identity = identified(cache, market=market.identity, **settings)
@@ -204,7 +260,7 @@ def _write_fold(fitted: FittedFold, examples: Examples, sink: Sink) -> dict[str,
             some = rows[first : first + _PIECE]
             sink.append(f"x_{span}", fitted.transform.transform(examples.features[some]))
         sink.append(f"rank_{span}", fitted.rank(examples, span))
-    return {"purged": fitted.fold.purged}
+    return {"purged": fitted.fold.purged, "groups": fitted.fold.groups}
 
 
 def _read_fold(found: Prepared) -> FittedFold:
@@ -213,7 +269,11 @@ def _read_fold(found: Prepared) -> FittedFold:
     spans: dict[str, Any] = {span: arrays[f"fold.{span}"] for span in SPANS}
     transform = _below(arrays, "transform.")
     return FittedFold(
-        Fold(**spans, purged=found.described["purged"]),
+        Fold(
+            **spans,
+            purged=found.described["purged"],
+            groups=tuple(Group(*group) for group in found.described["groups"]),
+        ),
         arrays["rows"],
         FeatureTransform.from_arrays({k.replace(".", "/"): v for k, v in transform.items()}),
         RankTarget.from_arrays(_below(arrays, "target.")),

@@ -1,13 +1,35 @@
-"""Spans of rows for fitting, choosing and judging, purged where labels reach across a border."""
+"""Spans of rows for fitting, choosing and judging, purged where labels reach across a border.
 
+`Split` is what every scheme of the configuration group `split` is; the one-fold `Holdout` is here,
+the others are in `robust_fin.data.walk_forward` and `robust_fin.data.purged`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+import pandas as pd
+from jaxtyping import Float
 
+from robust_fin.data.timeline import Index, Stamps, Timeline, sum_reasons
 from robust_fin.errors import ConfigError, SplitError
 
-Index = Int[np.ndarray, " _rows"]  # of one span; each has a length of its own
+
+class Group(NamedTuple):
+    """Test rows of a fold that follow each other in time.
+
+    Attributes:
+        number: of the group among all groups of the scheme, from 0 in the order of time.
+        path: the backtest path that takes the group's forecasts from this fold; 0 where every
+            row is tested once.
+        rows: how many there are.
+    """
+
+    number: int
+    path: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,17 +40,86 @@ class Fold:
         train: what fitting sees.
         val: what every choice sees; may be empty.
         test: scored once, at the end.
-        purged: rows whose label, or the embargo, reaches into a later span, by reason.
+        purged: rows in no span, by reason: their label or the embargo reaches into another span,
+            or they lie outside of the fold.
+        groups: of the test rows, in their order; empty where all are group 0 on path 0.
     """
 
     train: Index
     val: Index
     test: Index
     purged: dict[str, int]
+    groups: tuple[Group, ...] = ()
+
+    def test_group(self) -> Index:
+        """Number of each test row's group."""
+        return self._spread([group.number for group in self.groups])
+
+    def test_path(self) -> Index:
+        """The backtest path of each test row."""
+        return self._spread([group.path for group in self.groups])
+
+    def _spread(self, values: Sequence[int]) -> Index:
+        if not values:
+            return np.zeros(self.test.size, dtype=np.int64)
+        return np.repeat(values, [group.rows for group in self.groups])
+
+
+class Split(ABC):
+    """How labelled rows are cut into folds.
+
+    Attributes:
+        val_fraction: share of all rows in val; 0 means that no choice is made.
+        embargo: rows dropped on top of the purge, in bars.
+        lockbox: share of all rows, at the end, that no span contains.
+        refit: fit once more on train + val with what was chosen, before test is scored.
+    """
+
+    __slots__ = ()
+    val_fraction: float
+    embargo: int
+    lockbox: float
+    refit: bool
+
+    def folds(
+        self,
+        time: Stamps,
+        label_end: Stamps,
+        *,
+        trading_date: Stamps,
+        contract: pd.Categorical,
+    ) -> tuple[Fold, ...]:
+        """Cut every fold.
+
+        Args:
+            time: datetime64, start of each labelled row's bar, not decreasing.
+            label_end: datetime64, end of its label.
+            trading_date: datetime64, of each row.
+            contract: of each row; the categories are in the order of expiry.
+
+        Raises:
+            SplitError: a span would be empty.
+        """
+        return tuple(self.each_fold(time, label_end, trading_date=trading_date, contract=contract))
+
+    @abstractmethod
+    def each_fold(
+        self,
+        time: Stamps,
+        label_end: Stamps,
+        *,
+        trading_date: Stamps,
+        contract: pd.Categorical,
+    ) -> Iterator[Fold]:
+        """The same one after the other, so that not all have to be held at once."""
+
+    @abstractmethod
+    def without_val(self) -> "Split":
+        """The same cut with val given to train; the test spans stay as they are."""
 
 
 @dataclass(frozen=True, slots=True)
-class Holdout:
+class Holdout(Split):
     """train | val | test, one after the other in time.
 
     Attributes:
@@ -36,26 +127,38 @@ class Holdout:
         test_fraction: share of all rows in test.
         embargo: rows dropped before each border on top of the purge, in bars.
         refit: fit once more on train + val with what was chosen, before test is scored.
+        lockbox: share of all rows, after test, that no span contains.
     """
 
     val_fraction: float
     test_fraction: float
     embargo: int
     refit: bool
+    lockbox: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse fractions that leave no training row."""
         val, test = self.val_fraction, self.test_fraction
-        if val < 0 or test <= 0 or val + test >= 1 or self.embargo < 0:
+        if val < 0 or test <= 0 or val + test + self.lockbox >= 1 or self.embargo < 0:
             raise ConfigError(
                 f"split.val_fraction={val}, split.test_fraction={test}, "
-                f"split.embargo={self.embargo}: needed are val >= 0, test > 0, val + test < 1, "
-                "embargo >= 0"
+                f"split.embargo={self.embargo}: needed are val >= 0, test > 0, "
+                f"val + test + lockbox < 1 (split.lockbox={self.lockbox}), embargo >= 0"
             )
-        if self.refit and val == 0:
-            raise ConfigError("split.refit=true needs a val span to choose on: raise val_fraction")
+        check_settings(self)
 
-    def fold(self, time: np.ndarray, label_end: np.ndarray) -> Fold:
+    def each_fold(
+        self,
+        time: Stamps,
+        label_end: Stamps,
+        *,
+        trading_date: Stamps,  # noqa: ARG002
+        contract: pd.Categorical,  # noqa: ARG002
+    ) -> Iterator[Fold]:
+        """See `Split`; there is one."""
+        yield self.fold(time, label_end)
+
+    def fold(self, time: Stamps, label_end: Stamps) -> Fold:
         """Cut the spans.
 
         A row is purged when its label ends after a later span starts.
@@ -67,45 +170,94 @@ class Holdout:
         Raises:
             SplitError: a span would be empty.
         """
-        rows = time.size
-        val_from = _border(time, round(rows * (1 - self.val_fraction - self.test_fraction)))
-        test_from = _border(time, round(rows * (1 - self.test_fraction)))
-        every = np.arange(rows)
-        train, train_lost = self._before(every[:val_from], time, label_end, val_from)
-        val, val_lost = self._before(every[val_from:test_from], time, label_end, test_from)
-        fold = Fold(train, val, every[test_from:], _sum_reasons(train_lost, val_lost))
-        wanted = {"train": True, "val": self.val_fraction > 0, "test": True}
-        for span, needed in wanted.items():
-            if needed and getattr(fold, span).size == 0:
-                raise SplitError(
-                    f"split.val_fraction={self.val_fraction}, split.test_fraction="
-                    f"{self.test_fraction}, split.embargo={self.embargo} leave no {span} row of "
-                    f"{rows} labelled rows. Use more bars or a smaller embargo"
-                )
-        return fold
+        line, rows = Timeline.of(time, label_end, lockbox=self.lockbox), time.size
+        val, test, locked = self.val_fraction, self.test_fraction, self.lockbox
+        val_from = line.border(round(rows * (1 - val - test - locked)))
+        test_from = line.border(round(rows * (1 - test - locked)))
+        train, train_lost = line.before(0, val_from, embargo=self.embargo)
+        chosen, val_lost = line.before(val_from, test_from, embargo=self.embargo)
+        judged, test_lost = line.open_rows(test_from, line.end)
+        fold = Fold(
+            train, chosen, judged, sum_reasons(train_lost, val_lost, test_lost, line.locked())
+        )
+        said = f"split.val_fraction={val}, split.test_fraction={test}"
+        return checked(fold, self, said=said, rows=rows)
 
     def without_val(self) -> "Holdout":
         """The same cut with val given to train; the test span stays as it is."""
         return replace(self, val_fraction=0.0, refit=False)
 
-    def _before(
-        self, span: Index, time: np.ndarray, label_end: np.ndarray, border: int
-    ) -> tuple[Index, dict[str, int]]:
-        if border >= time.size:
-            return span, {}
-        kept = span[label_end[span] <= time[border]]
-        embargoed = min(self.embargo, kept.size)
-        lost = {
-            "purged: label reaches into the next span": span.size - kept.size,
-            "embargo before the next span": embargoed,
-        }
-        return kept[: kept.size - embargoed], {name: count for name, count in lost.items() if count}
+
+def check_settings(split: Split) -> None:
+    """Refuse what no scheme can work with.
+
+    Raises:
+        ConfigError: a setting that every split has is out of its range.
+    """
+    if not 0 <= split.val_fraction < 1 or split.embargo < 0:
+        raise ConfigError(
+            f"split.val_fraction={split.val_fraction}, split.embargo={split.embargo}: needed are "
+            "0 <= val_fraction < 1, embargo >= 0"
+        )
+    if not 0 <= split.lockbox < 1:
+        raise ConfigError(
+            f"split.lockbox={split.lockbox} must be a share of all rows, at least 0 and below 1"
+        )
+    if split.refit and split.val_fraction == 0:
+        raise ConfigError(
+            "split.refit=true needs a val span to choose on: raise val_fraction, or set "
+            "split.refit=false"
+        )
 
 
-def _border(time: np.ndarray, row: int) -> int:
-    """The first row of the stamp at `row`, so that rows of one time stay on one side."""
-    return row if row >= time.size else int(np.searchsorted(time, time[row], side="left"))
+def check_count(name: str, value: int, *, least: int) -> None:
+    """Refuse a count that is none.
+
+    Raises:
+        ConfigError: it is no whole number, or too small.
+    """
+    if not isinstance(value, int) or value < least:
+        raise ConfigError(f"split.{name}={value} must be a whole number, at least {least}")
 
 
-def _sum_reasons(*parts: dict[str, int]) -> dict[str, int]:
-    return {name: sum(p.get(name, 0) for p in parts) for part in parts for name in part}
+def checked(fold: Fold, split: Split, *, said: str, rows: int) -> Fold:
+    """The fold, if every span that was asked for has a row.
+
+    Args:
+        fold: what was cut.
+        split: what was asked for.
+        said: the settings that the spans come from.
+        rows: labelled rows in all.
+
+    Raises:
+        SplitError: a span is empty.
+    """
+    for span, needed in {"train": True, "val": split.val_fraction > 0, "test": True}.items():
+        if needed and getattr(fold, span).size == 0:
+            also = f", split.lockbox={split.lockbox}" if split.lockbox else ""
+            raise SplitError(
+                f"{said}, split.embargo={split.embargo}{also} leave no {span} row of {rows} "
+                "labelled rows. Use more bars or a smaller embargo"
+            )
+    return fold
+
+
+def backtest_paths(
+    folds: Sequence[Fold], values: Sequence[Float[np.ndarray, " _test"]]
+) -> tuple[Index, Float[np.ndarray, "paths rows"]]:
+    """Put the test spans of all folds together: one value a tested row on every path.
+
+    Args:
+        folds: all folds of one split.
+        values: of each fold's test rows, such as forecasts.
+
+    Returns:
+        The tested rows in the order of time, and their values on each path.
+
+    Source: Lopez de Prado, Advances in Financial Machine Learning (2018), section 12.4.
+    """
+    path = np.concatenate([fold.test_path() for fold in folds])
+    rows = np.concatenate([fold.test for fold in folds])
+    order = np.lexsort((rows, path))
+    paths = int(path.max()) + 1
+    return rows[order].reshape(paths, -1)[0], np.concatenate(values)[order].reshape(paths, -1)

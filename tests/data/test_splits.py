@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 
-from robust_fin.data.splits import Fold, Holdout
+from robust_fin.data.splits import Fold, Group, Holdout, backtest_paths
 from robust_fin.errors import ConfigError, SplitError
+from tests.bars import config, instantiate
+from tests.tables import cut as every_fold
+from tests.tables import grid, random_table
 
 NEXT_BAR, THIRD_BAR = 2, 4  # ends of the labels of horizon 1 and 3, in bars after the start
 
@@ -121,3 +124,57 @@ def test_a_refit_needs_something_to_choose_on() -> None:
 def test_a_span_without_rows_is_named(split: Holdout, rows: int, span: str) -> None:
     with pytest.raises(SplitError, match=rf"leave no {span} row of {rows} labelled rows"):
         cut(split, rows=rows)
+
+
+def test_the_folds_of_a_holdout_are_its_one_fold() -> None:
+    split, table = Holdout(0.1, 0.2, embargo=0, refit=False), grid(20)
+    (fold,) = every_fold(split, table)
+    assert spans(fold) == spans(cut(split)) == [list(range(13)), [14], [16, 17, 18, 19]]
+    assert fold.test_group().tolist() == fold.test_path().tolist() == [0, 0, 0, 0]
+
+
+def test_the_lockbox_comes_after_test_and_no_label_reaches_into_it() -> None:
+    fold = cut(Holdout(0.1, 0.2, embargo=0, refit=False, lockbox=0.15))
+    assert spans(fold) == [list(range(10)), [11], [13, 14, 15]]
+    assert fold.purged == {
+        "purged: label reaches into the next span": 2,
+        "purged: label reaches into the lockbox": 1,
+        "lockbox: never looked at": 3,
+    }
+    again = cut(Holdout(0.1, 0.2, embargo=0, refit=True, lockbox=0.15).without_val())
+    assert spans(again) == [list(range(12)), [], [13, 14, 15]]
+
+
+def test_the_lockbox_takes_its_share_of_the_rows() -> None:
+    with pytest.raises(ConfigError, match=r"val \+ test \+ lockbox < 1 \(split\.lockbox=0\.7\)"):
+        Holdout(0.1, 0.2, embargo=0, refit=False, lockbox=0.7)
+    with pytest.raises(ConfigError, match=r"split\.lockbox=-0\.1 must be a share of all rows"):
+        Holdout(0.1, 0.2, embargo=0, refit=False, lockbox=-0.1)
+
+
+def test_every_split_locks_the_same_rows() -> None:
+    table = random_table(1, contracts=3)
+    locked = [
+        sum(fold.purged["lockbox: never looked at"] for fold in every_fold(split, table)[:1])
+        for split in (
+            Holdout(0.1, 0.2, embargo=0, refit=False, lockbox=0.2),
+            instantiate(config("split=walk_forward", "split.lockbox=0.2").split),
+            instantiate(config("split=purged_kfold", "split.lockbox=0.2").split),
+            instantiate(config("split=cpcv", "split.lockbox=0.2").split),
+        )
+    ]
+    assert len(set(locked)) == 1
+    assert locked[0] >= 0.2 * table.time.size
+
+
+def test_paths_are_put_together_in_the_order_of_time() -> None:
+    one = Fold(np.array([9]), np.array([]).astype(int), np.array([0, 1, 4]), {}, groups(0, 0, 2, 1))
+    two = Fold(np.array([9]), np.array([]).astype(int), np.array([0, 1, 4]), {}, groups(0, 1, 2, 0))
+    rows, paths = backtest_paths([one, two], [np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])])
+    assert rows.tolist() == [0, 1, 4]
+    assert paths.tolist() == [[1.0, 2.0, 6.0], [4.0, 5.0, 3.0]]
+
+
+def groups(number: int, path: int, other: int, other_path: int) -> tuple[Group, Group]:
+    """Two test rows of one group, and one of another."""
+    return Group(number, path, 2), Group(other, other_path, 1)
