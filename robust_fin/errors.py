@@ -13,8 +13,8 @@ class SourceError(RobustFinError):
     """A file of bars that is missing, empty or cannot be read as one."""
 
 
-class SchemaError(RobustFinError):
-    """A bar table that breaks a rule of the contract in `robust_fin.market.schema`."""
+class SchemaError(SourceError):
+    """A bar table that was read and breaks a rule of the contract in `robust_fin.market.schema`."""
 
 
 class SplitError(RobustFinError):
@@ -27,6 +27,14 @@ class TransformError(RobustFinError):
 
 class BundleError(RobustFinError):
     """A run folder or bundle that is not one, or does not fit the bars it is asked to score."""
+
+
+class ResumeError(RobustFinError):
+    """A run that cannot go on: other bars, another config, or no checkpoint to be trusted."""
+
+
+class DiskFullError(RobustFinError):
+    """A file that could not be written because no space was left."""
 
 
 class Interrupted(BaseException):

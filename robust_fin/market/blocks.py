@@ -1,12 +1,13 @@
 """Validated bars of a file that is not held in memory: a block at a time, in the order of time."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from robust_fin.errors import SchemaError, SourceError
+from robust_fin.errors import SchemaError
 from robust_fin.market.contracts import expiry_order
 from robust_fin.market.facts import BarFacts, ColumnSpool
 from robust_fin.market.labelling import Noticed, reports
@@ -32,7 +33,8 @@ class BarStream:
 
         Raises:
             SourceError: the file cannot be read as bars.
-            SchemaError: the contracts are of more than one product.
+            SchemaError: a stamp or a contract code cannot be what it says, or the contracts are of
+                more than one product.
         """
         self.source = source
         self.contracts, self.rows_in = _scan(source)
@@ -42,6 +44,7 @@ class BarStream:
             self.dropped["beyond source.fraction"] = self.rows_in - self._left
         self._spool = ColumnSpool(scratch)
         self._noticed: list[Noticed] = []
+        self._spiked: Counter[str] = Counter()
         self._span: list[pd.Timestamp] = []
         self._used = np.zeros(len(self.contracts), dtype=bool)
 
@@ -49,8 +52,8 @@ class BarStream:
         """Blocks of about `block_rows` rows.
 
         Raises:
-            SchemaError: a row breaks the contract of a bar table.
-            SourceError: the file is not in the order of time.
+            SchemaError: a row breaks the contract of a bar table, or the file is not in the order
+                of time.
         """
         labeller = self.source.labeller()
         for number, table in enumerate(self._ordered()):
@@ -58,7 +61,9 @@ class BarStream:
                 continue  # what source.fraction leaves out is checked all the same
             if number == 0:
                 self.source.say_what_vix(table)
-            table, noticed = labeller.label(table.iloc[: self._left])
+            table, spiked = self.source.spiked(table.iloc[: self._left])
+            self._spiked.update(spiked)
+            table, noticed = labeller.label(table)
             self._left -= len(table)
             self._noticed.append(noticed)
             self._spool.append(table)
@@ -74,11 +79,11 @@ class BarStream:
     def facts(self) -> BarFacts:
         """What `Bars.facts` says of the whole."""
         sha256 = self._spool.fingerprint(self.contracts, used=self.used)
-        return BarFacts(self.source.origin, self.rows_in, self._span[0], self._span[-1], sha256)
+        return BarFacts(self.source.name, self.rows_in, self._span[0], self._span[-1], sha256)
 
     def reports(self) -> dict[str, float]:
         """What was noticed and not changed, by name."""
-        return reports(self._noticed)
+        return reports(self._noticed) | dict(self._spiked)
 
     def _ordered(self) -> Iterator[pd.DataFrame]:
         """Checked blocks, each in order, cut where the time changes."""
@@ -108,8 +113,8 @@ class TimeBorder:
         """Hold a block, in the order of the file, against those before it.
 
         Raises:
-            SchemaError: a contract goes on at or before the time where it stopped.
-            SourceError: a bar starts before the one above it.
+            SchemaError: a contract goes on at or before the time where it stopped, or a bar starts
+                before one above it.
         """
         spans = block.groupby("contract", observed=True)["time"].agg(["first", "last"])
         for code, start in spans["first"].items():
@@ -119,7 +124,7 @@ class TimeBorder:
         early = np.flatnonzero(np.diff(time) < np.timedelta64(0))
         if early.size:
             row = int(early[0])
-            raise SourceError(
+            raise SchemaError(
                 f"{self.origin}: source.block_rows reads a file in the order of time, however row "
                 f"{self.rows + row} starts at {block['time'].iloc[row]}, before a bar above it. "
                 "Sort the file by time once, or set source.block_rows=null"
@@ -147,7 +152,7 @@ def _scan(source: BarSource) -> tuple[list[str], int]:
         rows += len(block)
         _take_earlier(first, block.groupby("contract", observed=True)["time"].min())
     if not rows:
-        raise SourceError(
+        raise SchemaError(
             f"{source.origin} has a header but no rows; nothing can be learnt from it"
         )
     return expiry_order(first), rows

@@ -16,7 +16,8 @@ import pandas as pd
 import pandas_market_calendars
 from jaxtyping import Bool, Int, Shaped
 
-from robust_fin.errors import ConfigError
+from robust_fin.errors import ConfigError, SchemaError, SourceError
+from robust_fin.market.files import read_texts
 
 FIRST_DATE = "1960-01-01"
 LAST_DATE = "2065-12-31"
@@ -114,7 +115,7 @@ class TradingCalendar:
             One entry a bar, in the order given.
 
         Raises:
-            ConfigError: a bar lies beyond the first or last session of the calendar.
+            SchemaError: a bar lies beyond the first or last session of the calendar.
         """
         start = _ns(pd.DatetimeIndex(time))
         self._check_span(start)
@@ -171,7 +172,7 @@ class TradingCalendar:
         low, high = self.open[0] - DAY_NS, self.close[-1] + LATE_NS
         beyond = np.flatnonzero((start < low) | (start >= high))
         if beyond.size:
-            raise ConfigError(
+            raise SchemaError(
                 f"calendar {self.name!r} holds trading dates {self.date[0].astype('M8[D]')} to "
                 f"{self.date[-1].astype('M8[D]')}, however: bar {beyond[0]} starts at "
                 f"{pd.Timestamp(start[beyond[0]], unit='ns')} UTC; {beyond.size} such bars in all. "
@@ -221,7 +222,10 @@ def _overridden(
 def _read_override(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise ConfigError(f"calendar override file {path} does not exist; mend the path or drop it")
-    text = pd.read_csv(path, dtype=str)
+    try:
+        text = read_texts(path)
+    except SourceError as error:
+        raise ConfigError(f"calendar override file: {error}") from error
     absent = [name for name in ("trading_date", "open", "close") if name not in text]
     if absent:
         raise ConfigError(f"calendar override file {path} lacks the columns {absent}; add them")

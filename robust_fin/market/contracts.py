@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from robust_fin.errors import SchemaError
+from robust_fin.market.schema import shown
 
 _CODE = re.compile(r"^(?P<root>[A-Z0-9]{1,4}?)(?P<month>[FGHJKMNQUVXZ])(?P<year>\d{1,4})$")
 _MONTHS = "FGHJKMNQUVXZ"
@@ -38,7 +39,7 @@ def in_expiry_order(contract: pd.Series, time: pd.Series) -> list[str]:
         time: start of each bar.
 
     Raises:
-        SchemaError: the codes are of more than one product.
+        SchemaError: the codes are of more than one product, or one of them cannot be told.
     """
     first = time.groupby(contract, observed=True).min()
     return expiry_order({str(code): start for code, start in first.items()})
@@ -51,13 +52,41 @@ def expiry_order(first: Mapping[str, pd.Timestamp]) -> list[str]:
         first: start of the first bar of each contract.
 
     Raises:
-        SchemaError: the codes are of more than one product.
+        SchemaError: the codes are of more than one product, or one of them cannot be told.
     """
+    _one_line_each(list(first))
     _one_product(list(first))
     keys = {code: expiry(code, first_year=start.year) for code, start in first.items()}
+    _told_apart(keys)
     if any(key is None for key in keys.values()):
         return sorted(first, key=lambda code: (first[code], code))
     return sorted(keys, key=lambda code: (keys[code], first[code], code))
+
+
+def _one_line_each(codes: list[str]) -> None:
+    bad = [code for code in codes if not code.isprintable()]
+    if bad:
+        raise SchemaError(
+            f"the contract '{shown(bad[0])}' holds a line break or another mark that cannot be "
+            f"printed; {len(bad)} of {len(codes)} contracts. Write plain codes such as ESZ24"
+        )
+
+
+def _told_apart(keys: Mapping[str, tuple[int, int] | None]) -> None:
+    """One contract written two ways would be two, each with a part of the bars."""
+    seen: dict[object, str] = {}
+    for code, key in keys.items():
+        plain = code.strip().upper()
+        match = _CODE.match(plain)
+        expiring = None if match is None or key is None else (match["root"], *key)
+        for meaning in (plain, expiring):
+            other = seen.setdefault(meaning, code)
+            if meaning is not None and other != code:
+                one, two = (f"'{shown(name)}'" for name in sorted((other, code)))
+                raise SchemaError(
+                    f"the contracts {one} and {two} are one contract written two ways; write its "
+                    "code alike in every row"
+                )
 
 
 def _one_product(codes: list[str]) -> None:

@@ -1,75 +1,96 @@
 """A CSV or Parquet file of bars -> the columns that mean something, under the schema's names."""
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.csv
 import pyarrow.parquet
 
-from robust_fin.errors import SourceError
-from robust_fin.market.columns import match_headers
-from robust_fin.market.schema import PRICES
+from robust_fin.errors import RobustFinError, SchemaError, SourceError
+from robust_fin.market.columns import NUMBERS, match_headers
+from robust_fin.market.csv_text import CODES, csv_batches, csv_headers, csv_table
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
-_CODES = pa.dictionary(pa.int32(), pa.string())
-_BLOCK = 8 << 20  # bytes a thread parses at once
 _BUFFER = 1 << 20  # bytes of a column read at once where a file is read in blocks
+_BYTES = (pa.binary(), pa.large_binary(), pa.binary_view())
+# checksums are verified where the writer left them; stamps of 96 bits reach further in microseconds
+# than in nanoseconds, which would wrap around
+_CAREFUL = {"page_checksum_verification": True, "coerce_int96_timestamp_unit": "us"}
 
 
-def read_table(path: Path, *, text_stamps: bool) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
     """The columns a file holds, chosen by the file's ending, .gz and .zst too.
 
     Args:
         path: a .csv, .parquet or .pq file.
-        text_stamps: leave the stamps of a CSV as they are written, for `source.time_format`.
 
     Returns:
-        One column for each name of the schema that the file has, of the type the file gives it.
+        One column for each name of the schema that the file has: from Parquet of the type the file
+        gives it; from a CSV text, or float64 where all cells are plain numbers.
 
     Raises:
         SourceError: the file is missing, empty, of another kind, or cannot be parsed.
-        SchemaError: a needed column is missing, or two columns claim the same name.
+        SchemaError: a needed column is missing, two columns claim the same name, or one has a type
+            that cannot mean what its name says.
     """
     kind, compression = _kind(path)
-    try:
-        if kind == ".csv":
-            table = _read_csv(path, compression, text_stamps=text_stamps)
-        else:
-            table = _read_parquet(path, compression)
-        table = _one_stamp(table)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} cannot be read as {kind}: {error}") from error
-    return _to_pandas(table)
+    with _naming(path, kind):
+        read = _read_csv if kind == ".csv" else _read_parquet
+        return _to_pandas(_one_stamp(read(path, compression), path.name))
 
 
-def read_blocks(
-    path: Path, rows: int, *, text_stamps: bool, names: Collection[str] = ()
-) -> Iterator[pd.DataFrame]:
+def read_blocks(path: Path, rows: int, *, names: Collection[str] = ()) -> Iterator[pd.DataFrame]:
     """What `read_table` reads, `rows` rows at a time.
 
     Args:
         path: a .csv, .parquet or .pq file.
         rows: of a block; the last one may have fewer.
-        text_stamps: leave the stamps of a CSV as they are written, for `source.time_format`.
         names: columns of the schema wanted, of those the file has; none means all.
 
     Raises:
         SourceError: the file is missing, empty, of another kind, or cannot be parsed.
-        SchemaError: a needed column is missing, or two columns claim the same name.
+        SchemaError: a needed column is missing, two columns claim the same name, or one has a type
+            that cannot mean what its name says.
     """
     kind, compression = _kind(path)
-    try:
+    with _naming(path, kind):
         if kind == ".csv":
-            batches = _csv_batches(path, compression, text_stamps=text_stamps, names=names)
+            batches = _csv_batches(path, compression, names=names)
         else:
             batches = _parquet_batches(path, compression, rows=rows, names=names)
         for table in _cut(batches, rows):
-            yield _to_pandas(_one_stamp(table))
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} cannot be read as {kind}: {error}") from error
+            yield _to_pandas(_one_stamp(table, path.name))
+
+
+def read_texts(path: Path) -> pd.DataFrame:
+    """Every column of a small CSV as text, headers as they are written; an empty cell is missing.
+
+    Raises:
+        SourceError: the file cannot be parsed, or has a header twice.
+    """
+    compression = _COMPRESSED.get(path.suffix.lower())
+    with _naming(path, ".csv"):
+        headers = csv_headers(path, compression)
+        twice = {header for header in headers if headers.count(header) > 1}
+        if twice:
+            raise SourceError(f"{path} has the columns {sorted(twice)} more than once; keep one")
+        table = csv_table(path, compression, dict.fromkeys(headers, pa.string())).to_pandas()
+    return table.mask(table == "")
+
+
+@contextmanager
+def _naming(path: Path, kind: str) -> Iterator[None]:
+    """Name the file that a library cannot read."""
+    try:
+        yield
+    except RobustFinError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:  # of text and of JSON are ValueErrors
+        said = "".join(mark if mark.isprintable() else " " for mark in str(error)[:500])
+        raise SourceError(f"{path} cannot be read as {kind}: {said}") from error
 
 
 def _kind(path: Path) -> tuple[str, str | None]:
@@ -87,52 +108,45 @@ def _kind(path: Path) -> tuple[str, str | None]:
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    table = table.replace_schema_metadata(None)  # which even ignored would be parsed
     return table.to_pandas(ignore_metadata=True, date_as_object=False, split_blocks=True)
 
 
-def _read_csv(path: Path, compression: str | None, *, text_stamps: bool) -> pa.Table:
-    headers = _csv_headers(path, compression)
-    types = _csv_types(headers, text_stamps=text_stamps)
-    options = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(headers.values()))
-    blocks = pyarrow.csv.ReadOptions(block_size=_BLOCK)
-    with pa.input_stream(str(path), compression=compression) as stream:
-        table = pyarrow.csv.read_csv(stream, read_options=blocks, convert_options=options)
+def _read_csv(path: Path, compression: str | None) -> pa.Table:
+    headers = match_headers(csv_headers(path, compression), origin=path.name)
+    texts = _csv_types(headers)
+    numbers = {headers[name]: pa.float64() for name in NUMBERS if name in headers}
+    try:
+        table = csv_table(path, compression, texts | numbers)
+    except pa.ArrowInvalid:  # some cell is no plain number; as text each can be looked at
+        table = csv_table(path, compression, texts)
     return table.rename_columns(list(headers))
 
 
-def _csv_headers(path: Path, compression: str | None) -> dict[str, str]:
-    with (
-        pa.input_stream(str(path), compression=compression) as stream,
-        pyarrow.csv.open_csv(stream) as reader,
-    ):
-        return match_headers(reader.schema.names, origin=path.name)
-
-
-def _csv_types(headers: dict[str, str], *, text_stamps: bool) -> dict[str, pa.DataType]:
-    types = {headers[name]: _CODES for name in ("contract", "session") if name in headers}
-    if text_stamps or "date" in headers:
-        types |= {headers[name]: pa.string() for name in ("date", "time") if name in headers}
-    return types
+def _csv_types(headers: dict[str, str]) -> dict[str, pa.DataType]:
+    """All text, so that no value is read by what others look like; codes repeat."""
+    return {
+        header: CODES if name in ("contract", "session") else pa.string()
+        for name, header in headers.items()
+    }
 
 
 def _csv_batches(
-    path: Path, compression: str | None, *, text_stamps: bool, names: Collection[str]
+    path: Path, compression: str | None, *, names: Collection[str]
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of one type each, told by the first of them; numbers are float64 from the start."""
-    headers = _wanted(_csv_headers(path, compression), names)
-    types = _csv_types(headers, text_stamps=text_stamps)
-    types |= {headers[name]: pa.float64() for name in (*PRICES, "volume", "vix") if name in headers}
-    if headers["time"] not in types:
-        with pa.input_stream(str(path), compression=compression) as stream:
-            told = pyarrow.csv.open_csv(stream).schema.field(headers["time"]).type
-        fine = pa.types.is_timestamp(told)
-        types[headers["time"]] = pa.timestamp("ns", tz=told.tz) if fine else told
-    options = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(headers.values()))
-    blocks = pyarrow.csv.ReadOptions(block_size=_BLOCK)
+    headers = match_headers(csv_headers(path, compression), origin=path.name)
+    headers = _wanted(headers, names)
+    for batch in csv_batches(path, compression, _csv_types(headers)):
+        yield batch.rename_columns(list(headers))
+
+
+def _read_parquet(path: Path, compression: str | None) -> pa.Table:
     with pa.input_stream(str(path), compression=compression) as stream:
-        reader = pyarrow.csv.open_csv(stream, read_options=blocks, convert_options=options)
-        for batch in reader:
-            yield batch.rename_columns(list(headers))
+        content = pa.BufferReader(stream.read_buffer())
+    with pyarrow.parquet.ParquetFile(content, **_CAREFUL) as file:
+        headers = _parquet_headers(file, path.name, names=())
+        table = file.read(columns=list(headers.values()))
+    return _in_utc(table.select(list(headers.values())).rename_columns(list(headers)))
 
 
 def _parquet_batches(
@@ -142,10 +156,39 @@ def _parquet_batches(
     if compression is not None:  # the end of a Parquet file is read first
         with pa.input_stream(str(path), compression=compression) as stream:
             source = pa.BufferReader(stream.read_buffer())
-    with pyarrow.parquet.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER) as file:
-        headers = _wanted(match_headers(file.schema_arrow.names, origin=path.name), names)
+    with pyarrow.parquet.ParquetFile(
+        source, pre_buffer=False, buffer_size=_BUFFER, **_CAREFUL
+    ) as file:
+        headers = _parquet_headers(file, path.name, names=names)
         for batch in file.iter_batches(batch_size=rows, columns=list(headers.values())):
-            yield batch.select(list(headers.values())).rename_columns(list(headers))
+            batch = batch.select(list(headers.values())).rename_columns(list(headers))
+            yield _in_utc(batch)
+
+
+def _parquet_headers(
+    file: pyarrow.parquet.ParquetFile, origin: str, *, names: Collection[str]
+) -> dict[str, str]:
+    schema = file.schema_arrow
+    headers = _wanted(match_headers(schema.names, origin=origin), names)
+    for name, header in headers.items():
+        kind = schema.field(header).type
+        inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if pa.types.is_nested(inner) or inner in _BYTES or pa.types.is_fixed_size_binary(inner):
+            raise SchemaError(
+                f"{origin}: the column {header!r} is of type {kind}, which cannot be {name}; write "
+                "stamps, numbers or text"
+            )
+    return headers
+
+
+def _in_utc(table: pa.Table | pa.RecordBatch) -> pa.Table | pa.RecordBatch:
+    """With text that is text, and zoned stamps in UTC: their zone is a name, not part of them."""
+    table.validate(full=True)
+    for place, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type) and field.type.tz is not None:
+            utc = table.column(place).cast(pa.timestamp(field.type.unit, "UTC"))
+            table = table.set_column(place, field.name, utc)
+    return table
 
 
 def _wanted(headers: dict[str, str], names: Collection[str]) -> dict[str, str]:
@@ -173,20 +216,16 @@ def _cut(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(held).unify_dictionaries()
 
 
-def _read_parquet(path: Path, compression: str | None) -> pa.Table:
-    with pa.input_stream(str(path), compression=compression) as stream:
-        content = pa.BufferReader(stream.read_buffer())
-    with pyarrow.parquet.ParquetFile(content) as file:
-        headers = match_headers(file.schema_arrow.names, origin=path.name)
-        table = file.read(columns=list(headers.values()))
-    return table.select(list(headers.values())).rename_columns(list(headers))
-
-
-def _one_stamp(table: pa.Table) -> pa.Table:
+def _one_stamp(table: pa.Table, origin: str) -> pa.Table:
     """Join a date and a time of day, each as it is written, into one text."""
     if "date" not in table.column_names:
         return table
     date, clock = table["date"], table["time"]
+    if pa.types.is_integer(clock.type) or pa.types.is_floating(clock.type):
+        raise SchemaError(
+            f"{origin}: the time beside the date is of type {clock.type}, which keeps no leading "
+            "zeros, so 930 may be 9:30 or 0:09:30; write it as text or as a time of day"
+        )
     if pa.types.is_timestamp(date.type):
         date = date.cast(pa.date32())
     texts = (date.cast(pa.string()), clock.cast(pa.string()))

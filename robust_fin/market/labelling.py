@@ -60,7 +60,7 @@ class Labeller:
             table: validated bars.
 
         Raises:
-            ConfigError: a bar lies beyond the calendar.
+            SchemaError: a bar lies beyond the calendar.
         """
         labels = self.calendar.label(stamps(table))
         contradicted, unreadable, without_vix = None, None, None

@@ -19,6 +19,7 @@ from robust_fin.errors import SchemaError
 
 PRICES = ("open", "high", "low", "close")
 REQUIRED = ("time", *PRICES, "volume", "contract")
+_SHOWN = 80  # characters of a cell
 
 
 def check_bars(bars: pd.DataFrame, *, origin: str) -> None:
@@ -71,9 +72,15 @@ def _time_rules(bars: pd.DataFrame) -> Iterator[tuple[str, Bool[np.ndarray, " ro
     yield "times must increase within a contract", step < np.timedelta64(0)
 
 
+def shown(value: object) -> str:
+    """A cell of a file as a message can hold it: one short line."""
+    text = str(value)[:_SHOWN]
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def _message(bars: pd.DataFrame, rule: str, broken: Bool[np.ndarray, " rows"], origin: str) -> str:
     row = int(np.argmax(broken))
-    content = ", ".join(f"{name}={value}" for name, value in bars.iloc[row].items())
+    content = ", ".join(f"{name}={shown(value)}" for name, value in bars.iloc[row].items())
     return (
         f"{origin}: {rule}. First at row {row} (0 is the first after the header): {content}. "
         f"{int(broken.sum())} of {len(bars)} rows break this rule; mend or remove them in the file"

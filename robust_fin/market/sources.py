@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from robust_fin.errors import ConfigError, SourceError
-from robust_fin.market.columns import same_zoning, to_codes, to_numbers, to_utc
+from robust_fin.errors import ConfigError, SchemaError
+from robust_fin.market.clock import same_zoning, to_utc
+from robust_fin.market.columns import NUMBERS, to_codes, to_numbers
 from robust_fin.market.contracts import in_expiry_order
 from robust_fin.market.facts import BarFacts, fingerprint
 from robust_fin.market.files import read_blocks, read_table
 from robust_fin.market.labelling import Labeller, reports
-from robust_fin.market.schema import PRICES, check_bars, stamps
+from robust_fin.market.schema import check_bars, stamps
+from robust_fin.market.spikes import SPIKED, Spikes
 from robust_fin.market.synthetic import SyntheticMarket
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class BarSource:
         calendar_overrides: a CSV with trading_date, open, close that mends the calendar.
         block_rows: rows read at once, so that memory does not grow with the file; None reads it
             whole. The result is the same.
+        spikes: damages bars on purpose, after they are read and checked; None leaves them alone.
         synthetic: makes the bars when `path` is None.
     """
 
@@ -85,6 +88,7 @@ class BarSource:
     calendar: str
     calendar_overrides: str | None
     block_rows: int | None
+    spikes: Spikes | None
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing, before any file is read."""
@@ -125,8 +129,9 @@ class BarSource:
             table = table.iloc[:kept].copy()
             table["contract"] = table["contract"].cat.remove_unused_categories()
         self.say_what_vix(table)
+        table, spiked = self.spiked(table)
         table, noticed = self.labeller().label(table)
-        return Bars(table, self.length, self.origin, rows_in, beyond, reports([noticed]))
+        return Bars(table, self.length, self.name, rows_in, beyond, reports([noticed]) | spiked)
 
     @property
     def length(self) -> pd.Timedelta:
@@ -134,8 +139,13 @@ class BarSource:
         return pd.Timedelta(self.bar)
 
     @property
+    def name(self) -> str:
+        """What the bundle calls the bars: where they are from, and how they were damaged."""
+        return self.origin if self.spikes is None else f"{self.origin}, {self.spikes}"
+
+    @property
     def origin(self) -> str:
-        """What messages and the bundle call the bars."""
+        """What messages call the bars."""
         return "synthetic bars" if self.path is None else self._file.name
 
     @property
@@ -153,6 +163,13 @@ class BarSource:
         if self.vix_path is not None and "vix" in table:
             log.info("source.vix_path takes the place of the vix column of the bars")
 
+    def spiked(self, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
+        """The bars as `spikes` leaves them, and the report of it."""
+        if self.spikes is None:
+            return table, {}
+        table, count = self.spikes.applied(table)
+        return table, {SPIKED: float(count)}
+
     def raw_blocks(self, *names: str) -> Iterator[pd.DataFrame]:
         """`block_rows` rows of the file at a time, typed and not yet checked, in its own order.
 
@@ -169,9 +186,8 @@ class BarSource:
                 yield table.iloc[first : first + self.block_rows].reset_index(drop=True)
             return
         first, zoned = 0, None
-        text = self.time_format is not None
-        for table in read_blocks(self._file, self.block_rows, text_stamps=text, names=names):
-            if not text:
+        for table in read_blocks(self._file, self.block_rows, names=names):
+            if self.time_format is None:
                 zoned = same_zoning(table["time"], zoned, origin=self.origin, first=first)
             yield self._typed(table, block_origin(self.origin, first))
             first += len(table)
@@ -181,18 +197,17 @@ class BarSource:
             table = self.synthetic().bars
             texts = [name for name in ("contract", "session") if name in table]
             return table.assign(**{name: to_codes(table[name]) for name in texts})
-        table = read_table(self._file, text_stamps=self.time_format is not None)
-        return self._typed(table, self.origin)
+        return self._typed(read_table(self._file), self.origin)
 
     def _typed(self, table: pd.DataFrame, origin: str) -> pd.DataFrame:
         if table.empty:
-            raise SourceError(f"{origin} has a header but no rows; nothing can be learnt from it")
+            raise SchemaError(f"{origin} has a header but no rows; nothing can be learnt from it")
         time = to_utc(
             table["time"], timezone=self.timezone, time_format=self.time_format, origin=origin
         )
         typed: dict[str, pd.Series | np.ndarray] = {}
         typed["time"] = time - self.length if self.stamp == "end" else time
-        for name in (*PRICES, "volume", "vix"):
+        for name in NUMBERS:
             if name in table:
                 typed[name] = to_numbers(table[name], origin=origin)
         contract = table["contract"] if "contract" in table else pd.Series("ONE", table.index)

@@ -96,9 +96,20 @@ def grid_of(calendar: TradingCalendar, *, start: str, rows: int) -> Grid:
 
 
 def draw_minutes(
-    grid: Grid, calendar: TradingCalendar, random: dict[str, np.random.Generator]
+    grid: Grid,
+    calendar: TradingCalendar,
+    random: dict[str, np.random.Generator],
+    *,
+    tail_df: float = TAIL_DF,
 ) -> Minutes:
-    """Draw volatility, shock, volume and presence of every minute, each from its own stream."""
+    """Draw volatility, shock, volume and presence of every minute, each from its own stream.
+
+    Args:
+        grid: the minutes.
+        calendar: of the sessions.
+        random: a generator a stream.
+        tail_df: degrees of freedom of the Student-t shocks, above 2.
+    """
     first, sessions = grid.session[0], int(grid.session[-1] - grid.session[0]) + 1
     day = grid.session - first
     slow = _log_volatility(random["slow"], sessions, memory=30.0, spread=0.42)
@@ -108,7 +119,7 @@ def draw_minutes(
     calm = np.where(short < 1300 * MINUTE_NS, 0.6, 1.0)
     state = np.exp(slow[day] + hours + minutes) * calm[day]
     sigma = 1e-4 * _profile(1)[grid.clock] * state
-    shock = sigma * _tails(random, day.size)
+    shock = sigma * _tails(random, day.size, df=tail_df)
     shock += _news(random["news"], grid.clock, day, sessions) * np.exp(0.5 * slow)[day]
     expected = _profile(2)[grid.clock] * state**1.2
     volume = expected * random["volume"].lognormal(-0.125, 0.5, day.size)
@@ -139,9 +150,11 @@ def _minute(clock: str) -> int:
     return int(clock[:2]) * 60 + int(clock[3:])
 
 
-def _tails(random: dict[str, np.random.Generator], size: int) -> Float[np.ndarray, " size"]:
+def _tails(
+    random: dict[str, np.random.Generator], size: int, *, df: float
+) -> Float[np.ndarray, " size"]:
     """Draw Student-t shocks of unit variance, with about one jump a day on top."""
-    shock = random["shock"].standard_t(TAIL_DF, size) * math.sqrt((TAIL_DF - 2) / TAIL_DF)
+    shock = random["shock"].standard_t(df, size) * math.sqrt((df - 2) / df)
     draw = random["jump"].random(size)
     # the uniform that decides on a jump, stretched over its own interval, gives the size too
     at = np.flatnonzero(draw < JUMP_SHARE)

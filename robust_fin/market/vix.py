@@ -8,6 +8,8 @@ import pandas as pd
 from jaxtyping import Float, Shaped
 
 from robust_fin.errors import SourceError
+from robust_fin.market.files import read_texts
+from robust_fin.market.schema import shown
 
 log = logging.getLogger(__name__)
 
@@ -22,19 +24,21 @@ def read_daily_closes(path: Path) -> pd.Series:
     """
     if not path.is_file():
         raise SourceError(f"no VIX file at {path}; set source.vix_path to a CSV with date, close")
-    try:
-        table = pd.read_csv(path).rename(columns=lambda name: str(name).strip().lower())
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} cannot be read as .csv: {error}") from error
+    table = read_texts(path).rename(columns=lambda name: name.strip().lower())
     if not {"date", "close"} <= set(table.columns):
         raise SourceError(f"{path} has the columns {list(table.columns)}; it needs date and close")
-    dates = _dates(table["date"].astype("str"))
-    closes = pd.to_numeric(table["close"], errors="coerce").astype(np.float64)
+    if not table.columns.is_unique:
+        raise SourceError(f"{path} has the columns {list(table.columns)}; each may come once")
+    if table.empty:
+        raise SourceError(f"{path} has a header but no rows; it needs a close for every date")
+    dates = _dates(table["date"].str.strip())
+    closes = pd.to_numeric(table["close"].str.strip(), errors="coerce").astype(np.float64)
     bad = np.flatnonzero(dates.isna() | ~np.isfinite(closes) | (closes <= 0))
     if bad.size:
+        date, close = (shown(table[name][bad[0]]) for name in ("date", "close"))
         raise SourceError(
-            f"{path}: row {bad[0]} is date={table['date'][bad[0]]}, close={table['close'][bad[0]]}"
-            f"; {bad.size} rows are not a date with a close above 0. Remove them"
+            f"{path}: row {bad[0]} is date={date}, close={close}; {bad.size} rows are not a date "
+            "with a close above 0. Remove them"
         )
     twice = np.flatnonzero(dates.duplicated())
     if twice.size:
@@ -48,7 +52,8 @@ def read_daily_closes(path: Path) -> pd.Series:
 def _dates(text: pd.Series) -> pd.Series:
     """ISO dates, or month/day/year as the exchange itself writes them; NaT for anything else."""
     slashed = text.str.contains("/", regex=False, na=False).any()
-    return pd.to_datetime(text, errors="coerce", format="%m/%d/%Y" if slashed else "%Y-%m-%d")
+    digits = text.where(text.str.contains(r"^[0-9]", na=False))  # pandas reads now, today as dates
+    return pd.to_datetime(digits, errors="coerce", format="%m/%d/%Y" if slashed else "%Y-%m-%d")
 
 
 def last_close_before(

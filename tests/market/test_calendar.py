@@ -6,7 +6,7 @@ import pandas as pd
 import pandas_market_calendars
 import pytest
 
-from robust_fin.errors import ConfigError
+from robust_fin.errors import ConfigError, SchemaError
 from robust_fin.market.calendar import BarLabels, TradingCalendar, chicago_ns
 
 
@@ -180,7 +180,7 @@ def test_an_unknown_name_is_answered_with_close_ones() -> None:
 
 def test_a_bar_beyond_the_calendar_is_named(cme: TradingCalendar) -> None:
     time = pd.DatetimeIndex(["2023-06-05 12:00", "2121-01-01", "2121-01-02"], tz="UTC")
-    with pytest.raises(ConfigError, match=r"2065.*bar 1 starts at 2121-01-01.*2 such bars"):
+    with pytest.raises(SchemaError, match=r"2065.*bar 1 starts at 2121-01-01.*2 such bars"):
         cme.label(time)
 
 
@@ -230,6 +230,16 @@ def test_an_override_that_is_absent_or_lacks_a_column_is_named(tmp_path: Path) -
     path = tmp_path / "override.csv"
     path.write_text("trading_date,open\n2023-11-24,\n")
     with pytest.raises(ConfigError, match=r"lacks the columns \['close'\]"):
+        TradingCalendar.named("CME_Equity", override_path=path)
+
+
+@pytest.mark.parametrize("content", [b"", b"trading_date,open,close\n1,2,3,4\n", b"\xff\xfe\n1\n"])
+def test_an_override_that_is_no_csv_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "override.csv"
+    path.write_bytes(content)
+    with pytest.raises(
+        ConfigError, match=r"calendar override file: .*override\.csv cannot be read"
+    ):
         TradingCalendar.named("CME_Equity", override_path=path)
 
 

@@ -1,6 +1,7 @@
 import pandas as pd
 import pytest
 
+from robust_fin.errors import SchemaError
 from robust_fin.market.contracts import expiry, in_expiry_order
 
 
@@ -84,3 +85,24 @@ def test_the_first_bar_counts_wherever_it_stands() -> None:
     contract = pd.Series(["b", "a", "a", "b"], dtype="str").astype("category")
     time = pd.Series(pd.DatetimeIndex(["2024-01-05", "2024-01-03", "2024-01-04", "2024-01-01"]))
     assert in_expiry_order(contract, time) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("ESH24", "ESH24 "), ("ESH24", "esh24"), ("ESH24", "ESH4"), (" Front", "front")],
+)
+def test_one_contract_is_not_written_two_ways(one: str, other: str) -> None:
+    with pytest.raises(SchemaError, match=f"'{one}' and '{other}' are one contract written two"):
+        order({one: "2024-01-02", other: "2024-01-03", "ESM24": "2024-02-01"})
+
+
+def test_the_same_month_of_two_products_is_two_contracts() -> None:
+    first = {"ESH24": "2024-01-03", "NQH24": "2024-01-02", "mine": "2024-01-04"}
+    assert order(first) == ["NQH24", "ESH24", "mine"]
+
+
+def test_a_code_is_one_line() -> None:
+    with pytest.raises(
+        SchemaError, match=r"the contract 'ESH24\\nESM24' holds a line break.*1 of 2"
+    ):
+        order({"ESH24\nESM24": "2024-01-02", "ESM24": "2024-02-01"})

@@ -32,6 +32,7 @@ SETTINGS = {
     "calendar": "CME_Equity",
     "calendar_overrides": None,
     "block_rows": None,
+    "spikes": None,
 }
 
 

@@ -10,6 +10,7 @@ from robust_fin.errors import ConfigError
 from robust_fin.market import synthetic_walk
 from robust_fin.market.calendar import TradingCalendar
 from robust_fin.market.synthetic import SyntheticMarket, planted_forecast, synthetic_market
+from tests.bars import config, instantiate
 
 STUDY_ROWS = 1_073_305
 
@@ -257,6 +258,26 @@ def test_ten_million_rows_keep_positive_prices() -> None:
     assert bars["contract"].nunique() > 100
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_fewer_degrees_of_freedom_make_fatter_tails(seed: int) -> None:
+    usual = one_minute(market(200_000, seed).bars)
+    fat = one_minute(synthetic_market(200_000, seed=seed, tail_df=2.5).bars)
+    assert kurtosis(usual) < 400 < kurtosis(fat)
+    assert 0.7 < fat.std() / usual.std() < 1.3
+
+
+def test_six_degrees_of_freedom_are_the_usual_bars() -> None:
+    six = synthetic_market(30_000, seed=0, tail_df=6.0).bars
+    pd.testing.assert_frame_equal(six, market(30_000, 0).bars)
+
+
+@pytest.mark.slow
+def test_the_fat_tails_that_ship_have_an_excess_kurtosis_above_400() -> None:
+    bars = instantiate(config("source=fat_tails").source).load().table
+    assert len(bars) == 1_000_000
+    assert kurtosis(one_minute(bars)) == pytest.approx(1_700, rel=0.05)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 50])
 @pytest.mark.parametrize("signal", [0.0, 0.05])
 def test_few_rows_are_fine(rows: int, signal: float) -> None:
@@ -276,6 +297,8 @@ def test_few_rows_are_fine(rows: int, signal: float) -> None:
         (10, {"signal": math.nan}, "signal is nan"),
         (10, {"price": 0.0}, "price is 0.0"),
         (10, {"price": math.inf}, "price is inf"),
+        (10, {"tail_df": 2.0}, "tail_df is 2.0"),
+        (10, {"tail_df": math.nan}, "tail_df is nan"),
         (10, {"start": "someday"}, "start is 'someday'"),
         (10, {"start": "2065-12-30"}, "2065-12-31"),
         (100_000_000, {}, "100000000 rows from 2021-12-14"),

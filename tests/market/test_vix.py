@@ -1,3 +1,4 @@
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,14 @@ def test_only_date_and_close_are_read_and_sorted(tmp_path: Path, text: str) -> N
         ("date,close\n2024-03-27,a\n2024-03-28,b\n", "row 0 is date=2024-03-27, close=a; 2 rows"),
         ("date,close\nyesterday,12\n", "row 0 is date=yesterday, close=12"),
         ("date,close\n27.03.2024,12\n", "row 0 is date=27.03.2024, close=12"),
+        ("date,close\n2024-03-27,True\n", "row 0 is date=2024-03-27, close=True"),
+        ("date,close\n2024-03-27,1_2\n", "row 0 is date=2024-03-27, close=1_2"),
+        ("date,close\n2024-03-27,12\nnow,13\n", "row 1 is date=now, close=13; 1 rows"),
+        ("date,close,CLOSE\n2024-03-27,12,13\n", "['date', 'close', 'close']; each may come once"),
+        ("date,close,close\n2024-03-27,12,13\n", "has the columns ['close'] more than once"),
+        ("date,close\n2024-03-27,12,13\n", "cannot be read as .csv: CSV parse error: Expected 2"),
+        ("date,close\n2024-03-27\n", "cannot be read as .csv: CSV parse error: Expected 2"),
+        ("date,close\n", "has a header but no rows"),
         ("day,vix\n2024-03-27,12\n", r"has the columns ['day', 'vix']; it needs date and close"),
         (
             "date,close\n2024-03-27,12\n2024-03-28,13\n2024-03-27,14\n",
@@ -94,3 +103,13 @@ def test_a_missing_or_empty_file_is_named(tmp_path: Path) -> None:
         read_daily_closes(tmp_path / "gone.csv")
     with pytest.raises(SourceError, match=r"vix\.csv cannot be read"):
         read_daily_closes(written(tmp_path, ""))
+
+
+def test_a_compressed_file_is_read_and_a_damaged_one_named(tmp_path: Path) -> None:
+    content = gzip.compress(b"date,close\n2024-03-27,12\n2024-03-28,13\n")
+    path = tmp_path / "vix.csv.gz"
+    path.write_bytes(content)
+    assert read_daily_closes(path).tolist() == [12.0, 13.0]
+    path.write_bytes(content[:-9])
+    with pytest.raises(SourceError, match=r"vix\.csv\.gz cannot be read as \.csv: Truncated"):
+        read_daily_closes(path)
