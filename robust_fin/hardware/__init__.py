@@ -1,0 +1,1 @@
+"""Machines, devices and the processes of one run; knows nothing of bars or nets."""

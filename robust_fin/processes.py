@@ -1,0 +1,147 @@
+"""A training job in this process, or in the several that trainer and hardware ask for."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from robust_fin.command import USER_ERRORS, readable
+from robust_fin.errors import ConfigError
+from robust_fin.hardware.ending import RankError, end_in, end_with_starter
+from robust_fin.hardware.group import gathered, joined, require_agreement, share_first
+from robust_fin.hardware.launch import WORD, launch, launched_place, launched_task
+from robust_fin.hardware.place import Place, outside_rank, place_from_outside
+from robust_fin.hardware.start import plan_start
+from robust_fin.settings import typed
+
+Work = Callable[["Job"], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every process of a run does.
+
+    Attributes:
+        config: as composed, or read from the bundle of the run that is resumed.
+        run: the run folder.
+        resume: go on from the checkpoints in it.
+    """
+
+    config: DictConfig
+    run: Path
+    resume: bool
+
+
+def start(job: Job, work: Work, *, module: str) -> None:
+    """Do the work here, or start the processes that do it and wait for them.
+
+    Args:
+        job: what to do.
+        work: how.
+        module: whose `main` does the same in a process with the word launched=FOLDER.
+
+    Raises:
+        ConfigError: trainer, hardware, machine and environment do not fit together.
+        RankError: one of the processes was lost, or failed with a message.
+    """
+    config = job.config
+    if place_from_outside(os.environ) is not None and _is_sweep():
+        raise ConfigError(
+            "a sweep cannot be run under torchrun or srun: every process would go through all jobs "
+            "by itself. Start it alone; each job then starts its own processes on this machine"
+        )
+    plan = plan_start(config.trainer, instantiate(config.hardware), os.environ)
+    if plan.processes == 0:
+        _take_part(job, work, plan.place)
+        return
+    task = {
+        "config": OmegaConf.to_yaml(config, resolve=True),
+        "run": str(job.run),
+        "resume": job.resume,
+        "logging": _logging(job.run),
+    }
+    launch(
+        module,
+        task,
+        processes=plan.processes,
+        environment=plan.environment,
+        advice=f"python -m robust_fin.train resume={job.run} goes on from the last checkpoint",
+    )
+
+
+def is_launched(words: Sequence[str]) -> bool:
+    """Whether a command line is that of a rank that `start` has started."""
+    return any(word.startswith(f"{WORD}=") for word in words)
+
+
+def run_rank(words: Sequence[str], work: Work) -> int:
+    """What a started process does; returns its exit code."""
+    (folder,) = (Path(one.partition("=")[2]) for one in words if one.startswith(f"{WORD}="))
+    end_with_starter(folder)
+    task = launched_task(folder)
+    place = launched_place(folder, os.environ) or place_from_outside(os.environ)
+    if task["logging"] and (place is None or place.rank == 0):
+        configure_log(OmegaConf.create(task["logging"]))
+    config = OmegaConf.create(task["config"])
+    assert isinstance(config, DictConfig)
+    job = Job(typed(config), Path(task["run"]), task["resume"])
+    return end_in(
+        folder,
+        0 if place is None else place.rank,
+        lambda: _take_part(job, work, place),
+        errors=USER_ERRORS,
+        readable=readable,
+    )
+
+
+def words_of_rank(environ: Mapping[str, str]) -> list[str]:
+    """Overrides that keep Hydra from writing in all but the first process of torchrun or srun."""
+    if outside_rank(environ) == 0:
+        return []
+    return ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=disabled"]
+
+
+def _take_part(job: Job, work: Work, place: Place | None) -> None:
+    if place is None:
+        work(job)
+        return
+    # Lightning would set torch's threads itself
+    os.environ.setdefault("OMP_NUM_THREADS", str(job.config.threads))
+    with joined(place, accelerator=job.config.trainer.accelerator):
+        work(_agreed(job))
+
+
+def _agreed(job: Job) -> Job:
+    """The same job in every process: rank 0's folder, and settings that are equal."""
+    settings = OmegaConf.to_yaml(job.config, resolve=True)
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:16]
+    require_agreement(digest, what="the hashes of the settings")
+    run = Path(share_first(str(job.run)))
+    blind = [rank for rank, sees in enumerate(gathered(run.is_dir())) if not sees]
+    if blind:
+        raise RankError(
+            f"rank {', '.join(map(str, blind))} cannot see the run folder {run}, which rank 0 has "
+            "made. Put it on a disk that all machines share, with hydra.run.dir=FOLDER"
+        )
+    return Job(job.config, run, job.resume)
+
+
+def _is_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+def _logging(run: Path) -> dict[str, Any] | None:
+    """Hydra's settings of the run's log file; None on resume, which Hydra has no part in."""
+    if not HydraConfig.initialized() or HydraConfig.get().runtime.output_dir != str(run):
+        return None
+    found = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
