@@ -1,9 +1,8 @@
 """Features of prices alone."""
 
-import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
+from robust_fin.features.dates import last_rows, value_on_day
 from robust_fin.features.registry import BARS, TRADING_DATES, Lookback, feature
 
 
@@ -50,15 +49,6 @@ def typical_price(bars: pd.DataFrame) -> pd.Series:
 
 
 def _momentum_over_dates(bars: pd.DataFrame, dates: int) -> pd.Series:
-    """NaN where that trading date has no bar: the last close before it would be a longer span."""
-    day, close = bars["trading_day"].to_numpy(), bars["close"].to_numpy()
-    last = np.flatnonzero(np.diff(day, append=day[-1] + 1))
-    base = _value_on_day(day[last], close[last], day - dates)
+    close = bars["close"].to_numpy()
+    base = value_on_day(bars, close[last_rows(bars)], dates_ago=dates)
     return pd.Series(close / base - 1, index=bars.index)
-
-
-def _value_on_day(
-    days: np.ndarray, values: Float[np.ndarray, " days"], wanted: np.ndarray
-) -> Float[np.ndarray, " rows"]:
-    place = np.minimum(np.searchsorted(days, wanted), days.size - 1)
-    return np.where(days[place] == wanted, values[place], np.nan)

@@ -120,7 +120,7 @@ def compute_features(bars: pd.DataFrame, names: Sequence[str], *, first: int = 0
         for one in wanted:
             seen = history[one.chained, one.lookback.unit if one.chained else ""]
             values[one.name][rows] = _values(one, seen)[-len(rows) :]
-    return pd.DataFrame(values, columns=list(names), index=bars.index)
+    return pd.DataFrame(values, columns=list(names), index=bars.index, copy=False)
 
 
 def longest_chains(wanted: Sequence[Feature]) -> dict[str, int]:

@@ -55,6 +55,7 @@ def loaded(path: Path, cache: Cache | None, *words: str) -> BarDataModule:
         features=features,
         transform=instantiate(settings.transform),
         split=instantiate(settings.split),
+        scale=instantiate(settings.target_scale),
         batch_size=64,
         score_batch_size=500,
         seed=3,

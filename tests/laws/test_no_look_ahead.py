@@ -29,6 +29,7 @@ def build(bars: Bars, *words: str) -> BarDataModule:
         features=features,
         transform=instantiate(settings.transform),
         split=instantiate(settings.split),
+        scale=instantiate(settings.target_scale),
         batch_size=64,
         score_batch_size=512,
         seed=0,
