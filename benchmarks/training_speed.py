@@ -44,7 +44,13 @@ def net() -> ResidualMLP:
     """The study's net."""
     torch.manual_seed(0)
     return ResidualMLP(
-        5, hidden=[16, 8], residual=False, input_norm=True, dropout=0.1, head_start=None
+        5,
+        hidden=[16, 8],
+        residual=False,
+        layer_norm=True,
+        input_norm=True,
+        dropout=0.1,
+        head_start=None,
     )
 
 

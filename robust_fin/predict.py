@@ -35,6 +35,7 @@ def predict(config: DictConfig, *, given: Sequence[str]) -> Path:
     bundle = load_bundle(Path(config.run).expanduser())
     torch.set_num_threads(bundle.config.threads)
     source = bundle.config.source
+    OmegaConf.update(source, "spikes", config.source.spikes)  # a run's own were to test the run
     for word in given:
         key = word.partition("=")[0].lstrip("+").removeprefix("source.")
         OmegaConf.update(source, key, OmegaConf.select(config.source, key))

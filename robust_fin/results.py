@@ -1,6 +1,7 @@
 """What a finished run leaves behind: predictions, figures of members and folds, metrics.json."""
 
 import json
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from robust_fin.bundle import Forecast, SpanForecast, finish_bundle, predictions
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.evaluation.significance import Significance, judged_table
 from robust_fin.evaluation.spans import model_metrics, null_for_nan
-from robust_fin.metrics import Yardstick
+from robust_fin.metrics import Yardstick, excess_kurtosis
 from robust_fin.training.baselines import BASELINES
 from robust_fin.training.fitting import Fit
 from robust_fin.training.module import parameter_count
@@ -141,13 +142,14 @@ def run_metrics(
         "fit_rows": sum(int(fold.data.fitted.fold.train.size) for fold in folds),
         "folds": len(folds),
         "members": max(1, sum(len(fold.fit.members) for fold in folds)),
+        "train/outcome_excess_kurtosis": excess_kurtosis(folds[0].chosen.outcome("train")),
     }
     frozen = sum(one.frozen_at is not None for fold in folds for one in fold.fit.members)
     return sizes | run_figures(fits, frozen=frozen) | {"seed": config.seed}
 
 
 def run_figures(fits: Sequence[Fit], *, frozen: int) -> dict[str, float]:
-    """Steps and seconds of all stages; a net's non-finite step would have ended the run."""
+    """Steps and seconds of all stages, and the steps that were not finite."""
     steps = sum(one.summary.steps for one in fits)
     seconds = sum(one.summary.seconds for one in fits)
     done = sum(one.summary.seconds * one.summary.steps_per_second for one in fits)
@@ -155,15 +157,18 @@ def run_figures(fits: Sequence[Fit], *, frozen: int) -> dict[str, float]:
         "steps": steps,
         "steps_per_second": done / seconds,
         "fit_seconds": seconds,
-        "nonfinite_steps": frozen,
+        "nonfinite_steps": frozen + sum(one.summary.nonfinite_steps for one in fits),
+        "rollbacks": sum(one.summary.rollbacks for one in fits),
         "train/objective": fits[-1].summary.objective,
+        "train/gradient_norm_max": max(one.summary.gradient_norm_max for one in fits),
     }
     if fits[-1].members:
-        member_steps = sum(one.summary.member_steps for one in fits)
+        a_step = [one.summary.member_steps / one.summary.steps for one in fits]
+        rates = [one.summary.seconds * one.summary.steps_per_second for one in fits]
         found |= {
             "members_frozen": frozen,
-            "member_steps": member_steps,
-            "member_steps_per_second": member_steps / seconds,
+            "member_steps": sum(one.summary.member_steps for one in fits),
+            "member_steps_per_second": sum(map(operator.mul, a_step, rates)) / seconds,
         }
     return found
 
@@ -210,7 +215,8 @@ def write_members(run: Path, folds: Sequence[FoldRun], scores: Sequence[FoldScor
         test = iter(scored.test.members)
         for chosen, final in zip(fold.chosen_fit.members, fold.fit.members, strict=True):
             entry = {**final.settings, "fold": number, "chosen_step": chosen.chosen_step}
-            entry |= {"frozen_at": final.frozen_at}
+            frozen = final.frozen_at if chosen.frozen_at is None else chosen.frozen_at
+            entry |= {"frozen_at": frozen, "gradient_norm_max": final.gradient_norm_max}
             figures = next(val, {}) if chosen.frozen_at is None else {}
             entry |= {f"val/{name}": value for name, value in figures.items()}
             figures = next(test) if final.frozen_at is None else {}

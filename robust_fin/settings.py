@@ -43,6 +43,7 @@ class TrainSettings:
     cache: Any = MISSING
     features: Any = MISSING
     target: Any = MISSING
+    target_scale: Any = MISSING
     transform: Any = MISSING
     split: Any = MISSING
     model: Any = MISSING
@@ -53,7 +54,9 @@ class TrainSettings:
     engine: Any = MISSING
     population: Any = MISSING
     trainer: Any = MISSING
+    hardware: Any = MISSING
     checkpoint: Any = MISSING
+    stability: Any = MISSING
     callbacks: Any = MISSING
     logger: Any = MISSING
     debug: Any = MISSING
@@ -82,9 +85,37 @@ def check_ranges(config: DictConfig) -> None:
     every = config.checkpoint.every_n_steps
     if not isinstance(every, int) or every < 1:
         raise ConfigError(f"checkpoint.every_n_steps={every} must be a whole number, at least 1")
+    _check_stability(config.stability)
+    _check_link(config)
     for key in ("max_epochs", "max_steps"):
         value = config.trainer[key]
         if not (isinstance(value, int | None) and value != 0 and (value is None or value >= -1)):
             raise ConfigError(
                 f"trainer.{key}={value} must be a whole number above 0, or -1 for no limit"
             )
+
+
+def _check_link(config: DictConfig) -> None:
+    """A sigmoid's forecasts lie in (0, 1), where ranks are and returns are not."""
+    scale, link = config.target_scale["_target_"], config.link["_target_"]
+    if scale.endswith(".ReturnScale") and link.endswith(".sigmoid"):
+        raise ConfigError(
+            "link=sigmoid keeps forecasts in (0, 1), and target_scale=return trains on returns; "
+            "write link=identity"
+        )
+
+
+def _check_stability(settings: DictConfig) -> None:
+    if settings.on_nonfinite not in ("stop", "rollback"):
+        raise ConfigError(
+            f"stability.on_nonfinite={settings.on_nonfinite} is neither stop nor rollback"
+        )
+    for key, least in (("max_rollbacks", 0), ("keep_every_n_steps", 1)):
+        value = settings[key]
+        if not isinstance(value, int) or value < least:
+            raise ConfigError(f"stability.{key}={value} must be a whole number, at least {least}")
+    every = settings.diagnose_every_n_steps
+    if every is not None and not (isinstance(every, int) and every >= 1):
+        raise ConfigError(
+            f"stability.diagnose_every_n_steps={every} must be a whole number above 0, or null"
+        )

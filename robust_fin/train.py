@@ -5,6 +5,7 @@ python -m robust_fin.train resume=RUN_FOLDER [trainer.max_epochs=N]
 
 import logging
 import math
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,19 +17,32 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from robust_fin.bundle import read_config, start_bundle
+from robust_fin.bundle import read_config, start_bundle, write_config
+from robust_fin.bundle.failure import reason_kept
+from robust_fin.bundle.whole_files import full_disk_said
 from robust_fin.command import guarded, run_job
 from robust_fin.data.datamodule import BarDataModule, Market
+from robust_fin.data.folds import cut_folds
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.console import result_table, run_table, show, target_table
+from robust_fin.evaluation.console import metric_tables, show, target_table
 from robust_fin.evaluation.significance import verdict
+from robust_fin.hardware.group import first_on_machine_first, is_first, require_agreement
+from robust_fin.processes import Job, is_launched, run_rank, start, words_of_rank
 from robust_fin.results import METRICS, FoldRun, write_results
 from robust_fin.settings import check_ranges, register_schema, typed
 from robust_fin.training.fitting import Fit, FitPlan, fit
+from robust_fin.training.lineage import (
+    refit_goes_on,
+    remove_checkpoints,
+    require_resumable,
+    require_same_bars,
+)
 from robust_fin.training.member_fit import fit_population
 from robust_fin.training.members import wants_population
 
 log = logging.getLogger(__name__)
+
+MODULE = "robust_fin.train"  # whatever name this process runs it under
 
 
 def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -42,29 +56,44 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
     Returns:
         What metrics.json holds.
     """
-    if not resume:
+    if is_first() and not resume:
         (run / METRICS).unlink(missing_ok=True)
     check_ranges(config)
+    with first_on_machine_first():
+        if is_first() and resume:
+            require_resumable(run, max_epochs=config.trainer.max_epochs)
+        elif is_first():
+            write_config(run, config)
     torch.set_num_threads(config.threads)
-    folds = [load_data(config)]
-    (run / METRICS).unlink(missing_ok=True)  # its presence would say that the run is finished
-    start_bundle(run, config, bars=folds[0].market.bars)
-    show(target_table(folds[0].outcome("train"), folds[0].target("train")))
+    with first_on_machine_first():
+        folds = load_folds(config)
+    bars = folds[0].market.bars
+    require_agreement(f"{bars.rows_in} rows with sha256 {bars.sha256}", what="the bars")
+    if resume:
+        require_same_bars(run, bars)
+    if is_first():
+        (run / METRICS).unlink(missing_ok=True)  # its presence would say that the run is finished
+        if not resume:
+            remove_checkpoints(run)
+        start_bundle(run, config, bars=bars)
+        show(target_table(folds[0].outcome("train"), folds[0].target("train")))
     plan = FitPlan(run, stage="", max_steps=None, resume=resume)
     chosen = final = fit_folds(config, folds, plan)
     final_folds, stages = folds, [chosen[0]]
     if config.split.refit:
         final_folds = [one.for_refit() for one in folds]
-        same_choice = resume and chosen[0].summary.steps_per_second == 0
+        goes_on = resume and refit_goes_on(run)
         final = fit_folds(
-            config, final_folds, refit_plan(run, chosen, folds, final_folds, resume=same_choice)
+            config, final_folds, refit_plan(run, chosen, folds, final_folds, resume=goes_on)
         )
         stages.append(final[0])
+    if not is_first():
+        return {}
     every = zip(folds, chosen, final_folds, final, strict=True)
     runs = [FoldRun(*one) for one in every]
     metrics, tested = write_results(config, run, runs, fits=stages)
-    show(result_table(metrics, title=f"{config.name} on {folds[0].market.bars.origin}"))
-    show(run_table(metrics), f"run folder   {run}", f"TensorBoard  tensorboard --logdir {run}")
+    show(*metric_tables(metrics, title=f"{config.name} on {bars.origin}"))
+    show(f"run folder   {run}", f"TensorBoard  tensorboard --logdir {run}")
     show(verdict(tested))
     return metrics
 
@@ -77,21 +106,31 @@ def fit_folds(config: DictConfig, folds: Sequence[BarDataModule], plan: FitPlan)
     return (fit(config, data, plan),)
 
 
-def load_data(config: DictConfig) -> BarDataModule:
-    """Bars, features, labels and the fold."""
-    features = instantiate(config.features)
+def load_folds(config: DictConfig) -> list[BarDataModule]:
+    """Bars, features, labels, and every fold of the split."""
+    features, split = instantiate(config.features), instantiate(config.split)
     source, target, cache = (instantiate(config[key]) for key in ("source", "target", "cache"))
     market = Market.read(source, features=features, target=target, cache=cache)
-    return BarDataModule(
-        market,
-        features=features,
-        transform=instantiate(config.transform),
-        split=instantiate(config.split),
-        batch_size=config.batch_size,
-        score_batch_size=config.score_batch_size,
-        seed=config.seed,
-        cache=cache,
-    )
+    return [
+        BarDataModule(
+            market,
+            features=features,
+            transform=instantiate(config.transform),
+            split=split,
+            scale=instantiate(config.target_scale),
+            batch_size=config.batch_size,
+            score_batch_size=config.score_batch_size,
+            seed=config.seed,
+            cache=cache,
+            number=number,
+        )
+        for number in range(len(cut_folds(market.examples, split).folds))
+    ]
+
+
+def load_data(config: DictConfig) -> BarDataModule:
+    """The first fold; the only one of a holdout."""
+    return load_folds(config)[0]
 
 
 def refit_plan(
@@ -109,12 +148,19 @@ def refit_plan(
     steps, longest = [], max(one.steps_an_epoch(1) for one in whole)
     needed = 1
     for fitted, data, more in zip(chosen, folds, whole, strict=True):
-        for done in [one.chosen_step for one in fitted.members] or [fitted.summary.chosen_step]:
+        for done in _chosen_steps(fitted):
             epochs = done / data.steps_an_epoch(1)
-            steps.append(max(1, round(epochs * more.steps_an_epoch(1))))
+            steps.append(max(1, round(epochs * more.steps_an_epoch(1))) if done else 0)
             needed = max(needed, math.ceil(steps[-1] * longest / more.steps_an_epoch(1)))
     members = tuple(steps) if chosen[0].members else None
     return FitPlan(run, stage="refit", max_steps=needed, resume=resume, member_steps=members)
+
+
+def _chosen_steps(fitted: Fit) -> list[int]:
+    """Of the net, or of each member; 0 of a frozen one, which is left out from then on."""
+    if not fitted.members:
+        return [fitted.summary.chosen_step]
+    return [0 if one.frozen_at is not None else one.chosen_step for one in fitted.members]
 
 
 def resume_run(words: Sequence[str]) -> None:
@@ -136,8 +182,7 @@ def resume_run(words: Sequence[str]) -> None:
     given = OmegaConf.from_dotlist([f"{key}={value}" for key, value in values.items()])
     merged = OmegaConf.merge(typed(config), given)
     assert isinstance(merged, DictConfig)
-    quiet()
-    train(merged, folder, resume=True)
+    start(Job(merged, folder.absolute(), resume=True), work, module=MODULE)
 
 
 def quiet() -> None:
@@ -148,24 +193,35 @@ def quiet() -> None:
         "Checkpoint directory .* exists and is not empty",  # a resumed run
         "The number of training batches .* is smaller than the logging interval",  # of calls
         "`LightningModule.configure_optimizers` returned `None`",  # members have their own
+        "It is recommended to use `self.log.'val/",  # figures of all processes already
         "Total length of `ScoreBatches` across ranks is zero",  # no val span was asked for
+        r"Detected call of `lr_scheduler.step\(\)` before",  # fp16's scaler skips the first step
     ):
         warnings.filterwarnings("ignore", message=expected)
 
 
+def work(job: Job) -> None:
+    """What each process of a run does."""
+    quiet()
+    with full_disk_said(job.run), reason_kept(job.run):
+        train(job.config, job.run, resume=job.resume)
+
+
 def job(config: DictConfig) -> None:
     """What Hydra calls, once a job of a sweep."""
-    quiet()
-    train(config, Path(HydraConfig.get().runtime.output_dir))
+    run = Path(HydraConfig.get().runtime.output_dir)
+    start(Job(config, run, resume=False), work, module=MODULE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     register_schema()
+    if is_launched(words):
+        return run_rank(words, work)
     if any(word.startswith("resume=") for word in words):
         return guarded(lambda: resume_run(words))
-    return run_job(job, config_name="train", argv=words)
+    return run_job(job, config_name="train", argv=[*words, *words_of_rank(os.environ)])
 
 
 if __name__ == "__main__":

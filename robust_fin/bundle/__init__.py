@@ -4,8 +4,11 @@ from robust_fin.bundle.folder import (
     Bundle,
     finish_bundle,
     load_bundle,
+    provenance,
     read_config,
+    read_provenance,
     start_bundle,
+    write_config,
 )
 from robust_fin.bundle.nets import SCORE_BLOCK, Nets, score_rows
 from robust_fin.bundle.predictions import Forecast, MemberMean, mean_forecast, predictions_table
@@ -22,8 +25,11 @@ __all__ = [
     "load_bundle",
     "mean_forecast",
     "predictions_table",
+    "provenance",
     "read_config",
+    "read_provenance",
     "score_rows",
     "spread",
     "start_bundle",
+    "write_config",
 ]

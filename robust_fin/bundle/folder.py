@@ -13,23 +13,26 @@ import importlib.metadata
 import json
 import subprocess
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+import yaml  # type: ignore[import-untyped]
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
+from safetensors.numpy import save as arrays_as_bytes
 from safetensors.torch import load_file as load_tensors
-from safetensors.torch import save_file as save_tensors
+from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor, nn
 
-from robust_fin.bundle.nets import Link, Nets
+from robust_fin.bundle.nets import Link, Nets, ToRank
 from robust_fin.bundle.predictions import mean_forecast, predictions_table
+from robust_fin.bundle.whole_files import write_whole
 from robust_fin.data.cache import NO_CACHE
 from robust_fin.data.examples import Examples, make_examples
 from robust_fin.data.folds import Market
@@ -88,12 +91,17 @@ class Bundle:
         return predictions_table(examples, rows, {"net": forecast}, target=self.target)
 
 
+def write_config(run: Path, config: DictConfig) -> None:
+    """Write the config, before anything that takes time: a run that is killed goes on from it."""
+    (run / FOLDER).mkdir(parents=True, exist_ok=True)
+    text = OmegaConf.to_yaml(config, resolve=True)
+    write_whole(run / FOLDER / "config.yaml", text.encode())
+
+
 def start_bundle(run: Path, config: DictConfig, *, bars: BarFacts) -> None:
     """Write config and provenance, before training."""
-    folder = run / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
-    _write_json(folder / "provenance.json", provenance(bars))
+    write_config(run, config)
+    _write_json(run / FOLDER / "provenance.json", provenance(bars))
 
 
 def finish_bundle(
@@ -104,13 +112,11 @@ def finish_bundle(
     own = nets.net.state_dict()
     weights = own if nets.stack is None else {name: nets.stack[name] for name in own}
     kept = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    save_tensors(kept, str(folder / "model.safetensors"))
+    write_whole(folder / "model.safetensors", tensors_as_bytes(kept))
     arrays = {f"features/{name}": value for name, value in transform.arrays().items()}
     arrays |= {f"target/{name}": value for name, value in target.arrays().items()}
-    save_arrays(
-        {name: np.ascontiguousarray(value) for name, value in arrays.items()},
-        str(folder / "transforms.safetensors"),
-    )
+    arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    write_whole(folder / "transforms.safetensors", arrays_as_bytes(arrays))
     described = {
         "features": names.units,
         "target": {"forward_return": "fraction -> rank in [0, 1]"},
@@ -130,9 +136,31 @@ def read_config(run: Path) -> DictConfig:
             f"{run} is not a run folder: it has no {FOLDER}/config.yaml. Give the folder that "
             "robust_fin.train printed, such as outputs/top5/2024-12-19_10-00-00"
         )
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
+    try:
+        config = OmegaConf.load(path)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} is damaged, it is no YAML of plain values: {error}") from error
+    if not isinstance(config, DictConfig):
+        raise BundleError(f"{path} is damaged: it holds no settings")
     return config
+
+
+def read_provenance(run: Path) -> dict[str, Any]:
+    """What a run wrote of its bars and versions; nothing where it did not come that far.
+
+    Raises:
+        BundleError: the file is not what was written.
+    """
+    path = run / FOLDER / "provenance.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise BundleError(f"{path} is damaged, it is no JSON: {error}") from error
+    if not isinstance(content, dict) or "data_sha256" not in content:
+        raise BundleError(f"{path} is damaged: it holds no data_sha256")
+    return content
 
 
 def load_bundle(run: Path) -> Bundle:
@@ -153,24 +181,26 @@ def load_bundle(run: Path) -> Bundle:
         ) from error
     features: FeatureSet = instantiate(config.features)
     net: nn.Module = instantiate(config.model, features=len(features.names))
+    target = RankTarget.from_arrays(_below(arrays, "target/"))
+    to_rank = partial(instantiate(config.target_scale).to_rank, target=target)
     return Bundle(
         config,
-        _filled_nets(net, instantiate(config.link), weights),
+        _filled_nets(net, instantiate(config.link), to_rank, weights),
         features,
         instantiate(config.target),
         FeatureTransform.from_arrays(_below(arrays, "features/")),
-        RankTarget.from_arrays(_below(arrays, "target/")),
+        target,
     )
 
 
-def _filled_nets(net: nn.Module, link: Link, weights: dict[str, Tensor]) -> Nets:
+def _filled_nets(net: nn.Module, link: Link, to_rank: ToRank, weights: dict[str, Tensor]) -> Nets:
     """The net with its weights, or the stack of a population's."""
     shapes = {name: value.shape for name, value in net.state_dict().items()}
     if all(one.shape == shapes.get(name) for name, one in weights.items()):
         net.load_state_dict(weights)
-        return Nets(net.eval(), link)
+        return Nets(net.eval(), link, to_rank)
     net.load_state_dict({name: one[0] for name, one in weights.items()})  # refuses another net
-    return Nets(net.eval(), link, weights)
+    return Nets(net.eval(), link, to_rank, weights)
 
 
 def provenance(bars: BarFacts) -> dict[str, Any]:
@@ -217,4 +247,4 @@ def _below(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())

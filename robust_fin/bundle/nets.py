@@ -12,12 +12,14 @@ from torch.func import functional_call, vmap
 SCORE_BLOCK = 4096  # a row's score depends, in the last bit, on the size of the batch it is in
 MEMBER_BLOCK = 16  # members scored together, for the same reason always as many
 Link = Callable[[Tensor], Tensor]
+Scores = Float[np.ndarray, "*rows"]
+ToRank = Callable[[Scores], Scores]
 
 
 def score_rows(
     net: nn.Module, link: Link, x: Float[Tensor, "rows features"]
 ) -> Float[np.ndarray, " rows"]:
-    """Forecasts, row by row the same whatever else is in `x`, to the last bit.
+    """Forecasts as they leave the link, row by row the same whatever else is in `x`, to the bit.
 
     Args:
         net: put in evaluation mode here.
@@ -35,11 +37,13 @@ class Nets:
     Attributes:
         net: with its weights; of a population, only the architecture counts.
         link: raw score -> forecast.
+        to_rank: forecast -> rank units, which every figure and table is in.
         stack: of a population, every entry of the state dict with a leading axis of members.
     """
 
     net: nn.Module
     link: Link
+    to_rank: ToRank
     stack: Mapping[str, Float[Tensor, "members ..."]] | None = None
 
     @property
@@ -50,16 +54,16 @@ class Nets:
     def scores(
         self, x: Float[Tensor, "rows features"]
     ) -> Iterator[Float[np.ndarray, "members rows"]]:
-        """Forecasts of a few members at a time, so that memory does not grow with their number.
+        """Forecasts in rank units, a few members at a time: memory does not grow with their number.
 
         Args:
             x: transformed features, float32, on the CPU.
         """
         if self.stack is None:
-            yield score_rows(self.net, self.link, x)[None]
+            yield self.to_rank(score_rows(self.net, self.link, x)[None])
             return
         for first in range(0, self.members, MEMBER_BLOCK):
-            yield self._block_scores(first, x)
+            yield self.to_rank(self._block_scores(first, x))
 
     def _block_scores(
         self, first: int, x: Float[Tensor, "rows features"]

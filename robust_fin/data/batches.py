@@ -152,12 +152,14 @@ class CallPlan(NamedTuple):
 
     def borders(self) -> list[int]:
         """The first step of every call, and the number of steps at the end."""
-        firsts = [
-            start
-            for block in range(0, self.steps, self.val_every)
-            for start in range(block, min(block + self.val_every, self.steps), self.steps_per_call)
-        ]
-        return [*firsts, self.steps]
+        calls, whole = self.calls_a_validation, self.steps // self.val_every
+        rest = range(whole * self.val_every, self.steps, self.steps_per_call)
+        if calls > -(-self.val_every // self.steps_per_call):
+            places = [self.val_every * call // calls for call in range(calls)]
+        else:
+            places = list(range(0, self.val_every, self.steps_per_call))
+        blocks = [block * self.val_every + place for block in range(whole) for place in places]
+        return [*blocks, *rest, self.steps]
 
     def calls_done(self, steps: int) -> int:
         """Whole calls in the first `steps` steps of an epoch."""
@@ -165,8 +167,12 @@ class CallPlan(NamedTuple):
 
     @property
     def calls_a_validation(self) -> int:
-        """Calls between two validations."""
-        return -(-self.val_every // self.steps_per_call)
+        """Calls between two validations.
+
+        More than the rest of an epoch has, or Lightning would validate at its end.
+        """
+        rest = -(-(self.steps % self.val_every) // self.steps_per_call)
+        return max(-(-self.val_every // self.steps_per_call), rest + 1 if rest else 1)
 
 
 class TrainCalls:

@@ -19,7 +19,8 @@ from robust_fin.data.batches import (
 from robust_fin.data.cache import Cache
 from robust_fin.data.folds import SPANS, Market, prepare_fold
 from robust_fin.data.ledger import RowLedger
-from robust_fin.data.splits import Holdout
+from robust_fin.data.splits import Split
+from robust_fin.data.target_scale import Scores, TargetScale
 from robust_fin.data.transforms import FeatureTransform
 from robust_fin.errors import ConfigError, SplitError
 from robust_fin.features.registry import FeatureSet
@@ -33,10 +34,12 @@ class BarDataModule(L.LightningDataModule):
         features: the inputs of the net, in order.
         transform: makes the fitted transform from (train, names).
         split: how the spans are cut.
+        scale: what the net is trained on, and how its forecasts become ranks.
         batch_size: rows a training batch and process.
         score_batch_size: rows a validation batch.
         seed: of the order of the training rows.
         cache: keeps the fold's arrays; None makes them anew.
+        number: of the fold among those of the split.
     """
 
     def __init__(
@@ -45,23 +48,25 @@ class BarDataModule(L.LightningDataModule):
         *,
         features: FeatureSet,
         transform: Callable[..., FeatureTransform],
-        split: Holdout,
+        split: Split,
+        scale: TargetScale,
         batch_size: int,
         score_batch_size: int,
         seed: int,
         cache: Cache | None = None,
+        number: int = 0,
     ) -> None:
         """Fit the fold; the tensors are made when a trainer asks."""
         super().__init__()
         for name, size in (("batch_size", batch_size), ("score_batch_size", score_batch_size)):
             if size < 1:
                 raise ConfigError(f"{name}={size} must be at least 1")
-        self.market, self.features, self.split = market, features, split
+        self.market, self.features, self.split, self.scale = market, features, split, scale
         self.batch_size, self.score_batch_size, self.seed = batch_size, score_batch_size, seed
-        self._transform, self._cache = transform, cache
+        self._transform, self._cache, self.number = transform, cache, number
         self.calls: CallPlan | None = None  # set where the compiled engine trains
         self.fitted = prepare_fold(
-            market, features=features, transform=transform, split=split, cache=cache
+            market, features=features, transform=transform, split=split, cache=cache, number=number
         )
         rows = self.fitted.fold.train.size
         if rows < batch_size:
@@ -74,10 +79,12 @@ class BarDataModule(L.LightningDataModule):
             features=self.features,
             transform=self._transform,
             split=self.split.without_val(),
+            scale=self.scale,
             batch_size=self.batch_size,
             score_batch_size=self.score_batch_size,
             seed=self.seed,
             cache=self._cache,
+            number=self.number,
         )
 
     def x(self, span: str) -> Float[Tensor, "rows features"]:
@@ -92,6 +99,10 @@ class BarDataModule(L.LightningDataModule):
         """Forward return of a span, a fraction."""
         return self.market.examples.outcome[self.fitted.span(span)]
 
+    def to_rank(self, forecast: Scores) -> Scores:
+        """Forecasts of a net, in rank units, as every figure takes them."""
+        return self.scale.to_rank(forecast, target=self.fitted.target)
+
     def has_val(self) -> bool:
         """Whether choices can be made."""
         return self.fitted.fold.val.size > 0
@@ -104,8 +115,10 @@ class BarDataModule(L.LightningDataModule):
         self._val = ScoredBatch(*(part.to(device) for part in self.val_tensors()))
 
     def train_tensors(self) -> tuple[Float[Tensor, "rows features"], Float[Tensor, " rows"]]:
-        """Features and rank targets of train, float32, on the CPU."""
-        return self.x("train"), self._tensor("train")
+        """Features of train and what is to be forecast, float32, on the CPU."""
+        rank = self.fitted.rank(self.market.examples, "train")
+        wanted = self.scale.trained(outcome=self.outcome("train"), rank=rank)
+        return self.x("train"), torch.from_numpy(wanted.astype(np.float32, copy=False))
 
     def val_tensors(self) -> ScoredBatch:
         """The val span, float32, on the CPU."""

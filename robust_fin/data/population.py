@@ -1,6 +1,6 @@
 """What the members of a population train on: data sets, and windows of optimizer steps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robust_fin.data.batches import CallPlan, EpochOrder, ScoredBatch
 from robust_fin.data.datamodule import BarDataModule
+from robust_fin.data.target_scale import Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +20,11 @@ class MemberSet:
 
     Attributes:
         x: training rows, float32, transformed.
-        target: their rank targets, float32.
+        target: what is forecast of them, float32.
         val: what choices are made on; of length 0 where there is none.
         train_median: of the target, in rank units.
         train_mean: likewise.
+        to_rank: forecast of a net -> rank units.
         rows: numbers of the rows of `x` that are trained on, int64; None for all of them.
     """
 
@@ -31,13 +33,15 @@ class MemberSet:
     val: ScoredBatch
     train_median: float
     train_mean: float
+    to_rank: Callable[[Scores], Scores]
     rows: Int[Tensor, " used"] | None = None
 
     @classmethod
     def of(cls, data: BarDataModule) -> "MemberSet":
         """A fold as a data set."""
         target = data.fitted.target
-        return cls(*data.train_tensors(), data.val_tensors(), target.median, target.mean)
+        spans = (*data.train_tensors(), data.val_tensors())
+        return cls(*spans, target.median, target.mean, data.to_rank)
 
     @property
     def size(self) -> int:

@@ -67,6 +67,14 @@ class RankTarget:
         ranks = np.clip((upto[place] + upto[place + seen] - 1) / 2, 0, last) / last
         return np.where(np.isnan(returns), np.nan, ranks)
 
+    def rank_of(self, forecast: Float[np.ndarray, "*rows"]) -> Float[np.ndarray, "*rows"]:
+        """Ranks of returns that are forecast: a training return has its own, as `transform` says.
+
+        Between two of them it is interpolated. `transform` has one rank for all that lies between,
+        and forecasts for a minute lie nearly all within a tick of 0: their order would be lost.
+        """
+        return np.interp(forecast, self.values, self.transform(self.values))
+
     def inverse(self, ranks: Rows) -> Rows:
         """The training return at a rank, interpolated between neighbours.
 

@@ -1,4 +1,4 @@
-"""Blocks of Linear - LayerNorm - ReLU - Dropout, with parameter-free skips."""
+"""Blocks of Linear - LayerNorm - ReLU - Dropout, with skips that have no parameters."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -20,6 +20,7 @@ class ResidualMLP(nn.Module):
         features: inputs a row.
         hidden: width of each block.
         residual: add the block's input, fitted to its width without parameters, to its output.
+        layer_norm: the LayerNorm of each block.
         input_norm: a LayerNorm over the inputs before the first block.
         dropout: share of activations zeroed in training.
         head_start: None starts the last layer like the others (Kaiming). A number starts it with
@@ -35,6 +36,7 @@ class ResidualMLP(nn.Module):
         *,
         hidden: Sequence[int],
         residual: bool,
+        layer_norm: bool,
         input_norm: bool,
         dropout: float,
         head_start: float | None,
@@ -46,7 +48,8 @@ class ResidualMLP(nn.Module):
         widths = [features, *hidden]
         self.input_norm = nn.LayerNorm(features) if input_norm else nn.Identity()
         self.blocks = nn.ModuleList(
-            _block(inner, outer, dropout) for inner, outer in pairwise(widths)
+            _block(inner, outer, dropout, layer_norm=layer_norm)
+            for inner, outer in pairwise(widths)
         )
         self.head = nn.Linear(widths[-1], 1)
         self.residual = residual
@@ -70,10 +73,9 @@ class ResidualMLP(nn.Module):
             nn.init.constant_(self.head.bias, head_start)
 
 
-def _block(inner: int, outer: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inner, outer), nn.LayerNorm(outer), nn.ReLU(), nn.Dropout(dropout)
-    )
+def _block(inner: int, outer: int, dropout: float, *, layer_norm: bool) -> nn.Sequential:
+    norm = nn.LayerNorm(outer) if layer_norm else nn.Identity()
+    return nn.Sequential(nn.Linear(inner, outer), norm, nn.ReLU(), nn.Dropout(dropout))
 
 
 def skip(x: Float[Tensor, "batch inner"], width: int) -> Float[Tensor, "batch outer"]:

@@ -1,5 +1,6 @@
 """One step of AdamW on flat vectors, with its numbers of many steps taken beforehand."""
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -56,6 +57,7 @@ def step_scalars(
         correction.
     """
     lr = lr.double()
-    step = torch.arange(first_step + 1, first_step + 1 + len(lr), dtype=torch.float64)
-    first, second = 1 - betas[0] ** step, (1 - betas[1] ** step).sqrt()
-    return torch.stack([lr / first, 1 - lr * weight_decay, second], dim=1)
+    # torch's powers depend, in the last bit, on the place in the array: on where a call began
+    step = np.arange(first_step + 1, first_step + 1 + len(lr), dtype=np.float64)
+    first, second = (torch.from_numpy(1 - beta**step) for beta in betas)
+    return torch.stack([lr / first, 1 - lr * weight_decay, second.sqrt()], dim=1)

@@ -5,17 +5,20 @@ So a call runs hundreds of steps, and then tells the loops how many they were: g
 max_steps, the x-axis of the logger and the names of checkpoints go on counting optimizer steps.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.loops.fit_loop import _FitLoop
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from robust_fin.data.batches import Call, TrainCalls
-from robust_fin.errors import NonFiniteError
+from robust_fin.data.population import TrainWindows
+from robust_fin.training.hashed_dropout import step_keys
+from robust_fin.training.record import BadStep, net_tensors, optimizer_tensors
 from robust_fin.training.step_state import StepState, only_group
 from robust_fin.training.steps import StepLoop, StepResult
 
@@ -33,27 +36,51 @@ class StepCalls:
         """The state is read when training starts."""
         self.loop, self.seed = loop, seed
         self._schedule = schedule
-        self._state: StepState | None = None
+        self.state: StepState | None = None
 
-    def begin(self, trainer: L.Trainer, net: nn.Module) -> None:
-        """Take weights and optimizer state over, as a checkpoint or the plain engine left them."""
+    def begin(self, trainer: L.Trainer, net: nn.Module, *, rate_factor: float) -> None:
+        """Take weights and optimizer state over, as a checkpoint or the plain engine left them.
+
+        Args:
+            trainer: whose optimizer it is.
+            net: whose weights.
+            rate_factor: of the learning rate, beside the schedule's.
+        """
         (optimizer,) = trainer.optimizers
-        self._base_lr = float(only_group(optimizer)["initial_lr"])  # set by the scheduler
-        self._state = StepState(net)
-        self._state.load(net, optimizer)
+        self._base_lr = float(only_group(optimizer)["initial_lr"]) * rate_factor
+        self.state = StepState(net)
+        self.state.load(net, optimizer)
 
-    def run(self, trainer: L.Trainer, net: nn.Module, call: Call) -> StepResult:
+    def run(
+        self, trainer: L.Trainer, net: nn.Module, call: Call
+    ) -> tuple[StepResult, BadStep | None]:
         """Do the steps of a call, hand the state back, and keep the counts.
 
-        Raises:
-            NonFiniteError: names the optimizer step whose loss or gradient is not finite; the
-                weights are those before it.
+        Returns:
+            The steps that were taken, and the first one that was not, where there is such a step:
+            then the state is the one before it.
         """
-        assert self._state is not None
+        assert self.state is not None
         (optimizer,) = trainer.optimizers
-        first, count = trainer.global_step, self._steps_left(trainer, call)
-        result = self.loop.run(
-            self._state,
+        first, count = trainer.global_step, steps_left(trainer, len(call.rows))
+        before, done = [one.clone() for one in self.state.vectors], self.state.count
+        result = self._steps(optimizer, call, first, count)
+        bad = result.first_bad
+        if not self._weights_are_finite():
+            last = count if bad is None else bad
+            bad = self._poisoning_step(optimizer, call, first, last, before=(before, done))
+        self.state.store(net, optimizer)
+        if bad is not None:
+            return cut(result, bad), self._bad_step(net, optimizer, call, result, first, bad)
+        count_steps(trainer.fit_loop, count)
+        self._set_rate(trainer, optimizer, first + count)
+        return result, None
+
+    def _steps(self, optimizer: Optimizer, call: Call, first: int, count: int) -> StepResult:
+        """The first `count` steps of a call."""
+        assert self.state is not None
+        return self.loop.run(
+            self.state,
             x=call.x,
             target=call.target,
             rows=call.rows[:count],
@@ -61,33 +88,91 @@ class StepCalls:
             weight_decay=float(only_group(optimizer)["weight_decay"]),
             seed=self.seed,
         )
-        self._state.store(net, optimizer)
-        if result.first_bad is not None:
-            bad = result.first_bad
-            raise NonFiniteError(
-                f"the loss is {float(result.loss[bad])} and the gradient's norm "
-                f"{float(result.gradient_norm[bad])} at step {first + bad}, before the weights were"
-                " changed. Lower optimizer.lr, or tame the features with transform=robust_clip"
-            )
-        count_steps(trainer.fit_loop, count)
-        self._set_rate(trainer, optimizer, first + count)
-        return result
 
-    def rates(self, first: int, count: int) -> torch.Tensor:
+    def _weights_are_finite(self) -> bool:
+        assert self.state is not None
+        return bool(torch.isfinite(self.state.parameters.norm()))
+
+    def _poisoning_step(
+        self,
+        optimizer: Optimizer,
+        call: Call,
+        first: int,
+        last: int,
+        *,
+        before: tuple[list[Tensor], int],
+    ) -> int:
+        """The step of a call that makes a weight not finite; the state is left before it.
+
+        A call is looked at once, at its end, which costs nothing; only where a weight is bad is it
+        run again, to halve the steps that may have done it.
+
+        Args:
+            optimizer: for its weight decay.
+            call: the call.
+            first: optimizer step of its first one.
+            last: steps of it after which a weight is bad.
+            before: the state's vectors and count before it.
+        """
+        good = 0
+        while last - good > 1:
+            middle = (good + last) // 2
+            self._again(optimizer, call, first, middle, before)
+            good, last = (middle, last) if self._weights_are_finite() else (good, middle)
+        self._again(optimizer, call, first, good, before)
+        return good
+
+    def _again(
+        self,
+        optimizer: Optimizer,
+        call: Call,
+        first: int,
+        count: int,
+        before: tuple[list[Tensor], int],
+    ) -> None:
+        """Put the state back and do `count` steps."""
+        assert self.state is not None
+        torch._foreach_copy_(list(self.state.vectors), before[0])
+        self.state.count = before[1]
+        if count:
+            self._steps(optimizer, call, first, count)
+
+    def _bad_step(
+        self,
+        net: nn.Module,
+        optimizer: Optimizer,
+        call: Call,
+        result: StepResult,
+        first: int,
+        bad: int,
+    ) -> BadStep:
+        """What is at hand of step `bad` of a call."""
+        assert self.state is not None
+        rows, numbers = call.rows[bad], (float(result.loss[bad]), float(result.gradient_norm[bad]))
+        reason = "its loss or gradient is not finite"
+        if not self._weights_are_finite():
+            reason = "a weight is not finite already before it"
+        elif all(map(math.isfinite, numbers)):
+            reason = "it would make a weight that is not finite"
+        return BadStep(
+            step=first + bad,
+            loss=numbers[0],
+            gradient_norm=numbers[1],
+            lr=float(self.rates(first + bad, 1)),
+            reason=reason,
+            x=call.x[rows],
+            target=call.target[rows],
+            rows=rows,
+            batches=1,
+            net=net_tensors(net),
+            optimizer=optimizer_tensors(net, optimizer),
+            dropout_key=int(step_keys(self.seed, first_step=self.state.count, steps=1)),
+        )
+
+    def rates(self, first: int, count: int) -> Tensor:
         """Learning rate of each step, float64."""
         factors = [self._schedule(step) for step in range(first, first + count)]
         return torch.tensor(factors, dtype=torch.float64) * self._base_lr
-
-    def _steps_left(self, trainer: L.Trainer, call: Call) -> int:
-        """Steps of the call up to max_steps; the others are given back to the loader."""
-        count = len(call.rows)
-        if trainer.max_steps > 0:
-            count = min(count, trainer.max_steps - trainer.global_step)
-        loader = trainer.train_dataloader
-        if count < len(call.rows):
-            assert isinstance(loader, TrainCalls)
-            loader.give_back(len(call.rows) - count)
-        return count
 
     def _set_rate(self, trainer: L.Trainer, optimizer: Optimizer, step: int) -> None:
         """Leave optimizer and scheduler as the plain engine has them after `step` steps."""
@@ -98,6 +183,29 @@ class StepCalls:
             config.scheduler.last_epoch = step
             config.scheduler._step_count = step + 1
             config.scheduler._last_lr = [rate]
+
+
+def cut(result: StepResult, steps: int) -> StepResult:
+    """The first steps of a call."""
+    return StepResult(result.loss[:steps], result.gradient_norm[:steps], None)
+
+
+def steps_left(trainer: L.Trainer, planned: int) -> int:
+    """Steps of a call up to max_steps; the others are given back to the loader.
+
+    A call that is cut short ends neither an epoch nor the steps between two validations, although
+    Lightning, which counts calls, would take it for their end.
+    """
+    left = trainer.max_steps - trainer.global_step
+    if trainer.max_steps < 0 or left >= planned:
+        return planned
+    loader = trainer.train_dataloader
+    assert isinstance(loader, TrainCalls | TrainWindows)
+    loader.give_back(planned - left)
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = False
+        trainer.val_check_batch = float("inf")
+    return left
 
 
 def count_steps(fit_loop: _FitLoop, count: int) -> None:

@@ -26,6 +26,7 @@ _REQUIRED = {  # Trainer arguments that the compiled step has no use for, and wh
     "overfit_batches": (0, 0.0),
     "detect_anomaly": (False,),
 }
+_PROCESSES = ("devices", "num_nodes")
 
 
 def compiled_calls(
@@ -122,35 +123,37 @@ def compiled_loop(
     return loop
 
 
-def check_trainer(config: DictConfig, *, what: str) -> None:
+def check_trainer(config: DictConfig, *, what: str, processes: bool = False) -> None:
     """Refuse what steps that are not Lightning's would ignore.
 
     Args:
         config: as composed.
         what: that takes those steps, for the message.
+        processes: whether several may share the work.
 
     Raises:
         ConfigError: names the key and the values it may have.
     """
     for key, allowed in _REQUIRED.items():
         value = config.trainer[key]
-        if value not in allowed:
+        if value not in allowed and not (processes and key in _PROCESSES):
             raise ConfigError(
                 f"trainer.{key}={value} is not for {what}, which knows "
                 f"{' or '.join(map(str, allowed))}. Use engine=plain and one net"
             )
 
 
-def call_plan(config: DictConfig, steps: int, *, steps_per_call: int) -> CallPlan:
+def call_plan(config: DictConfig, steps: int, *, group: str = "engine") -> CallPlan:
     """Cut an epoch of `steps` steps so that a call ends where a validation is due.
 
     Args:
         config: as composed.
         steps: optimizer steps an epoch.
-        steps_per_call: of a call that no validation cuts short.
+        group: whose `steps_per_call` it is.
 
     Raises:
-        ConfigError: trainer.val_check_interval is longer than an epoch.
+        ConfigError: trainer.val_check_interval is longer than an epoch, or steps_per_call is no
+            number of steps.
     """
     asked = config.trainer.val_check_interval
     every = steps if asked is None else asked
@@ -160,9 +163,10 @@ def call_plan(config: DictConfig, steps: int, *, steps_per_call: int) -> CallPla
             f"trainer.val_check_interval={asked} is longer than an epoch of {steps} steps, which "
             "engine=compiled does not know. Lower it, or use engine=plain"
         )
-    if steps_per_call < 1:
-        raise ConfigError(f"steps_per_call={steps_per_call} must be above 0")
-    return CallPlan(int(steps_per_call), steps, every)
+    length = config[group].steps_per_call
+    if not isinstance(length, int) or length < 1:
+        raise ConfigError(f"{group}.steps_per_call={length} must be above 0, a whole number")
+    return CallPlan(length, steps, every)
 
 
 def trainer_settings(config: DictConfig, plan: CallPlan) -> dict[str, object]:

@@ -2,8 +2,8 @@
 
 import logging
 import math
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from omegaconf import DictConfig
 
 from robust_fin.bundle import Nets
 from robust_fin.data.datamodule import BarDataModule
+from robust_fin.training.agreement import shared_callbacks
 from robust_fin.training.checkpoints import LAST, LastCheckpoint, best_checkpoint
+from robust_fin.training.diagnostics import Diagnostics
 from robust_fin.training.engine import trainer_settings
 from robust_fin.training.module import Forecaster
 from robust_fin.training.parts import (
@@ -23,7 +25,14 @@ from robust_fin.training.parts import (
     make_trainer,
     step_limit,
 )
-from robust_fin.training.stability import StopOnNonFiniteWeights, require_finite_weights
+from robust_fin.training.record import Recorder
+from robust_fin.training.rollback import ROLLBACK, Attempt, KeptStates, run_attempts
+from robust_fin.training.stability import (
+    StepGuard,
+    StopOnNonFiniteWeights,
+    check_precision,
+    require_finite_weights,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +48,9 @@ class FitSummary:
         steps_per_second: of that session.
         objective: mean of the training objective over the last epoch; NaN before its first step.
         member_steps: of a population, optimizer steps of all members together.
+        rollbacks: to a good state, after a step that was not finite.
+        nonfinite_steps: optimizer steps that were not taken for that reason.
+        gradient_norm_max: largest of the steps taken, before clipping; NaN where nobody kept it.
     """
 
     steps: int
@@ -47,6 +59,9 @@ class FitSummary:
     steps_per_second: float
     objective: float
     member_steps: int = 0
+    rollbacks: int = 0
+    nonfinite_steps: int = 0
+    gradient_norm_max: float = math.nan
 
     def as_dict(self) -> dict[str, float]:
         """For JSON."""
@@ -61,11 +76,13 @@ class MemberFate:
         settings: seed, learning rate and whatever else was its own.
         chosen_step: its optimizer steps up to the weights that count.
         frozen_at: its optimizer steps up to the one that was not finite; None where none was.
+        gradient_norm_max: largest of its steps, before clipping.
     """
 
     settings: dict[str, Any]
     chosen_step: int
     frozen_at: int | None
+    gradient_norm_max: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +103,8 @@ class FitPlan:
         stage: "" for the fit that choices are made on, "refit" for the one on train + val.
         max_steps: stop after so many optimizer steps; None leaves it to the Trainer's settings.
         resume: go on from the stage's last.ckpt where there is one.
-        member_steps: of a population, optimizer steps after which each member stops.
+        member_steps: of a population, optimizer steps after which each member stops; 0 leaves it
+            out.
     """
 
     folder: Path
@@ -116,10 +134,38 @@ def fit(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Fit:
         plan: how long, and where.
 
     Raises:
-        NonFiniteError: a gradient or weight stopped being a number.
+        NonFiniteError: a gradient or weight stopped being a number, and no rollback is left.
     """
+    check_precision(config.trainer)
+    first = steps_in(plan.resume_path)
+    done, seconds = run_attempts(
+        lambda resume: _attempt(config, data, replace(plan, resume=resume)),
+        resume=plan.resume,
+        folder=plan.checkpoints,
+        settings=config.stability,
+    )
+    module, trainer = done.module, done.trainer
+    chosen_step = _load_best(module, done.best) or trainer.global_step
+    require_finite_weights(module.net, when="in the weights that were chosen")
+    summary = FitSummary(
+        trainer.global_step,
+        chosen_step,
+        seconds,
+        (trainer.global_step - first) / seconds,
+        float(module.objective.compute()) if module.objective.update_called else float("nan"),
+        rollbacks=module.guard.rollbacks,
+        nonfinite_steps=module.guard.nonfinite_steps,
+        gradient_norm_max=module.guard.largest_norm,
+    )
+    return Fit(Nets(module.net, module.link, data.to_rank), summary)
+
+
+def _attempt(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Attempt:
+    """The Trainer and all its parts, made anew."""
     L.seed_everything(config.seed, verbose=False)
     module = make_forecaster(config, data)
+    recorder = Recorder(plan.folder, stage=plan.stage, config=config, data=data)
+    module.guard = StepGuard(recorder)
     if module.plan is not None:
         data.calls = module.plan
     last = LastCheckpoint(plan.checkpoints, every_n_steps=config.checkpoint.every_n_steps)
@@ -129,7 +175,7 @@ def fit(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Fit:
             plan.checkpoints, monitor=config.checkpoint.monitor, mode=config.checkpoint.mode
         )
     # last.ckpt comes last: it holds what the callbacks before it know of the epoch
-    ours = [StopOnNonFiniteWeights(), *([best] if best else []), last]
+    ours = [*shared_callbacks(), *_watching(config, plan), *([best] if best else []), last]
     trainer = make_trainer(
         config,
         plan.folder,
@@ -139,19 +185,20 @@ def fit(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Fit:
         compiled=data.calls is not None,
         settings=_limits(config, data, plan),
     )
-    began, first = time.perf_counter(), steps_in(plan.resume_path)
-    trainer.fit(module, data, ckpt_path=plan.resume_path, weights_only=True)
-    seconds = time.perf_counter() - began
-    chosen_step = _load_best(module, best) or trainer.global_step
-    require_finite_weights(module.net, when="in the weights that were chosen")
-    summary = FitSummary(
-        trainer.global_step,
-        chosen_step,
-        seconds,
-        (trainer.global_step - first) / seconds,
-        float(module.objective.compute()) if module.objective.update_called else float("nan"),
-    )
-    return Fit(Nets(module.net, module.link), summary)
+    run = partial(trainer.fit, module, data, ckpt_path=plan.resume_path, weights_only=True)
+    return Attempt(trainer, module, best, run)
+
+
+def _watching(config: DictConfig, plan: FitPlan) -> list[L.Callback]:
+    """What looks after numbers that are not finite, by conf/stability."""
+    asked, trainer = config.stability, config.trainer
+    found: list[L.Callback] = [StopOnNonFiniteWeights()]
+    if asked.diagnose_every_n_steps is not None:
+        clip = None if trainer.gradient_clip_algorithm == "value" else trainer.gradient_clip_val
+        found.append(Diagnostics(every_n_steps=asked.diagnose_every_n_steps, clip=clip))
+    if asked.on_nonfinite == ROLLBACK:
+        found.append(KeptStates(plan.checkpoints, every_n_steps=asked.keep_every_n_steps))
+    return found
 
 
 def _limits(config: DictConfig, data: BarDataModule, plan: FitPlan) -> dict[str, object]:

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from robust_fin.errors import ConfigError
+
 
 def huber(
     score: Float[Tensor, " batch"],
@@ -20,7 +22,7 @@ def huber(
 
     `delta` may be a tensor, so that one compiled step serves members with different ones.
     """
-    _same_shape(score, target)
+    require_same_shape(score, target)
     if not isinstance(delta, Tensor):
         return F.huber_loss(score, target, delta=delta)
     size = (score - target).abs()
@@ -29,20 +31,25 @@ def huber(
 
 def squared(score: Float[Tensor, " batch"], target: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
     """Mean squared error."""
-    _same_shape(score, target)
+    require_same_shape(score, target)
     return F.mse_loss(score, target)
 
 
 def absolute(score: Float[Tensor, " batch"], target: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
     """Mean absolute error."""
-    _same_shape(score, target)
+    require_same_shape(score, target)
     return F.l1_loss(score, target)
 
 
-def _same_shape(score: Tensor, target: Tensor) -> None:
+def require_same_shape(score: Tensor, target: Tensor) -> None:
+    """Refuse what would broadcast.
+
+    Raises:
+        ConfigError: the shapes differ.
+    """
     if score.shape != target.shape:
         shapes: tuple[torch.Size, torch.Size] = (score.shape, target.shape)
-        raise ValueError(
+        raise ConfigError(
             f"score has the shape {tuple(shapes[0])} and target {tuple(shapes[1])}; they would "
             "broadcast. A net must return one score a row, shape (batch,)"
         )

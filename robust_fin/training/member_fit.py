@@ -8,7 +8,7 @@ from functools import partial
 
 import lightning as L
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from robust_fin.data.datamodule import BarDataModule
@@ -32,7 +32,7 @@ from robust_fin.training.member_steps import (
     StackedMembers,
 )
 from robust_fin.training.member_work import MemberPace
-from robust_fin.training.members import Member, check_lists, members_of
+from robust_fin.training.members import Member, check_lists, check_validation, members_of
 from robust_fin.training.parts import (
     function_of,
     limited,
@@ -62,7 +62,8 @@ def fit_population(
         ConfigError: a setting that a population does not follow.
         NonFiniteError: every member is frozen.
     """
-    check_trainer(config, what="a population")
+    check_trainer(config, what="a population", processes=True)
+    check_validation(config)
     module = make_population(config, [MemberSet.of(one) for one in folds], plan)
     has_val = any(len(one.val.target) for one in module.sets)
     last = LastCheckpoint(plan.checkpoints, every_n_steps=config.checkpoint.every_n_steps)
@@ -88,6 +89,19 @@ def fit_population(
     )
 
 
+def check_optimizer(config: DictConfig, net: nn.Module) -> None:
+    """Refuse all but AdamW, and what AdamW refuses.
+
+    Raises:
+        ConfigError: says which.
+    """
+    try:
+        optimizer = instantiate(config.optimizer)(net.parameters())
+    except ValueError as error:
+        raise ConfigError(f"the optimizer refuses its settings: {error}") from error
+    only_group(optimizer)
+
+
 def make_population(
     config: DictConfig, sets: Sequence[MemberSet], plan: FitPlan
 ) -> PopulationForecaster:
@@ -96,19 +110,21 @@ def make_population(
     Args:
         config: as composed.
         sets: what they train on, all of the same features.
-        plan: its `member_steps` end members early.
+        plan: its `member_steps` end members early; one with 0 steps is left out.
     """
     check_warmup(config.schedule.warmup)
     members = members_of(config, sets=len(sets))
     features = sets[0].x.shape[1]
     nets = initial_nets(config, members, features=features)
     check_lists(config, nets[0])
-    only_group(instantiate(config.optimizer)(nets[0].parameters()))  # refuses all but AdamW
+    states = MemberStates(nets)
+    states.leave_out([k for k, limit in enumerate(plan.member_steps or ()) if limit == 0])
+    check_optimizer(config, nets[0])
     link = function_of(config.link)
     return PopulationForecaster(
         nets[0],
         members,
-        states=MemberStates(nets),
+        states=states,
         sets=sets,
         link=link,
         engine=member_engine(config, nets[0], features=features, link=link),
@@ -123,14 +139,21 @@ def initial_nets(
     config: DictConfig, members: Sequence[Member], *, features: int
 ) -> list[nn.Module]:
     """Each member's net as a run with its seed starts it."""
-    make = instantiate(config.model, _partial_=True)
-    build = partial(make.func, *make.args, **make.keywords)  # Hydra's own checks at every call
+    build = _net_maker(config)
     nets = []
     for one in members:
         L.seed_everything(one.seed, verbose=False)
         nets.append(build(features=features))
     L.seed_everything(config.seed, verbose=False)
     return nets
+
+
+def _net_maker(config: DictConfig) -> Callable[..., nn.Module]:
+    """What makes a net from its config; Hydra's own checks, which take milliseconds, run once."""
+    if str(OmegaConf.to_container(config.model)).count("'_target_'") > 1:
+        return partial(instantiate, config.model)  # or all would share the parts it names
+    make = instantiate(config.model, _partial_=True)
+    return partial(make.func, *make.args, **make.keywords)
 
 
 def member_engine(
@@ -187,7 +210,7 @@ def make_pace(
         batch_size=config.batch_size,
         epoch_steps=steps,
         schedules=[partial(schedule, total=max(1, round(epochs * one))) for one in steps],
-        plan=call_plan(config, most, steps_per_call=config.population.steps_per_call),
+        plan=call_plan(config, most, group="population"),
         limits=limits,
     )
 
@@ -224,6 +247,7 @@ def _summary(module: PopulationForecaster, steps: int, first: int, seconds: floa
         (steps - first) / seconds,
         float(objective.compute()) if objective.update_called else math.nan,
         member_steps=int(counts.sum()),
+        gradient_norm_max=float(module.states.norm_max.max()),
     )
 
 
@@ -237,6 +261,7 @@ def _fit_of(module: PopulationForecaster, data: int, summary: FitSummary) -> Fit
             module.members[k].described(),
             int(states.best_count[k]),
             None if frozen[k] == NEVER else int(frozen[k]),
+            float(states.norm_max[k]),
         )
         for k in own
     )
@@ -246,4 +271,4 @@ def _fit_of(module: PopulationForecaster, data: int, summary: FitSummary) -> Fit
             f"all members of fold {data} are frozen: a loss or gradient of each was not finite. "
             "Lower optimizer.lr, or tame the features with transform=robust_clip"
         )
-    return Fit(module.nets(living), summary, fates)
+    return Fit(module.nets(living, data=data), summary, fates)

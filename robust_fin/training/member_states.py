@@ -1,5 +1,6 @@
 """Weights and AdamW moments of all members, as rows of a few tensors."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,7 @@ class MemberStates(nn.Module):
         best_value: that figure.
         best_count: optimizer steps up to it.
         frozen_at: optimizer steps up to the one that was not finite, or NEVER.
+        norm_max: largest gradient norm of the steps taken, before clipping.
     """
 
     weights: Float[Tensor, "members size"]
@@ -67,6 +69,7 @@ class MemberStates(nn.Module):
     best_value: Tensor
     best_count: Tensor
     frozen_at: Tensor
+    norm_max: Float[Tensor, " members"]
 
     def __init__(self, nets: Sequence[nn.Module]) -> None:
         """Take every net's parameters; moments start at zero."""
@@ -85,6 +88,7 @@ class MemberStates(nn.Module):
             "best_value": torch.full((members,), LEAST, dtype=torch.float64),
             "best_count": whole.clone(),
             "frozen_at": torch.full_like(whole, NEVER),
+            "norm_max": torch.zeros(members, dtype=torch.float64),
         }.items():
             self.register_buffer(name, value)
         constants = zip(*(self.layout.constants_of(net) for net in nets), strict=True)
@@ -107,28 +111,66 @@ class MemberStates(nn.Module):
             int(self.count[member]),
         )
 
+    @torch.no_grad()
+    def take(self, member: int, state: MemberState) -> None:
+        """Write a member's state as another process has it."""
+        torch._foreach_copy_(list(self.state(member).vectors), list(state.vectors))
+        self.count[member] = state.count
+
     def living(self) -> Bool[Tensor, " members"]:
         """Members that no step has frozen."""
         return self.alive[:, 0] > 0
 
     @torch.no_grad()
     def keep_better(self, member: int, value: float) -> None:
-        """Remember a member's weights where its figure on val is the best so far.
+        """Remember a member's weights where its figure on val is the best so far, or the first.
 
         Args:
             member: its number.
-            value: larger is better; NaN never is.
+            value: larger is better; NaN is the least.
         """
-        if value > float(self.best_value[member]):
-            self.best_value[member] = value
+        if value > float(self.best_value[member]) or not self.best_count[member]:
+            self.best_value[member] = LEAST if math.isnan(value) else value
             self.best[member] = self.weights[member]
             self.best_count[member] = self.count[member]
 
+    def note_norms(self, member: int, norms: Float[Tensor, " steps"]) -> None:
+        """Remember the largest gradient norm.
+
+        Args:
+            member: its number.
+            norms: of steps that it took.
+        """
+        if len(norms):
+            self.norm_max[member] = max(float(self.norm_max[member]), float(norms.max()))
+
     @torch.no_grad()
     def choose_last(self) -> None:
-        """Where there is no val span the last weights count."""
-        self.best.copy_(self.weights)
-        self.best_count.copy_(self.count)
+        """Of members that val never chose weights of, the last ones count."""
+        never = self.best_count == 0
+        self.best[never] = self.weights[never]
+        self.best_count[never] = self.count[never]
+
+    @torch.no_grad()
+    def leave_out(self, members: Sequence[int]) -> None:
+        """Freeze members before their first step."""
+        rows = torch.tensor(list(members), dtype=torch.int64)
+        self.alive[rows], self.frozen_at[rows] = 0, 0
+
+    @torch.no_grad()
+    def freeze_overflown(self) -> list[int]:
+        """Freeze the living members with a weight or moment that is not finite, and name them.
+
+        A step whose loss and gradient are finite can still overflow a weight, at a huge learning
+        rate. What is not finite is dropped, or it would end the run of the others too.
+        """
+        parts = (self.weights, self.exp_avg, self.exp_avg_sq, self.best)
+        bad = ~torch.stack([one.isfinite().all(dim=1) for one in parts]).all(dim=0)
+        found = torch.nonzero(bad & self.living())[:, 0]
+        self.alive[found], self.frozen_at[found] = 0, self.count[found]
+        for one in parts:
+            one[bad] = 0
+        return found.tolist()
 
     def stack(
         self, flat: Float[Tensor, "members size"], members: Sequence[int]

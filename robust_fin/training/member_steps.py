@@ -6,9 +6,12 @@ member is bit for bit the single run. A block of members in one loop is a quarte
 hundred parameters (benchmarks/population_block.py). Stacked steps need no compiler.
 """
 
+import copy
+import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import replace
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -39,6 +42,7 @@ class MemberWork(NamedTuple):
     dropout: Float[Tensor, ""] | None
 
 
+@runtime_checkable
 class MemberEngine(Protocol):
     """Does the steps of some members that share a data set and a number of steps.
 
@@ -135,7 +139,7 @@ class StackedMembers:
 
     def __init__(self, step: OneStep, *, block: int | str) -> None:
         """Nothing measured yet."""
-        self._step = vmap(step)
+        self._step, self._own = step, threading.local()
         self._settings = step.settings
         self._measure = block == AUTO
         self.block = max(_STACKED_TRIALS) if isinstance(block, str) else block
@@ -151,13 +155,20 @@ class StackedMembers:
         """Take every member's steps; the states are changed in place."""
         inputs, rows = stacked(states, work, betas=self._settings.betas)
         (x, target), carry, outputs = inputs.gathered, inputs.carry, []
+        take = self._threads_own()
         for step, taken in enumerate(rows):
             moving = tuple(one[step] for one in inputs.moving)
             now = LoopInputs(carry, moving, (x[taken], target[taken]), inputs.fixed)
-            carry, output = self._step(now)
+            carry, output = take(now)
             outputs.append(output)
         loss, norm = (torch.stack(one, dim=1) for one in zip(*outputs, strict=True))
         return stored(states, carry, loss, norm)
+
+    def _threads_own(self) -> Callable[[LoopInputs], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
+        """The step on a copy of the net: a functional call puts its weights there for a while."""
+        if not hasattr(self._own, "step"):
+            self._own.step = vmap(replace(self._step, net=copy.deepcopy(self._step.net)))
+        return self._own.step
 
 
 Run = Callable[[Sequence[MemberState], Sequence[MemberWork]], list[StepResult]]

@@ -1,5 +1,6 @@
 """The members of a population: what may differ between nets that are trained in one run."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from robust_fin.errors import ConfigError
 
 OWN, SHARED = "own", "shared"
 _LISTS = ("seeds", "lr", "weight_decay", "delta", "dropout")
+_SEEDS = 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,20 @@ class Member:
 
 
 def wants_population(config: DictConfig, *, folds: int) -> bool:
-    """Whether a run has several nets: members, or one a fold."""
-    return config.population.members is not None or folds > 1
+    """Whether a run has several nets: members, or one a fold.
+
+    Raises:
+        ConfigError: settings of members where there is one net.
+    """
+    if config.population.members is not None or folds > 1:
+        return True
+    for name in _LISTS:
+        if config.population[name] is not None:
+            raise ConfigError(
+                f"population.{name}={config.population[name]} has a value a member, and "
+                "population.members=null trains one net; set population.members"
+            )
+    return False
 
 
 def members_of(config: DictConfig, *, sets: int) -> tuple[Member, ...]:
@@ -60,7 +74,7 @@ def members_of(config: DictConfig, *, sets: int) -> tuple[Member, ...]:
     """
     asked, count = config.population, _count(config)
     given = {name: _values(asked[name], name, count) for name in _LISTS}
-    seeds = given["seeds"] or [config.seed + number for number in range(count)]
+    seeds = [_seed(one) for one in given["seeds"] or range(config.seed, config.seed + count)]
     if asked.order not in (OWN, SHARED):
         raise ConfigError(f"population.order={asked.order} is neither {OWN} nor {SHARED}")
     rates = given["lr"] or [config.optimizer.lr] * count
@@ -68,11 +82,11 @@ def members_of(config: DictConfig, *, sets: int) -> tuple[Member, ...]:
     deltas, dropouts = given["delta"], given["dropout"]
     return tuple(
         Member(
-            seed=int(seeds[k]),
-            order_seed=int(seeds[k] if asked.order == OWN else config.seed),
-            lr=_above("lr", rates[k], 0.0),
-            weight_decay=_above("weight_decay", decays[k], 0.0),
-            delta=None if deltas is None else _above("delta", deltas[k], 0.0),
+            seed=seeds[k],
+            order_seed=seeds[k] if asked.order == OWN else config.seed,
+            lr=_at_least_zero("lr", rates[k]),
+            weight_decay=_at_least_zero("weight_decay", decays[k]),
+            delta=None if deltas is None else _above_zero("delta", deltas[k]),
             dropout=None if dropouts is None else _share("dropout", dropouts[k]),
             data=data,
         )
@@ -92,6 +106,20 @@ def check_lists(config: DictConfig, net: nn.Module) -> None:
     layers = [one for one in net.modules() if isinstance(one, nn.Dropout)]
     if config.population.dropout is not None and not layers:
         raise ConfigError("population.dropout needs a net with nn.Dropout layers; this has none")
+
+
+def check_validation(config: DictConfig) -> None:
+    """Refuse a part of the val span.
+
+    Raises:
+        ConfigError: trainer.limit_val_batches, which counts batches; a population has none.
+    """
+    limit = config.trainer.limit_val_batches
+    if limit not in (None, 0, 1.0) or (limit == 1 and isinstance(limit, int)):
+        raise ConfigError(
+            f"trainer.limit_val_batches={limit} is not for a population, which scores every val "
+            "span whole. Leave it at null, or at 0 for no validation"
+        )
 
 
 def _count(config: DictConfig) -> int:
@@ -116,9 +144,21 @@ def _values(given: Any, name: str, count: int) -> list[Any] | None:
     return list(given)
 
 
-def _above(name: str, value: Any, least: float) -> float:
-    if not isinstance(value, int | float) or not value >= least:
-        raise ConfigError(f"population.{name}: {value} must be a number, at least {least}")
+def _seed(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value < _SEEDS:
+        raise ConfigError(f"population.seeds: {value} must be a whole number in [0, {_SEEDS})")
+    return value
+
+
+def _at_least_zero(name: str, value: Any) -> float:
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ConfigError(f"population.{name}: {value} must be a finite number, at least 0")
+    return float(value)
+
+
+def _above_zero(name: str, value: Any) -> float:
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigError(f"population.{name}: {value} must be a finite number above 0")
     return float(value)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning as L
+import torch
 from jaxtyping import Float
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -11,11 +12,19 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from robust_fin.data.batches import Batch, Call, CallPlan, ScoredBatch
+from robust_fin.data.batches import Batch, Call, CallPlan, ScoredBatch, TrainBatches
 from robust_fin.errors import ConfigError
 from robust_fin.training.calls import StepCalls, translate_loops
+from robust_fin.training.losses import require_same_shape
+from robust_fin.training.record import BadStep, net_tensors, optimizer_tensors, rows_of
 from robust_fin.training.span_scores import SpanScores
-from robust_fin.training.stability import require_finite_step
+from robust_fin.training.stability import (
+    StepGuard,
+    StepNumbers,
+    read_step,
+    scaler_skips,
+    what_is_bad,
+)
 from robust_fin.training.steps import StepResult
 
 Link = Callable[[Tensor], Tensor]
@@ -36,6 +45,9 @@ class Forecaster(L.LightningModule):
         val: the figures of the val span, against the trivial forecasts of the training rows.
         calls: the compiled engine, which then does the steps; None leaves them to Lightning.
         plan: how an epoch is cut into its calls.
+
+    Attributes:
+        guard: refuses a step that is not finite.
     """
 
     def __init__(
@@ -58,8 +70,11 @@ class Forecaster(L.LightningModule):
         self.objective = MeanMetric(nan_strategy="disable")  # else it drops NaN in silence
         self.calls, self.plan = calls, plan
         self.automatic_optimization = calls is None
+        self.guard = StepGuard()
         self.gradient_norm: Tensor | None = None
-        self._losses: Tensor | float = 0.0  # of the batches since the last optimizer step
+        self._pending: list[Batch] = []  # batches since the last optimizer step
+        self._losses: Tensor | float = 0.0  # and their sum
+        self._rng_state: Tensor | None = None  # before the first of them
 
     def forward(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, " batch"]:
         """Forecasts, in rank units."""
@@ -67,16 +82,21 @@ class Forecaster(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Hand weights and optimizer over to the compiled engine."""
+        self._begin_step()
         if self.calls is not None:
-            self.calls.begin(self.trainer, self.net)
+            self.calls.begin(self.trainer, self.net, rate_factor=self.guard.rate_factor)
 
     def training_step(self, batch: Batch | Call, batch_idx: int) -> Tensor | None:  # noqa: ARG002
         """The objective of one batch; or, compiled, all the steps of one call."""
         if isinstance(batch, Call):
-            assert self.calls is not None
-            self._log_call(self.calls.run(self.trainer, self.net, batch))
+            self._run_call(batch)
             return None
-        loss = self.loss(self(batch.x), batch.target)
+        if not self._pending:
+            self._rng_state = torch.get_rng_state()
+        self._pending.append(batch)
+        forecast = self(batch.x)
+        require_same_shape(forecast, batch.target)
+        loss = self.loss(forecast, batch.target)
         self.objective.update(loss.detach())
         self._losses = self._losses + loss.detach()
         self.log("train/objective", loss, prog_bar=True)
@@ -104,41 +124,94 @@ class Forecaster(L.LightningModule):
     ) -> None:
         """Clip as the Trainer says; stop before a step that would poison the weights.
 
-        The norm is the one before clipping. In fp16 the scaler skips a step whose gradient is not
-        finite, and lowers its scale; that is its work, not a failure.
+        After the step it is too late: clipping by a NaN norm spreads it over every weight, and the
+        weights no longer tell which came first. The norm is the one before clipping. Between
+        unscaling and the scaler's own update nothing returns early, so that it can go on.
         """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)  # Lightning leaves it to such an optimizer's step
         parameters = [p for p in self.parameters() if p.grad is not None]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        self.gradient_norm = nn.utils.get_total_norm(gradients)
-        losses, self._losses = self._losses, 0.0
-        if self.trainer.precision != "16-mixed":
-            require_finite_step(
-                losses, self.gradient_norm, self.named_parameters(), step=self.global_step
-            )
-        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.gradient_norm)
+        self.gradient_norm = nn.utils.get_total_norm(
+            [p.grad for p in parameters if p.grad is not None]
+        )
+        numbers = read_step(self._summed_loss(), self.gradient_norm, list(self.net.parameters()))
+        if not numbers.finite:
+            if not scaler_skips(numbers, scaler):
+                self.guard.refuse(self._bad_step(numbers, optimizer))
+            self.guard.nonfinite_steps += 1
+        self.guard.note([numbers.gradient_norm])
+        self._begin_step()
+        if not gradient_clip_val:
+            return
+        if gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(parameters, gradient_clip_val)
         else:
-            self.clip_gradients(
-                optimizer,
-                gradient_clip_val=gradient_clip_val,
-                gradient_clip_algorithm=gradient_clip_algorithm,
-            )
+            nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.gradient_norm)
+
+    def _summed_loss(self) -> Tensor:
+        """Over the batches of the step and all processes, so that all of them decide the same."""
+        assert isinstance(self._losses, Tensor)
+        if self.trainer.world_size == 1:
+            return self._losses
+        return self.trainer.strategy.reduce(self._losses, reduce_op="sum")
+
+    def _begin_step(self) -> None:
+        self._pending, self._losses = [], 0.0
+
+    def _bad_step(self, numbers: StepNumbers, optimizer: Optimizer) -> BadStep:
+        """What is at hand of the step under way."""
+        loader, batches = self.trainer.train_dataloader, len(self._pending)
+        rows = None
+        if isinstance(loader, TrainBatches):
+            rows = rows_of(loader.order, batches=batches)
+        return BadStep(
+            step=self.global_step,
+            loss=numbers.loss,
+            gradient_norm=numbers.gradient_norm,
+            lr=float(optimizer.param_groups[0]["lr"]),
+            reason=what_is_bad(self.net),
+            x=torch.cat([one.x for one in self._pending]),
+            target=torch.cat([one.target for one in self._pending]),
+            rows=rows,
+            batches=batches,
+            net=net_tensors(self.net),
+            optimizer=optimizer_tensors(self.net, optimizer),
+            rng_state=self._rng_state,
+            rank=self.global_rank if self.trainer.world_size > 1 else None,
+        )
 
     def on_train_batch_end(self, outputs: object, batch: Batch | Call, batch_idx: int) -> None:  # noqa: ARG002
         """Log the gradient's norm where a point of the curves is due."""
         if self.gradient_norm is not None:
             self.log("train/gradient_norm", self.gradient_norm)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how often the run was rolled back."""
+        checkpoint["stability"] = self.guard.state_dict()
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the counts of this engine, whichever wrote the checkpoint."""
+        self.guard.load_state_dict(checkpoint["stability"])
         translate_loops(checkpoint, calls_done=self.plan.calls_done if self.plan else None)
 
-    def _log_call(self, result: StepResult) -> None:
-        """Draw the points of the curves that fall due within a call."""
+    def _run_call(self, call: Call) -> None:
+        """Do the steps of a call, draw them, and refuse the first that is not finite."""
         assert self.calls is not None
+        first = self.global_step
+        result, bad = self.calls.run(self.trainer, self.net, call)
+        self.guard.note(result.gradient_norm.tolist())
+        self._log_call(result, first)
+        if bad is not None:
+            self.guard.refuse(bad)
+
+    def _log_call(self, result: StepResult, first: int) -> None:
+        """Draw the points of the curves that fall due within the steps from `first` on."""
+        assert self.calls is not None
+        if not len(result.loss):
+            return
         self.objective.update(result.loss)
         self.log("train/objective", result.loss.mean(), prog_bar=True, logger=False)
-        first = self.global_step - len(result.loss)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         rates = self.calls.rates(first, len(result.loss))
         for at in range((-first - 1) % every, len(result.loss), every):
@@ -150,13 +223,19 @@ class Forecaster(L.LightningModule):
             for logger in self.loggers:
                 logger.log_metrics(point, step=first + at)
 
+    def rate(self, optimizer: Optimizer, step: int) -> float:
+        """Learning rate of an optimizer step."""
+        base: float = optimizer.param_groups[0]["initial_lr"]  # set by the scheduler
+        return base * self._schedule(step) * self.guard.rate_factor
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer, and the schedule as a step-wise scheduler."""
         try:
             optimizer = self._optimizer(self.net.parameters())
         except ValueError as error:
             raise ConfigError(f"the optimizer refuses its settings: {error}") from error
-        scheduler = LambdaLR(optimizer, self._schedule)
+        # a function, not the schedule alone: a checkpoint brings the rollbacks that halve it
+        scheduler = LambdaLR(optimizer, lambda step: self._schedule(step) * self.guard.rate_factor)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},

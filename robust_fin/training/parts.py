@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig
 
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.errors import ConfigError
+from robust_fin.errors import ConfigError, SplitError
 from robust_fin.training.engine import call_plan, compiled_calls
 from robust_fin.training.module import Forecaster
 from robust_fin.training.schedules import check_warmup
@@ -43,8 +43,19 @@ def steps_in_all(config: DictConfig, an_epoch: int) -> int:
 
 
 def batches_an_epoch(config: DictConfig, data: BarDataModule) -> int:
-    """Batches of one pass over train, a process, as the Trainer limits them."""
-    return limited(config, data.steps_an_epoch(_world(config)))
+    """Batches of one pass over train, a process, as the Trainer limits them.
+
+    Raises:
+        SplitError: train is shorter than a batch of every process.
+    """
+    world = _world(config)
+    batches = data.steps_an_epoch(world)
+    if batches == 0:
+        raise SplitError(
+            f"train has {data.fitted.fold.train.size} rows, fewer than batch_size="
+            f"{data.batch_size} times {world} processes; lower it"
+        )
+    return limited(config, batches)
 
 
 def limited(config: DictConfig, batches: int) -> int:
@@ -67,14 +78,14 @@ def make_forecaster(config: DictConfig, data: BarDataModule) -> Forecaster:
     plan = None
     if calls is not None:
         steps = batches_an_epoch(config, data)
-        plan = call_plan(config, steps, steps_per_call=config.engine.steps_per_call)
+        plan = call_plan(config, steps)
     return Forecaster(
         net,
         link=link,
         loss=loss,
         optimizer=instantiate(config.optimizer),
         schedule=schedule,
-        val=SpanScores(train_median=target.median, train_mean=target.mean),
+        val=SpanScores(train_median=target.median, train_mean=target.mean, to_rank=data.to_rank),
         calls=calls,
         plan=plan,
     )
@@ -142,4 +153,5 @@ def _needs_val(callback: L.Callback) -> bool:
 
 def _world(config: DictConfig) -> int:
     devices = config.trainer.devices
-    return int(devices) * config.trainer.num_nodes if isinstance(devices, int) else 1
+    count = devices if isinstance(devices, int) else len(devices)
+    return int(count) * int(config.trainer.num_nodes)

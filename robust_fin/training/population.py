@@ -12,14 +12,15 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from robust_fin.bundle import Nets, SpanForecast, spread
-from robust_fin.data.population import MemberSet, TrainWindows, Window
+from robust_fin.data.population import MemberSet, Window
 from robust_fin.errors import NonFiniteError
+from robust_fin.hardware.group import gathered, group_rank, in_group, world_size
 from robust_fin.metrics import Yardstick
-from robust_fin.training.calls import count_steps, translate_loops
+from robust_fin.training.calls import count_steps, steps_left, translate_loops
 from robust_fin.training.member_curves import MemberCurves
 from robust_fin.training.member_states import NEVER, MemberStates
 from robust_fin.training.member_steps import MemberEngine
@@ -72,6 +73,7 @@ class PopulationForecaster(L.LightningModule):
         self.curves = MemberCurves()
         self._pool = ThreadPoolExecutor(workers)
         self._settled = False
+        self.anchor = nn.Parameter(torch.zeros(()))  # several processes want a module to have one
 
     def configure_optimizers(self) -> None:
         """None that Lightning would step; AdamW's state is the members' own."""
@@ -87,11 +89,13 @@ class PopulationForecaster(L.LightningModule):
         results = self._run(window)
         count_steps(self.trainer.fit_loop, count)
         self._report_frozen(results, first)
-        taken = [one for one in results.values() if len(one.loss) and one.first_bad is None]
+        for k, one in results.items():
+            self.states.note_norms(k, one.gradient_norm[: one.first_bad])
+        taken = [one for one in results.values() if one.first_bad is None]
         if taken:
-            mean = torch.stack([one.loss.mean() for one in taken]).mean()
-            self.objective.update(mean)
-            self.log("train/objective", mean, prog_bar=True, logger=False)
+            losses = torch.cat([one.loss for one in taken])
+            self.objective.update(losses)
+            self.log("train/objective", losses.mean(), prog_bar=True, logger=False)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         self.curves.draw(self._loggers(), taken, first=first, count=count, every=every)
 
@@ -107,10 +111,11 @@ class PopulationForecaster(L.LightningModule):
             train_median=one.train_median,
             train_mean=one.train_mean,
         )
-        nets = Nets(self.architecture, self.link, self.states.stack(self.states.weights, members))
+        nets = self._nets(self.states.weights, members, one)
         found = SpanForecast.of(nets, one.val.x, yardstick, keep=0)
         for member, figures in zip(members, found.members, strict=True):
-            self.states.keep_better(member, self.sign * figures[self.monitor])
+            if not self.trainer.sanity_checking:
+                self.states.keep_better(member, self.sign * figures[self.monitor])
         for name, value in yardstick.figures(found.forecast.score).items():
             self.log(f"val/{name}", value, prog_bar=name == "skill", batch_size=1)
         for name, value in spread(found.members).items():
@@ -122,17 +127,20 @@ class PopulationForecaster(L.LightningModule):
 
     def on_fit_end(self) -> None:
         """Without a val span the last weights count."""
-        if not any(len(one.val.target) for one in self.sets):
-            self.states.choose_last()
+        self.states.choose_last()
         self._pool.shutdown()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the counts of windows."""
         translate_loops(checkpoint, calls_done=self.pace.plan.calls_done)
 
-    def nets(self, members: Sequence[int]) -> Nets:
-        """Some members with the weights that count."""
-        return Nets(self.architecture, self.link, self.states.stack(self.states.best, members))
+    def nets(self, members: Sequence[int], *, data: int) -> Nets:
+        """Some members of one data set, with the weights that count."""
+        return self._nets(self.states.best, members, self.sets[data])
+
+    def _nets(self, flat: Tensor, members: Sequence[int], data: MemberSet) -> Nets:
+        stack = self.states.stack(flat, members)
+        return Nets(self.architecture, self.link, data.to_rank, stack)
 
     @property
     def architecture(self) -> nn.Module:
@@ -147,23 +155,16 @@ class PopulationForecaster(L.LightningModule):
 
     def _cut(self, window: Window) -> Window:
         """Up to max_steps; the other steps are given back to the loader."""
-        left = self.trainer.max_steps - self.global_step
-        if self.trainer.max_steps < 0 or left >= window.stop - window.start:
-            return window
-        loader = self.trainer.train_dataloader
-        assert isinstance(loader, TrainWindows)
-        loader.give_back(window.stop - window.start - left)
-        return window._replace(stop=window.start + left)
+        count = steps_left(self.trainer, window.stop - window.start)
+        return window._replace(stop=window.start + count)
 
     def _run(self, window: Window) -> dict[int, StepResult]:
-        """Results by member; blocks of members go to the threads."""
+        """Results of the living members; blocks of members go to the threads."""
         self.pace.enter(window.epoch)
-        living = self._living()
-        if not self._settled:
-            self._settle(
-                next(iter(self.pace.blocks(living, window, size=self.engine.block))), window
-            )
-        blocks = self.pace.blocks(living, window, size=self.engine.block)
+        blocks = self._blocks(window)
+        if blocks and not self._settled:
+            self._settle(blocks[0], window)
+            blocks = self._blocks(window)
 
         def run(block: Sequence[int]) -> dict[int, StepResult]:
             states = [self.states.state(k) for k in block]
@@ -173,10 +174,30 @@ class PopulationForecaster(L.LightningModule):
                 self.states.count[k] = state.count
             return dict(zip(block, results, strict=True))
 
-        found: dict[int, StepResult] = {}
+        living, found = set(self._living()), dict[int, StepResult]()
         for part in self._pool.map(run, blocks):
-            found |= part
-        return found
+            found |= {k: one for k, one in part.items() if k in living}
+        return self._merged(found)
+
+    def _blocks(self, window: Window) -> list[Sequence[int]]:
+        """Members of this process that are taken together, at least one of them living.
+
+        A frozen one keeps its place: the last bits of the others depend on how many they are.
+        """
+        living, own = set(self._living()), range(group_rank(), len(self.members), world_size())
+        every = self.pace.blocks(own, window, size=self.engine.block)
+        return [block for block in every if living.intersection(block)]
+
+    def _merged(self, own: dict[int, StepResult]) -> dict[int, StepResult]:
+        """What the members of all processes did, and their states in every process."""
+        if not in_group():
+            return own
+        # copies, because a message of a view carries all that it is a view of
+        ready = {k: (self.states.state(k).copied(), one.copied()) for k, one in own.items()}
+        found = {k: both for part in gathered(ready) for k, both in part.items()}
+        for k, (state, _) in found.items():
+            self.states.take(k, state)
+        return {k: found[k][1] for k in sorted(found)}
 
     def _settle(self, block: Sequence[int], window: Window) -> None:
         """Let the engine measure, once and alone."""
@@ -192,13 +213,21 @@ class PopulationForecaster(L.LightningModule):
                 continue
             self.states.frozen_at[k] = self.states.count[k]
             log.warning(
-                "member %d (seed %d) is frozen at its step %d: loss %s, gradient norm %s; it keeps "
-                "the weights before that step and takes no part in the results",
+                "member %d (seed %d) is frozen at its step %d: loss %s, gradient norm %s; it "
+                "takes no part in the results",
                 k,
                 self.members[k].seed,
                 int(self.states.count[k]),
                 float(one.loss[one.first_bad]),
                 float(one.gradient_norm[one.first_bad]),
+            )
+        for k in self.states.freeze_overflown():
+            log.warning(
+                "member %d (seed %d) is frozen at its step %d: a weight or moment is not finite; "
+                "it takes no part in the results",
+                k,
+                self.members[k].seed,
+                int(self.states.count[k]),
             )
         frozen = int((self.states.frozen_at != NEVER).sum())
         if frozen == len(self.members):

@@ -1,5 +1,8 @@
 """Metrics of a span, gathered over batches and processes."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -7,6 +10,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from robust_fin.metrics import span_metrics
+
+Scores = Float[np.ndarray, " rows"]
 
 
 class SpanScores(Metric):
@@ -18,6 +23,7 @@ class SpanScores(Metric):
     Args:
         train_median: of the target over the training rows, in rank units.
         train_mean: likewise.
+        to_rank: forecast -> rank units; None where the net forecasts ranks.
     """
 
     full_state_update = False
@@ -25,10 +31,16 @@ class SpanScores(Metric):
     target: list[Tensor]
     outcome: list[Tensor]
 
-    def __init__(self, *, train_median: float, train_mean: float) -> None:
+    def __init__(
+        self,
+        *,
+        train_median: float,
+        train_mean: float,
+        to_rank: Callable[[Scores], Scores] | None = None,
+    ) -> None:
         """Start empty."""
         super().__init__()
-        self.train_median, self.train_mean = train_median, train_mean
+        self.train_median, self.train_mean, self.to_rank = train_median, train_mean, to_rank
         for name in ("score", "target", "outcome"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
@@ -47,6 +59,7 @@ class SpanScores(Metric):
         """The figures of the span, float32 scalars by name."""
         vectors = (self.score, self.target, self.outcome)
         score, target, outcome = (dim_zero_cat(v).double().cpu().numpy() for v in vectors)
+        score = score if self.to_rank is None else self.to_rank(score)
         found = span_metrics(
             score, target, outcome, train_median=self.train_median, train_mean=self.train_mean
         )

@@ -42,6 +42,10 @@ class StepResult(NamedTuple):
     gradient_norm: Float[Tensor, " steps"]
     first_bad: int | None
 
+    def copied(self) -> "StepResult":
+        """The same in memory of its own."""
+        return StepResult(self.loss.clone(), self.gradient_norm.clone(), self.first_bad)
+
 
 @dataclass(frozen=True, slots=True)
 class StepSettings:

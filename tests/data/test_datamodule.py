@@ -8,6 +8,7 @@ from scipy.stats import rankdata
 from robust_fin.data.batches import Batch, ScoredBatch
 from robust_fin.data.datamodule import BarDataModule, Market
 from robust_fin.data.splits import Holdout
+from robust_fin.data.target_scale import RankScale
 from robust_fin.data.targets import ForwardReturn
 from robust_fin.data.transforms import FeatureTransform, RobustScaler
 from robust_fin.errors import ConfigError, SplitError
@@ -25,6 +26,7 @@ def module(*, split: Holdout | None = None, **settings: int) -> BarDataModule:
         features=FEATURES,
         transform=SCALED,
         split=split or Holdout(0.1, 0.2, embargo=0, refit=True),
+        scale=RankScale(start=0.5),
         **{"batch_size": 64, "score_batch_size": 500, "seed": 3} | settings,
     )
 
@@ -121,6 +123,7 @@ def test_bars_without_a_label_are_said() -> None:
             features=features,
             transform=SCALED,
             split=Holdout(0.1, 0.2, embargo=0, refit=False),
+            scale=RankScale(start=0.5),
             batch_size=1,
             score_batch_size=1,
             seed=0,

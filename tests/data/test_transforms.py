@@ -49,6 +49,18 @@ def test_a_limit_is_above_zero(limit: float) -> None:
         SmoothClip.fit(column(0, 1), names=["calm"], limit=limit)
 
 
+def test_the_identity_leaves_features_as_they_are_and_keeps_nothing() -> None:
+    train = random_features(40_000, seed=2)
+    fitted = instantiate(config("transform=identity").transform)(train, names=NAMES)
+    assert fitted == FeatureTransform(())
+    got = fitted.transform(np.array([[4600.25, 1e-4], [0.0, -9.0]]))
+    assert got.dtype == np.float32
+    assert got.tolist() == np.array([[4600.25, 1e-4], [0.0, -9.0]], dtype=np.float32).tolist()
+    assert np.array_equal(fitted.transform(train), train.astype(np.float32))
+    assert fitted.arrays() == {}
+    assert FeatureTransform.from_arrays({}) == fitted
+
+
 def test_quantile_normal_is_the_normal_quantile_of_the_training_ecdf() -> None:
     train = random_features(20_000, seed=0)
     levels = norm.cdf(QuantileNormal.fit(train, names=NAMES).transform(train))

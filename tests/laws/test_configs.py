@@ -16,25 +16,31 @@ from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.command import conf_folder
 from robust_fin.data.cache import Cache
-from robust_fin.data.splits import Holdout
+from robust_fin.data.splits import Split
+from robust_fin.data.target_scale import TargetScale
 from robust_fin.data.targets import ForwardReturn
 from robust_fin.data.transforms import FeatureTransform
 from robust_fin.features.registry import FeatureSet
+from robust_fin.hardware.environment import Hardware
 from robust_fin.market.sources import BarSource
+from robust_fin.market.spikes import Spikes
 from tests.bars import config, instantiate
 
 FILES = sorted(conf_folder().glob("*/*.yaml"))
 CHOICES = [(path.parent.name, path.stem) for path in FILES if path.parent.name != "experiment"]
 EXPERIMENTS = [path.stem for path in FILES if path.parent.name == "experiment"]
 VERBS = sorted(path.stem for path in conf_folder().glob("*.yaml"))
-SETTINGS_ONLY = {"checkpoint", "debug", "engine"}  # read by the code, nothing is built from them
+# read by the code, nothing is built from them
+SETTINGS_ONLY = {"checkpoint", "debug", "engine", "population", "stability"}
 CALLS = {  # what the code calls a built part with, and what it then gets
     "cache": (None, Cache),
     "features": (None, FeatureSet),
     "source": (None, BarSource),
-    "split": (None, Holdout),
+    "split": (None, Split),
     "target": (None, ForwardReturn),
+    "target_scale": (None, TargetScale),
     "trainer": (None, L.Trainer),
+    "hardware": (None, Hardware),
     "model": (None, torch.nn.Module),
     "logger": (None, Logger),
     "transform": ({"names": ["a", "b"]}, FeatureTransform),
@@ -54,6 +60,8 @@ def built(group: str, settings: DictConfig, folder: Path) -> object:
         given = {"save_dir": folder, "name": "tensorboard", "version": ""}
     elif group == "trainer":
         given = {"default_root_dir": folder, "logger": False}
+        if settings.accelerator == "gpu" and not torch.cuda.is_available():
+            given["accelerator"] = "cpu"  # Lightning builds none for a device that is not there
     part = instantiate(settings, **given)
     words, _ = CALLS[group]
     if words is None:
@@ -76,7 +84,7 @@ def arguments(group: str) -> tuple[object, ...]:
 
 def test_every_group_is_looked_at() -> None:
     groups = {group for group, _ in CHOICES}
-    assert groups == {*CALLS, *SETTINGS_ONLY, "callbacks"}
+    assert groups == {*CALLS, *SETTINGS_ONLY, "callbacks", "stress"}
     assert {"top5", "study", "smoke"} <= set(EXPERIMENTS)
 
 
@@ -91,6 +99,23 @@ def test_every_callback_builds(choice: str) -> None:
     settings = config(f"callbacks={choice}").callbacks
     assert len(settings) >= 2
     assert all(isinstance(instantiate(one), L.Callback) for one in settings.values())
+
+
+@pytest.mark.parametrize("word", ["+experiment=top5", "+experiment=study", "transform=robust"])
+def test_a_stress_holds_whatever_is_chosen_beside_it(word: str) -> None:
+    plain, usual = config(word), {"share": 0.001, "factor": 10.0, "seed": 0}
+    assert config(word, "stress=none") == plain
+    spiked = config("stress=spiked", word)
+    assert instantiate(spiked.source).spikes == Spikes(**usual)
+    assert spiked.transform == plain.transform
+    unscaled = config("stress=unscaled", word)
+    assert unscaled.transform == config("transform=identity").transform
+    assert unscaled.source == plain.source
+    assert {choice for group, choice in CHOICES if group == "stress"} == {
+        "none",
+        "spiked",
+        "unscaled",
+    }
 
 
 @pytest.mark.parametrize(
@@ -112,7 +137,14 @@ def test_every_experiment_builds_under_its_own_name(experiment: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("verb", "required"), [("evaluate", {"run"}), ("predict", {"run", "out"}), ("train", set())]
+    ("verb", "required"),
+    [
+        ("doctor", set()),
+        ("evaluate", {"run"}),
+        ("replay", {"record"}),
+        ("predict", {"run", "out"}),
+        ("train", set()),
+    ],
 )
 def test_every_verb_composes_and_names_what_it_needs(verb: str, required: set[str]) -> None:
     assert verb in VERBS
@@ -120,7 +152,7 @@ def test_every_verb_composes_and_names_what_it_needs(verb: str, required: set[st
 
 
 def test_no_verb_is_left_out() -> None:
-    assert VERBS == ["evaluate", "predict", "train"]
+    assert VERBS == ["doctor", "evaluate", "predict", "replay", "train"]
 
 
 @pytest.mark.parametrize("key", [*sorted(CALLS), *sorted(SETTINGS_ONLY)])
@@ -140,7 +172,8 @@ def test_the_keys_people_try_are_errors(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "group", ["features", "source", "split", "target", "trainer", "model", "transform", "loss"]
+    "group",
+    ["features", "source", "split", "target", "trainer", "hardware", "model", "transform", "loss"],
 )
 def test_a_key_forced_in_with_a_plus_is_refused_by_the_constructor(
     group: str, tmp_path: Path

@@ -12,13 +12,14 @@ FILES = sorted(ROOT.rglob("*.py"))
 # from the top down; rooms of one line never import each other
 FLOORS = (
     {"train", "predict", "evaluate", "replay", "doctor", "leakcheck", "select"},
+    {"processes"},
     {"command", "settings", "results"},
     {"evaluation", "trading", "serving", "training"},
     {"bundle"},
     {"data", "models"},
     {"features"},
     {"market"},
-    {"metrics"},
+    {"metrics", "hardware"},
     {"errors"},
 )
 FLOOR = {room: len(FLOORS) - place for place, rooms in enumerate(FLOORS) for room in rooms}

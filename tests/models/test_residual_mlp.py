@@ -6,8 +6,15 @@ from torch import nn
 from robust_fin.models.links import identity, sigmoid
 from robust_fin.models.residual_mlp import ResidualMLP, skip
 from robust_fin.training.module import parameter_count
+from tests.bars import config, instantiate
 
-SETTINGS = {"features": 5, "hidden": [16, 8], "input_norm": True, "dropout": 0.1}
+SETTINGS = {
+    "features": 5,
+    "hidden": [16, 8],
+    "layer_norm": True,
+    "input_norm": True,
+    "dropout": 0.1,
+}
 
 
 def layer_norm(x: np.ndarray, layer: nn.LayerNorm) -> np.ndarray:
@@ -56,11 +63,31 @@ def test_both_forms_of_the_study_count_299_parameters(residual: bool) -> None:
     [([32, 16, 8], 987), ([128, 64, 32], 11_595), ([7], 5 * 7 + 7 + 14 + 8 + 10)],
 )
 def test_width_and_depth_are_free(hidden: list[int], count: int) -> None:
-    net = ResidualMLP(
-        5, hidden=hidden, residual=True, input_norm=True, dropout=0.0, head_start=None
-    )
+    net = ResidualMLP(**SETTINGS | {"hidden": hidden}, residual=True, head_start=None)
     assert parameter_count(net) == count
     assert net(torch.zeros(3, 5)).shape == (3,)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_without_layer_norm_a_block_is_linear_relu_dropout(residual: bool) -> None:
+    plain = SETTINGS | {"layer_norm": False, "input_norm": False}
+    net = jittered(ResidualMLP(**plain, residual=residual, head_start=None))
+    assert parameter_count(net) == 5 * 16 + 16 + 16 * 8 + 8 + 8 + 1  # 299 less 10, 32 and 16
+    assert not [one for one in net.modules() if isinstance(one, nn.LayerNorm)]
+    x = np.random.default_rng(1).normal(size=(7, 5))
+    a = np.maximum(linear(x, net.blocks[0][0]), 0)
+    a = a + np.concatenate([x, np.zeros((7, 11))], axis=1) if residual else a
+    b = np.maximum(linear(a, net.blocks[1][0]), 0)
+    b = b + a.reshape(7, 8, 2).mean(axis=2) if residual else b
+    expected = linear(b, net.head)[:, 0]
+    np.testing.assert_allclose(net(torch.from_numpy(x)).detach().numpy(), expected, rtol=1e-12)
+
+
+def test_plain_mlp_is_the_net_without_both() -> None:
+    net = instantiate(config("model=plain_mlp").model, features=5)
+    assert (net.residual, parameter_count(net)) == (False, 241)
+    usual = instantiate(config("model=residual_mlp").model, features=5)
+    assert (usual.residual, parameter_count(usual)) == (True, 289)
 
 
 def test_residual_changes_the_output_and_nothing_else() -> None:
@@ -82,9 +109,8 @@ def test_the_skip_widens_with_zeros_and_narrows_by_averaging() -> None:
 
 def test_kaiming_initialisation_scales_with_the_inputs() -> None:
     torch.manual_seed(0)
-    net = ResidualMLP(
-        400, hidden=[300], residual=False, input_norm=False, dropout=0.0, head_start=None
-    )
+    wide = {"features": 400, "hidden": [300], "input_norm": False}
+    net = ResidualMLP(**SETTINGS | wide, residual=False, head_start=None)
     first = net.blocks[0][0]
     assert first.weight.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.01)
     assert first.bias.abs().max().item() == 0
@@ -106,7 +132,7 @@ def test_a_row_scores_the_same_whatever_its_neighbours() -> None:
 @pytest.mark.parametrize("hidden", [[], [8, 0]])
 def test_impossible_widths_are_refused(hidden: list[int]) -> None:
     with pytest.raises(ValueError, match=r"model.hidden=\[.*\] must name at least one width"):
-        ResidualMLP(5, hidden=hidden, residual=True, input_norm=True, dropout=0.0, head_start=None)
+        ResidualMLP(**SETTINGS | {"hidden": hidden}, residual=True, head_start=None)
 
 
 def test_links() -> None:

@@ -45,6 +45,7 @@ def residual(hidden: Sequence[int], *, dropout: float = 0.0) -> ResidualMLP:
         FEATURES,
         hidden=hidden,
         residual=True,
+        layer_norm=True,
         input_norm=True,
         dropout=dropout,
         head_start=None,

@@ -32,7 +32,13 @@ def batches_of(x: torch.Tensor, target: torch.Tensor, seed: int = 0) -> TrainBat
 def net() -> ResidualMLP:
     torch.manual_seed(1)
     return ResidualMLP(
-        5, hidden=[16, 8], residual=True, input_norm=True, dropout=0.0, head_start=None
+        5,
+        hidden=[16, 8],
+        residual=True,
+        layer_norm=True,
+        input_norm=True,
+        dropout=0.0,
+        head_start=None,
     )
 
 

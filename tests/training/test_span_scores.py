@@ -16,6 +16,16 @@ def span(rows: int = 501) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return score, target, outcome
 
 
+def test_forecasts_are_brought_to_ranks_before_they_are_judged() -> None:
+    score, target, outcome = span()
+    ranked = SpanScores(train_median=0.49, train_mean=0.5)
+    ranked.update(score, target, outcome)
+    raw = SpanScores(train_median=0.49, train_mean=0.5, to_rank=lambda one: one / 8 + 0.5)
+    raw.update(8 * (score - 0.5), target, outcome)
+    pairs = zip(ranked.compute().values(), raw.compute().values(), strict=True)
+    assert all(a.item() == pytest.approx(b.item(), rel=1e-6) for a, b in pairs)
+
+
 def test_batches_give_the_figures_of_the_whole_span() -> None:
     score, target, outcome = span()
     scores = SpanScores(train_median=0.49, train_mean=0.5)

@@ -148,7 +148,7 @@ BAD_BARS = {
     ),
     "stamps that are none": BadBars(
         put("time", [4], "yesterday"),
-        ("some stamps carry a zone and 1 do not, the first at row 4: 'yesterday'",),
+        ("es.csv: row 4 has the time 'yesterday', which cannot be read", f"1 of {ROWS} rows"),
     ),
     "fewer rows than the longest lookback": BadBars(
         lambda bars: bars.iloc[:300],

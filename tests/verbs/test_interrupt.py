@@ -1,55 +1,33 @@
-"""Ctrl-C in a running process, and going on."""
+"""Ctrl-C and SIGTERM in a running process, and going on."""
 
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
+import pytest
 
-from robust_fin import train
-from tests.runs import read_metrics, run_training
+from robust_fin.training.checkpoint_files import read_checkpoint
+from tests.same_run import assert_same_run
+from tests.started import SMALL, Started, run_to_end
 
-WORDS = (
-    "split.refit=false",
-    "batch_size=16",
-    "model.dropout=0.1",
-    "trainer.max_epochs=2",
-    "checkpoint.every_n_steps=100",
+LAST = {"choice": "checkpoints/last.ckpt", "refit": "checkpoints/refit/last.ckpt"}
+
+
+@pytest.mark.parametrize(
+    ("number", "stage"), [(signal.SIGINT, "choice"), (signal.SIGTERM, "refit")], ids=str
 )
-
-
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "robust_fin.train", "+experiment=smoke"]
-    command += [f"hydra.run.dir={folder}", "trainer.enable_progress_bar=false", *WORDS]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read().decode()  # type: ignore[union-attr]
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.02)
-
-
-def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    run_training(tmp_path / "whole", *WORDS)
-    process = start(tmp_path / "cut")
-    wait_for(tmp_path / "cut/checkpoints/last.ckpt", process)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert b"Traceback" not in errors
-    assert not (tmp_path / "cut/metrics.json").exists()
-    place = torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)["global_step"]
-    assert 100 <= place < 2 * 573
-
-    assert train.main([f"resume={tmp_path / 'cut'}"]) == 0
-    assert read_metrics(tmp_path / "cut")["steps"] == read_metrics(tmp_path / "whole")["steps"]
-    whole, resumed = (
-        load_file(tmp_path / name / "bundle/model.safetensors") for name in ("whole", "cut")
-    )
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+def test_a_stopped_run_goes_on_to_the_same_end(
+    undisturbed: Path, tmp_path: Path, number: signal.Signals, stage: str
+) -> None:
+    folder, log = tmp_path / "cut", tmp_path / "cut.log"
+    cache = undisturbed.parent / "cache"
+    started = Started([*SMALL, f"hydra.run.dir={folder}", f"cache.folder={cache}"], log=log)
+    started.wait_for(folder / LAST[stage])
+    started.send(number)
+    assert started.code() == 130
+    step = read_checkpoint(folder / LAST[stage])["global_step"]
+    told = f"stopped after step {step}; python -m robust_fin.train resume={folder} goes on\n"
+    assert told in started.said()
+    assert "Traceback" not in started.said()
+    assert not (folder / "metrics.json").exists()
+    run_to_end([f"resume={folder}"], log=log)
+    assert_same_run(undisturbed, folder)

@@ -1,0 +1,176 @@
+"""What the guard and the diagnostics cost, in one run.
+
+python benchmarks/guard.py [--batch 16 1024] [--engine compiled plain] [--quick] [--json FILE]
+
+The net is the study's. `bare` is the engine without them: in the compiled one a step that is not
+told whether it is finite, in the plain one a module that clips and asks nothing; no diagnostics.
+`guard` has every step judged, `default` adds the diagnostics as conf/stability has them, and
+`rollback` keeps states to go back to as well. The variants take turns, so that whatever else the
+machine does falls on all of them. Seconds are the processor's, of this process alone; the ratio is
+the median, over the turns, of a variant's seconds over those of `bare` in the same turn.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from rich.table import Table
+from torch import Tensor, nn
+from torch.func import grad_and_value
+from torch.optim import Optimizer
+
+from robust_fin.command import conf_folder
+from robust_fin.data.datamodule import BarDataModule
+from robust_fin.evaluation.console import show
+from robust_fin.settings import register_schema
+from robust_fin.train import load_data, quiet
+from robust_fin.training import rollback, steps
+from robust_fin.training.adamw_step import adamw
+from robust_fin.training.fitting import FitPlan, fit
+from robust_fin.training.loop_trace import LoopInputs
+from robust_fin.training.module import Forecaster
+
+NO_DIAGNOSES = "stability.diagnose_every_n_steps=null"
+VARIANTS = {
+    "bare": (NO_DIAGNOSES,),
+    "guard": (NO_DIAGNOSES,),
+    "default": (),
+    "rollback": ("stability.on_nonfinite=rollback",),
+}
+
+
+class BareStep(steps.OneStep):
+    """A step that never asks whether it is finite."""
+
+    def __call__(self, inputs: LoopInputs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The state after the step; loss and gradient norm."""
+        parameters, exp_avg, exp_avg_sq, alive = inputs.carry
+        parts, loss = grad_and_value(lambda leaves: self._objective(leaves, inputs))(
+            self.layout.unflatten(parameters)
+        )
+        gradient = torch.cat([one.reshape(-1) for one in parts])
+        norm = gradient.square().sum().sqrt()
+        if self.settings.clip:
+            gradient = gradient * (self.settings.clip / (norm + 1e-6)).clamp(max=1.0)
+        old = (parameters, exp_avg, exp_avg_sq)
+        new = adamw(*old, gradient, inputs.moving[0], **self.settings.adamw)
+        return (*new, alive), (loss, norm)
+
+
+def clip_only(
+    self: Forecaster,
+    optimizer: Optimizer,  # noqa: ARG001
+    gradient_clip_val: float | None = None,
+    gradient_clip_algorithm: str | None = None,  # noqa: ARG001
+) -> None:
+    """What the plain engine would do at least."""
+    parameters = [p for p in self.parameters() if p.grad is not None]
+    assert gradient_clip_val is not None
+    self.gradient_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+    self._begin_step()
+
+
+@contextmanager
+def unguarded() -> Iterator[None]:
+    """Both engines without their guard."""
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(steps, "OneStep", BareStep))
+        stack.enter_context(mock.patch.object(Forecaster, "configure_gradient_clipping", clip_only))
+        yield
+
+
+def settings(batch: int, *words: str) -> DictConfig:
+    """The study's config on synthetic bars."""
+    register_schema()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return compose("train", overrides=["+experiment=study", f"batch_size={batch}", *words])
+
+
+def seconds(data: BarDataModule, batch: int, words: tuple[str, ...]) -> float:
+    """Of the processor in one fit, compiling not counted."""
+    config = settings(batch, "trainer.enable_progress_bar=false", "trainer.max_epochs=-1", *words)
+    data.calls = None
+    clock = mock.patch.object(rollback, "time", SimpleNamespace(perf_counter=time.process_time))
+    with clock, tempfile.TemporaryDirectory() as folder:
+        done = fit(config, data, FitPlan(Path(folder), stage="", max_steps=None, resume=False))
+        return done.summary.seconds
+
+
+def measure(engine: str, batch: int, *, turns: int, quick: bool) -> list[dict[str, Any]]:
+    """One row a variant."""
+    count = (40_000 if quick else 200_000) if engine == "compiled" else (800 if quick else 3000)
+    count = count // 10 if batch > 100 and engine == "compiled" else count
+    data = load_data(settings(batch, f"source.synthetic.rows={100_000 if quick else 400_000}"))
+    found: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for _ in range(turns):
+        for name, words in VARIANTS.items():
+            with ExitStack() as stack:
+                if name == "bare":
+                    stack.enter_context(unguarded())
+                given = (f"engine={engine}", f"trainer.max_steps={count}", *words)
+                found[name].append(seconds(data, batch, given))
+    rows = []
+    for name, taken in found.items():
+        ratios = [one / bare for one, bare in zip(taken, found["bare"], strict=True)]
+        rows.append(
+            {
+                "engine": engine,
+                "batch": batch,
+                "variant": name,
+                "steps_per_second": count / statistics.median(taken),
+                "ratio": statistics.median(ratios),
+                "least": min(ratios),
+                "most": max(ratios),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Measure, print, and write where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, nargs="+", default=[16, 1024])
+    parser.add_argument("--engine", nargs="+", default=["compiled", "plain"])
+    parser.add_argument("--turns", type=int, default=None)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    quiet()
+    logging.getLogger("lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    turns = given.turns or (5 if given.quick else 15)
+    rows = [
+        row
+        for engine in given.engine
+        for batch in given.batch
+        for row in measure(engine, batch, turns=turns, quick=given.quick)
+    ]
+    title = f"seconds over those of the bare engine, median of {turns} turns"
+    table = Table(title=title, title_justify="left")
+    for name in ("engine", "batch", "variant", "steps/s", "ratio", "least", "most"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        figures = (f"{row[name]:.3f}" for name in ("ratio", "least", "most"))
+        rate = f"{row['steps_per_second']:,.0f}"
+        table.add_row(row["engine"], str(row["batch"]), row["variant"], rate, *figures)
+    show(table)
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""python -m robust_fin.replay record=RUN_FOLDER/nonfinite/step_<n>.safetensors."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+
+from robust_fin.command import run_job
+from robust_fin.errors import ConfigError
+from robust_fin.evaluation.console import show
+from robust_fin.training.record import Record, read_record
+from robust_fin.training.step_replay import DOUBLE, Replay, replay
+
+
+def replay_record(path: Path, *, rows: int) -> list[Replay]:
+    """Run the recorded step again, and say what is not finite first, and by which rows.
+
+    Args:
+        path: of the record.
+        rows: shown at most.
+
+    Raises:
+        BundleError: `path` is no record.
+    """
+    if rows < 1:
+        raise ConfigError(f"rows={rows} must be at least 1")
+    record = read_record(path)
+    found = replay(record)
+    show(*story(record, found))
+    show(*row_lines(record, guilty_rows(found), most=rows))
+    return found
+
+
+def story(record: Record, found: Sequence[Replay]) -> list[str]:
+    """What happened, a line each."""
+    bad = record.bad
+    lines = [
+        f"step {bad.step} of {record.config.name}: loss {bad.loss:g}, gradient norm "
+        f"{bad.gradient_norm:g}, learning rate {bad.lr:g}; {bad.reason}",
+        f"gradient norms of the {len(record.norms)} steps before: {_norms(record)}",
+    ]
+    for one in found:
+        where = "float64" if one.precision == DOUBLE else one.precision
+        lines.append(f"again in {where}: loss {one.loss:g}, gradient norm {one.gradient_norm:g}")
+        if one.weights:
+            lines.append(f"weights not finite before the step: {', '.join(one.weights)}")
+        if one.finding is None:
+            lines.append(f"every output, gradient and weight is finite in {where}")
+        else:
+            lines.append(f"first not finite: {one.finding.place}, its {one.finding.what}")
+    return lines
+
+
+def guilty_rows(found: Sequence[Replay]) -> list[int]:
+    """Places in the batch: rows that came in bad, else those where the first tensor is bad."""
+    last = found[-1]
+    if found[0].inputs:
+        return list(found[0].inputs)
+    return [] if last.finding is None else list(last.finding.rows)
+
+
+def row_lines(record: Record, rows: Sequence[int], *, most: int) -> list[str]:
+    """Rows of the batch with their times and what the net was given, a line each."""
+    if not rows:
+        return []
+    every = len(record.bad.x)
+    if len(rows) == every:
+        return [f"rows that cause it: all {every:,} of the batch, so none in particular"]
+    lines = [f"rows that cause it: {len(rows):,} of {every:,}"]
+    for place in rows[:most]:
+        words = [f"row {place}"]
+        if record.time is not None and record.contract is not None:
+            time = np.datetime_as_string(record.time[place], unit="m")
+            words += [f"{time} UTC", record.contract[place]]
+        named = zip(record.features, record.bad.x[place].tolist(), strict=True)
+        values = [*named, ("target", float(record.bad.target[place]))]
+        words.append("  ".join(f"{name} {value:.6g}" for name, value in values))
+        lines.append("   ".join(words))
+    return lines
+
+
+def _norms(record: Record) -> str:
+    norms = record.norms.numpy()
+    norms = norms[np.isfinite(norms)]
+    if not norms.size:
+        return "none"
+    return f"median {np.median(norms):.3g}, largest {norms.max():.3g}, last {norms[-1]:.3g}"
+
+
+def job(config: DictConfig) -> None:
+    """What Hydra calls."""
+    replay_record(Path(str(config.record)).expanduser(), rows=config.rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The verb; returns the exit code."""
+    return run_job(job, config_name="replay", argv=argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

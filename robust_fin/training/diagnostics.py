@@ -1,0 +1,276 @@
+"""Signs on TensorBoard that a net is about to blow up, or has stopped learning.
+
+| tag | what it is |
+|---|---|
+| stability/gradient_norm_p50, _p99, _max | of the steps since the last diagnosis, before clipping |
+| stability/clipped_share | share of those steps that were clipped |
+| stability/update_ratio/LAYER | L2 of the last update of a layer's weights over L2 of the weights |
+| stability/saturated/MODULE | share of an activation's outputs whose slope is below 0.01 |
+| stability/dead/MODULE | share of its units that are so on every probe row |
+| stability/forecast_std | of the forecasts of the probe rows, in the units of the target |
+
+The probe is 256 training rows, the same at every diagnosis, spread over the whole span.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+
+import lightning as L
+import numpy as np
+import torch
+from jaxtyping import Float
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from robust_fin.data.batches import TrainBatches, TrainCalls
+from robust_fin.errors import NonFiniteError
+from robust_fin.training.module import Forecaster
+
+log = logging.getLogger(__name__)
+
+PROBE_ROWS = 256
+FLAT = 0.01  # slope below which an activation passes on next to nothing
+CONSTANT = 1e-4  # spread of forecasts, in that of the targets, below which they are one number
+ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh,
+    nn.Sigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign, nn.LogSigmoid,
+)  # fmt: skip
+
+
+class Diagnostics(Callback):
+    """Draws the table above every `every_n_steps` optimizer steps and when training ends.
+
+    Args:
+        every_n_steps: optimizer steps between two diagnoses.
+        clip: largest norm of the gradient; None where it is not clipped by norm.
+    """
+
+    def __init__(self, *, every_n_steps: int, clip: float | None) -> None:
+        """Nothing seen yet."""
+        self.every_n_steps, self.clip = every_n_steps, clip
+        self._seen, self._constant = 0, False
+        self._before: list[Tensor] | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count from where training starts, which may be after a rollback."""
+        self._seen = trainer.global_step
+        assert isinstance(pl_module, Forecaster)
+        if pl_module.guard.rollbacks:
+            self._draw(trainer, counts(pl_module))
+
+    def on_before_optimizer_step(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        optimizer: Optimizer,
+    ) -> None:
+        """Keep the weights before a step that a diagnosis follows; AdamW's moments tell its own."""
+        if not isinstance(optimizer, AdamW) and self._due(trainer.global_step + 1):
+            assert isinstance(pl_module, Forecaster)
+            self._before = [p.detach().clone() for p in pl_module.net.parameters()]
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: object,  # noqa: ARG002
+        batch: object,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Diagnose when due."""
+        if self._due(trainer.global_step):
+            self._seen = trainer.global_step
+            self._diagnose(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Diagnose the steps since the last time."""
+        if trainer.global_step > self._seen:
+            self._diagnose(trainer, pl_module)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Draw a step that was not finite where it happened."""
+        if isinstance(exception, NonFiniteError):
+            assert isinstance(pl_module, Forecaster)
+            points = counts(pl_module)
+            points["stability/nonfinite_steps"] += 1
+            self._draw(trainer, points)
+
+    def _due(self, step: int) -> bool:
+        return step // self.every_n_steps > self._seen // self.every_n_steps
+
+    @torch.no_grad()
+    def _diagnose(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Forecaster)
+        points = counts(pl_module)
+        points |= norm_figures(np.array(pl_module.guard.window), clip=self.clip)
+        pl_module.guard.window.clear()
+        points |= self._update_ratios(trainer, pl_module)
+        probe = probe_rows(trainer)
+        if probe is not None:
+            points |= self._probe(pl_module, *probe, step=trainer.global_step)
+        self._draw(trainer, points)
+
+    def _update_ratios(self, trainer: L.Trainer, module: Forecaster) -> dict[str, float]:
+        before, self._before = self._before, None
+        (optimizer,) = trainer.optimizers
+        if isinstance(optimizer, AdamW):
+            rate = module.rate(optimizer, trainer.global_step - 1)
+            return update_ratios(module.net, adamw_updates(module.net, optimizer, rate))
+        if before is None:
+            return {}
+        pairs = zip(module.net.named_parameters(), before, strict=True)
+        return update_ratios(module.net, {name: p.detach() - old for (name, p), old in pairs})
+
+    def _probe(
+        self, module: Forecaster, x: Tensor, target: Tensor, *, step: int
+    ) -> dict[str, float]:
+        found, forecast = activation_figures(module.net, module.link, x)
+        spread, wanted = float(forecast.std()), float(target.std())
+        constant = spread < CONSTANT * wanted
+        if constant and not self._constant:
+            log.warning(
+                "the net forecasts the same for every row: over %d training rows its forecasts "
+                "spread by %.1e, the targets by %.1e, at step %d. It learns nothing; lower "
+                "optimizer.lr or raise schedule.warmup, and see stability/dead",
+                len(x),
+                spread,
+                wanted,
+                step,
+            )
+        self._constant = constant
+        return found | {"stability/forecast_std": spread}
+
+    def _draw(self, trainer: L.Trainer, points: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(points, step=trainer.global_step)
+
+
+def counts(module: Forecaster) -> dict[str, float]:
+    """What the guard has counted so far."""
+    guard = module.guard
+    return {
+        "stability/rollbacks": float(guard.rollbacks),
+        "stability/nonfinite_steps": float(guard.nonfinite_steps),
+    }
+
+
+def norm_figures(norms: Float[np.ndarray, " steps"], *, clip: float | None) -> dict[str, float]:
+    """Quantiles of the gradient norms that are finite, and the share that was clipped."""
+    norms = norms[np.isfinite(norms)]
+    if not norms.size:
+        return {}
+    middle, high, most = np.quantile(norms, (0.5, 0.99, 1.0)).tolist()
+    found = {
+        "stability/gradient_norm_p50": middle,
+        "stability/gradient_norm_p99": high,
+        "stability/gradient_norm_max": most,
+    }
+    return found | ({"stability/clipped_share": float(np.mean(norms > clip))} if clip else {})
+
+
+def probe_rows(trainer: L.Trainer) -> tuple[Float[Tensor, "rows features"], Tensor] | None:
+    """Training rows spread over the whole span, and their targets; None from a foreign loader."""
+    loader = trainer.train_dataloader
+    if not isinstance(loader, TrainBatches | TrainCalls):
+        return None
+    every = max(1, len(loader.target) // PROBE_ROWS)
+    return loader.x[::every][:PROBE_ROWS], loader.target[::every][:PROBE_ROWS]
+
+
+def update_ratios(net: nn.Module, updates: dict[str, Tensor]) -> dict[str, float]:
+    """L2 of the update over L2 of the weights after it, of each module with weights of its own."""
+    found = {}
+    for name, module in net.named_modules():
+        own = dict(module.named_parameters(prefix=name, recurse=False))
+        moved = [updates[key] for key in own if key in updates]
+        if moved:
+            sizes = torch.stack([*torch._foreach_norm([*moved, *own.values()])]).square()
+            ratio = sizes[: len(moved)].sum() / sizes[len(moved) :].sum()
+            found[f"stability/update_ratio/{name or 'net'}"] = float(ratio.sqrt())
+    return found
+
+
+def adamw_updates(net: nn.Module, optimizer: Optimizer, lr: float) -> dict[str, Tensor]:
+    """The last step of AdamW, from the moments after it.
+
+    Args:
+        net: whose weights it changed.
+        optimizer: an AdamW.
+        lr: learning rate of that step.
+    """
+    group = optimizer.param_groups[0]
+    named = {name: p for name, p in net.named_parameters() if optimizer.state.get(p)}
+    if not named:
+        return {}
+    weights = [p.detach() for p in named.values()]
+    states = [optimizer.state[p] for p in named.values()]
+    (first, second), step = group["betas"], float(states[0]["step"])
+    roots = torch._foreach_sqrt([one["exp_avg_sq"] for one in states])
+    torch._foreach_div_(roots, (1 - second**step) ** 0.5)
+    torch._foreach_add_(roots, group["eps"])
+    moves = torch._foreach_div([one["exp_avg"] for one in states], roots)
+    torch._foreach_mul_(moves, lr / (1 - first**step))
+    decay = (
+        lr * group["weight_decay"]
+    )  # of the weights before, which are (after + move) / (1 - decay)
+    torch._foreach_add_(moves, weights, alpha=decay)
+    torch._foreach_div_(moves, decay - 1)
+    return dict(zip(named, moves, strict=True))
+
+
+@torch.no_grad()
+def activation_figures(
+    net: nn.Module, link: Callable[[Tensor], Tensor], x: Float[Tensor, "rows features"]
+) -> tuple[dict[str, float], Float[Tensor, " rows"]]:
+    """Saturated and dead shares of every activation module and of the link, and the forecasts.
+
+    Args:
+        net: run in evaluation mode, and left in the mode it is in.
+        link: raw score -> forecast.
+        x: the probe.
+    """
+    slopes: dict[str, Tensor] = {}
+    hooks = list(_hooked(net, slopes))
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        score = net(x)
+    finally:
+        for module, training in modes:
+            module.training = training
+        for hook in hooks:
+            hook.remove()
+    slopes["link"] = slope(link, score)
+    found = {}
+    for name, one in slopes.items():
+        flat = one.abs() < FLAT
+        found[f"stability/saturated/{name}"] = float(flat.float().mean())
+        if name != "link":
+            found[f"stability/dead/{name}"] = float(flat.all(dim=0).float().mean())
+    return found, link(score)
+
+
+def _hooked(
+    net: nn.Module, slopes: dict[str, Tensor]
+) -> Iterator[torch.utils.hooks.RemovableHandle]:
+    """Hooks that note the slope of each activation; before it runs, as it may work in place."""
+
+    def noting(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+            slopes[name] = slope(module.forward, given[0])
+
+        return hook
+
+    for name, module in net.named_modules():
+        if isinstance(module, ACTIVATIONS):
+            yield module.register_forward_pre_hook(noting(name or "net"))
+
+
+def slope(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """Derivative of a function that works entry by entry."""
+    with torch.enable_grad():
+        leaf = at.detach().clone().requires_grad_()
+        return torch.autograd.grad(function(leaf.clone()).sum(), leaf)[0]

@@ -1,0 +1,51 @@
+"""What must be true of every loss that conf/loss names."""
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from robust_fin.command import conf_folder
+from robust_fin.errors import ConfigError
+from robust_fin.training.losses import require_same_shape
+from robust_fin.training.parts import function_of
+from tests.bars import config
+
+LOSSES = sorted(path.stem for path in (conf_folder() / "loss").glob("*.yaml"))
+SCORE = torch.tensor([0.1, 0.5, 0.8, 0.3])
+TARGET = torch.tensor([0.15, 0.45, 0.9, 0.32])  # each nearest to its own score
+
+
+def test_the_losses_are_those_of_the_folder() -> None:
+    assert {"huber", "squared", "absolute"} <= set(LOSSES)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("pair", [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)])
+def test_swapping_two_labels_raises_the_loss(name: str, pair: tuple[int, int]) -> None:
+    loss = function_of(config(f"loss={name}").loss)
+    order = torch.arange(4)
+    order[list(pair)] = order[list(reversed(pair))]
+    assert float(loss(SCORE, TARGET[order])) > float(loss(SCORE, TARGET)) + 1e-3
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_row_more_wrong_costs_more_and_a_right_one_nothing(name: str) -> None:
+    loss = function_of(config(f"loss={name}").loss)
+    assert float(loss(TARGET, TARGET)) == 0.0
+    worse = SCORE.clone()
+    worse[1] += 0.2  # away from 0.45
+    assert loss(worse, TARGET) > loss(SCORE, TARGET)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("shape", [(4, 1), (1, 4), (1,), ()])
+def test_a_target_that_would_broadcast_is_refused(name: str, shape: tuple[int, ...]) -> None:
+    loss = function_of(config(f"loss={name}").loss)
+    target = torch.zeros(shape)
+    with pytest.raises((ConfigError, TypeCheckError)):
+        loss(SCORE, target)
+
+
+def test_the_refusal_says_both_shapes_and_needs_no_type_checker() -> None:
+    with pytest.raises(ConfigError, match=r"score has the shape \(4,\) and target \(4, 1\)"):
+        require_same_shape(SCORE, TARGET.unsqueeze(1))

@@ -1,0 +1,56 @@
+"""Whether two run folders hold the same run: weights bit for bit, figures and curves."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.runs import read_metrics
+
+Curves = dict[tuple[str, str], list[tuple[int, float]]]
+
+
+def figures(run: Path) -> dict[str, Any]:
+    """metrics.json without what depends on the clock."""
+    return {name: value for name, value in read_metrics(run).items() if "second" not in name}
+
+
+def curves(run: Path) -> Curves:
+    """Every point of every scalar, by (stage, tag), as TensorBoard shows them."""
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every purge
+    found: Curves = {}
+    for folder in (run / "tensorboard", run / "tensorboard" / "refit"):
+        if folder.is_dir():
+            events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+            for tag in events.Tags()["scalars"]:
+                points = [(event.step, event.value) for event in events.Scalars(tag)]
+                found[folder.name, tag] = points
+    return found
+
+
+def assert_same_run(one: Path, other: Path, *, but: str | None = None) -> None:
+    """The same weights, figures and curves, and nothing left half written.
+
+    Args:
+        one: a run folder.
+        other: likewise.
+        but: curves whose tag starts so are not compared.
+    """
+    ours, theirs = (load_file(run / "bundle" / "model.safetensors") for run in (one, other))
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert figures(one) == figures(other)
+    first, second = (
+        {
+            key: points
+            for key, points in curves(run).items()
+            if not but or not key[1].startswith(but)
+        }
+        for run in (one, other)
+    )
+    assert first.keys() == second.keys()
+    assert [key for key in first if first[key] != second[key]] == []
+    assert list(one.rglob("*.part")) == list(other.rglob("*.part")) == []

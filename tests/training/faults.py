@@ -1,0 +1,232 @@
+"""Faults put into a fit on purpose: one number, at one place, in one optimizer step."""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import lightning as L
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from robust_fin.data.datamodule import BarDataModule
+from robust_fin.train import quiet
+from robust_fin.training import fitting, losses
+from robust_fin.training.fitting import Fit, FitPlan, fit
+from robust_fin.training.module import Forecaster
+from tests.bars import config
+
+BATCHES = 12  # of the only epoch
+PLACES = ("feature", "target", "loss", "gradient", "weight")
+VALUES = ("nan", "inf", "1e30")
+MOMENTS = {"first": 0, "middle": BATCHES // 2, "last": BATCHES - 1}
+SETUPS = (  # engine, precision, batches a step
+    ("plain", "32-true", 1),
+    ("plain", "32-true", 2),
+    ("plain", "bf16-mixed", 1),
+    ("plain", "bf16-mixed", 2),
+    ("compiled", "32-true", 1),
+)
+POLICIES = ("stop", "rollback")
+SIGNAL = 71.0  # target of the row whose loss or gradient goes wrong, plus the number of the fault
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A case of the matrix.
+
+    Attributes:
+        place: where the number is put.
+        value: what is put there.
+        moment: in the first, a middle or the last step.
+        engine: that trains.
+        precision: of the Trainer.
+        batches: a step.
+        policy: stability.on_nonfinite.
+    """
+
+    place: str
+    value: str
+    moment: str
+    engine: str
+    precision: str
+    batches: int
+    policy: str
+
+    @property
+    def step(self) -> int:
+        """Optimizer step that meets it."""
+        return MOMENTS[self.moment] // self.batches
+
+    @property
+    def last_step(self) -> int:
+        """Number of the last optimizer step."""
+        return -(-BATCHES // self.batches) - 1
+
+    @property
+    def number(self) -> float:
+        """What is put there."""
+        return float(self.value)
+
+    @property
+    def passes(self) -> bool:
+        """A loss that is large and finite has the gradient it would have had."""
+        return (self.place, self.value) == ("loss", "1e30")
+
+    @property
+    def heals(self) -> bool:
+        """A weight goes wrong once, a row in every attempt."""
+        return self.place == "weight" and self.policy == "rollback"
+
+    def __str__(self) -> str:
+        """For the test's name."""
+        words = (self.place, self.value, self.moment, self.engine, self.precision, self.batches)
+        return "-".join(map(str, (*words, self.policy)))
+
+
+def all_faults() -> list[Fault]:
+    """The whole matrix."""
+    every = itertools.product(PLACES, VALUES, MOMENTS, SETUPS, POLICIES)
+    return [
+        Fault(place, value, moment, *setup, policy) for place, value, moment, setup, policy in every
+    ]
+
+
+def covering_faults() -> list[Fault]:
+    """A few, in which every place meets every value, moment, engine and policy at least once."""
+    chosen: list[Fault] = []
+    missing = set().union(*map(_meetings, all_faults()))
+    while missing:
+        best = max(all_faults(), key=lambda one: len(_meetings(one) & missing))
+        chosen.append(best)
+        missing -= _meetings(best)
+    return chosen
+
+
+def _meetings(fault: Fault) -> set[tuple[object, ...]]:
+    others = (fault.value, fault.moment, fault.engine, fault.policy)
+    setup = (fault.engine, fault.precision, fault.batches)
+    return {(fault.place, one) for one in others} | {(setup, fault.policy)}
+
+
+class FaultyData(BarDataModule):
+    """A fold with one bad row."""
+
+    fault: Fault
+
+    def train_tensors(self) -> tuple[Tensor, Tensor]:
+        """With the fault, or the signal of one, in a row of the step that shall meet it."""
+        x, target = (one.clone() for one in super().train_tensors())
+        row = int(self.order().begin()[1][MOMENTS[self.fault.moment]][3])
+        if self.fault.place == "feature":
+            x[row, 1] = self.fault.number
+        elif self.fault.place == "target":
+            target[row] = self.fault.number
+        elif self.fault.place in ("loss", "gradient"):
+            kind = VALUES.index(self.fault.value) + 3 * (self.fault.place == "gradient")
+            target[row] = SIGNAL + kind
+        return x, target
+
+
+def faulty_loss(score: Tensor, target: Tensor) -> Tensor:
+    """Squared error, to whose value or gradient a row with the signal does something.
+
+    One function for every fault, so that one compiled step serves them all.
+    """
+    hit = [(target == SIGNAL + kind).to(score.dtype) for kind in range(6)]
+    endless = hit[0] * 1e38 * 1e38 * 0.0 + hit[1] * 1e38 * 1e38 + hit[2] * 1e30
+    rise = score - score.detach()  # 0, with the gradient of the score
+    root = [torch.sqrt(rise * one + (1.0 - one)) - (1.0 - one) for one in hit[3:5]]
+    steep = root[0] * 0.0 + root[1] + rise * hit[5] * 1e30
+    return (score - target).square().mean() + (endless + steep).sum()
+
+
+class WeightFault(L.Callback):
+    """Spoils one weight, once: before a step, or after the last one."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault, self.done = fault, False
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Wrap the step, so that nothing is written between the fault and its use."""
+        step = pl_module.training_step
+
+        def faulty_step(batch: object, batch_idx: int) -> object:
+            due = self.fault.moment != "last" and trainer.global_step >= self.fault.step
+            self._spoil(pl_module, due=due)
+            return step(batch, batch_idx)
+
+        pl_module.training_step = faulty_step  # type: ignore[method-assign]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object
+    ) -> None:
+        self._spoil(pl_module, due=trainer.global_step > self.fault.last_step)
+
+    @torch.no_grad()
+    def _spoil(self, module: L.LightningModule, *, due: bool) -> None:
+        if self.done or not due or self.fault.place != "weight":
+            return
+        assert isinstance(module, Forecaster)
+        self.done = True
+        module.net.head.weight[0, 2] = self.fault.number
+        if module.calls is not None:
+            assert module.calls.state is not None
+            module.calls.state.parameters[-3] = self.fault.number
+
+
+def settings(fault: Fault, *words: str) -> DictConfig:
+    """Of the fit that the fault is put into."""
+    engine = [f"engine={fault.engine}"]
+    engine += ["engine.steps_per_call=6"] if fault.engine == "compiled" else []
+    return config(
+        "+experiment=smoke", *engine, f"trainer.precision={fault.precision}",
+        f"trainer.accumulate_grad_batches={fault.batches}",
+        f"trainer.limit_train_batches={BATCHES}",
+        "trainer.max_epochs=1", "trainer.enable_progress_bar=false", "split.refit=false",
+        f"stability.on_nonfinite={fault.policy}", "stability.max_rollbacks=1",
+        "stability.keep_every_n_steps=3", *words,
+    )  # fmt: skip
+
+
+def fit_with(
+    fault: Fault | None,
+    folder: Path,
+    data: BarDataModule,
+    *words: str,
+    like: Fault | None = None,
+    resume: bool = False,
+) -> Fit:
+    """A fit with a fault in it, or one with none and the settings of `like`."""
+    quiet()
+    faulty, asked = copy.copy(data), fault or like
+    assert asked is not None
+    plan = FitPlan(folder, "", max_steps=None, resume=resume)
+    faulty.calls = None
+    if fault is None:
+        return fit(settings(asked, *words), faulty, plan)
+    faulty.__class__, faulty.fault = FaultyData, fault
+    with _injected(fault):
+        return fit(settings(fault, *words), faulty, plan)
+
+
+@contextmanager
+def _injected(fault: Fault) -> Iterator[None]:
+    """The loss and the Trainer with the fault in them."""
+    real, spoil = fitting.make_trainer, WeightFault(fault)
+
+    def make_trainer(
+        config: DictConfig, folder: Path, ours: list[L.Callback], **words: Any
+    ) -> L.Trainer:
+        return real(config, folder, [spoil, *ours], **words)
+
+    with (
+        mock.patch.object(losses, "squared", faulty_loss),
+        mock.patch.object(fitting, "make_trainer", make_trainer),
+    ):
+        yield

@@ -1,0 +1,209 @@
+import hashlib
+import io
+import pickle
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robust_fin.errors import ResumeError
+from robust_fin.training.checkpoint_files import (
+    LAST,
+    PREVIOUS,
+    DamagedError,
+    WholeCheckpoints,
+    mend,
+    read_checkpoint,
+    seal,
+    sealed,
+)
+
+
+def checkpoint(step: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(step)
+    weights = torch.randn(20, generator=generator)
+    parts: dict[str, Any] = {"loops": {"a": [1, 2]}, "session": {}, "lineage": {"seed": 0}}
+    return {"global_step": step, "state_dict": {"w": weights}, **parts}
+
+
+def two_checkpoints(folder: Path) -> tuple[Path, Path]:
+    """last.ckpt of step 2 and previous.ckpt of step 1."""
+    for step in (1, 2):
+        WholeCheckpoints().save_checkpoint(checkpoint(step), folder / LAST)
+    return folder / LAST, folder / PREVIOUS
+
+
+class Payload:
+    """Unpickled, it would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+def poisoned(kind: str, marker: Path) -> bytes:
+    """A checkpoint that would create the marker when it is unpickled."""
+    content = {**checkpoint(3), "extra": Payload(marker)}
+    if kind == "pickle":
+        return pickle.dumps(content)
+    if kind == "sealed":
+        return sealed(content)
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=kind == "archive")
+    return buffer.getvalue()
+
+
+def torchscript() -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls its own format deprecated
+        torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.zeros(1, 1)), buffer)
+    return buffer.getvalue()
+
+
+def test_what_is_written_is_read_and_torch_reads_it_too(tmp_path: Path) -> None:
+    WholeCheckpoints().save_checkpoint(checkpoint(5), tmp_path / "new" / LAST)
+    path = tmp_path / "new" / LAST
+    for found in (
+        read_checkpoint(path),
+        WholeCheckpoints().load_checkpoint(path, weights_only=False),
+        torch.load(path, weights_only=True),
+    ):
+        assert torch.equal(found["state_dict"]["w"], checkpoint(5)["state_dict"]["w"])
+        assert found["global_step"] == 5
+
+
+def test_last_keeps_the_one_before_and_best_does_not(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        for name in ("last.ckpt", "best.ckpt"):
+            WholeCheckpoints().save_checkpoint(checkpoint(step), tmp_path / name)
+    steps = {path.name: read_checkpoint(path)["global_step"] for path in tmp_path.iterdir()}
+    assert steps == {"last.ckpt": 3, "previous.ckpt": 2, "best.ckpt": 3}
+
+
+def test_the_seal_is_the_hash_of_all_before_it(tmp_path: Path) -> None:
+    WholeCheckpoints().save_checkpoint(checkpoint(1), tmp_path / LAST)
+    content = (tmp_path / LAST).read_bytes()
+    wanted = "sha256:" + hashlib.sha256(content[:-71]).hexdigest()
+    assert seal(tmp_path / LAST) == content[-71:].decode() == wanted
+
+
+def test_an_archive_without_a_seal_is_read_while_its_own_checksums_fit(tmp_path: Path) -> None:
+    torch.save(checkpoint(4), tmp_path / LAST)
+    assert read_checkpoint(tmp_path / LAST)["global_step"] == 4
+    content = bytearray((tmp_path / LAST).read_bytes())
+    place = content.index(checkpoint(4)["state_dict"]["w"].numpy().tobytes())
+    content[place] ^= 1
+    (tmp_path / LAST).write_bytes(content)
+    with pytest.raises(DamagedError, match="is not what was written"):
+        read_checkpoint(tmp_path / LAST)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    content, path = sealed(checkpoint(1)), tmp_path / LAST
+    bits = random.Random(0).sample(range(16, 8 * len(content)), 600)
+    for bit in bits:
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(DamagedError):
+            read_checkpoint(path)
+
+
+def test_every_cut_is_noticed(tmp_path: Path) -> None:
+    content, path = sealed(checkpoint(1)), tmp_path / LAST
+    for length in (0, 1, 2, 30, *range(40, len(content), 37), len(content) - 71, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(DamagedError):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "legacy", "archive", "sealed"])
+def test_code_is_refused_and_not_run(tmp_path: Path, kind: str) -> None:
+    marker, path = tmp_path / "created", tmp_path / LAST
+    path.write_bytes(poisoned(kind, marker))
+    with pytest.raises(ResumeError, match=r"last\.ckpt holds code, .* it was not loaded"):
+        WholeCheckpoints().load_checkpoint(path, weights_only=False)
+    assert not marker.exists()
+    if kind != "pickle":  # the payload is live: torch would run it
+        torch.load(path, weights_only=False)["extra"].close()
+        assert marker.exists()
+
+
+def test_the_code_is_named(tmp_path: Path) -> None:
+    (tmp_path / LAST).write_bytes(poisoned("archive", tmp_path / "created"))
+    with pytest.raises(ResumeError, match=r"\(it names io\.open\)"):
+        read_checkpoint(tmp_path / LAST)
+
+
+def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / LAST).write_bytes(torchscript())
+    with pytest.raises(ResumeError, match="is no checkpoint of ours; it was not loaded"):
+        read_checkpoint(tmp_path / LAST)
+
+
+def test_tensors_of_something_else_are_refused(tmp_path: Path) -> None:
+    (tmp_path / LAST).write_bytes(sealed({"weights": torch.zeros(3)}))
+    with pytest.raises(ResumeError, match="is no checkpoint of a training run"):
+        read_checkpoint(tmp_path / LAST)
+
+
+def test_a_whole_folder_is_left_as_it_is_but_for_leftovers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = two_checkpoints(tmp_path)
+    before = [path.read_bytes() for path in paths]
+    (tmp_path / "last.ckpt.part").write_bytes(b"half")
+    mend(tmp_path)
+    assert [path.read_bytes() for path in paths] == before
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed", "empty"])
+def test_a_damaged_last_gives_way_to_the_one_before_and_it_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    last, previous = two_checkpoints(tmp_path)
+    content = last.read_bytes()
+    last.write_bytes({"cut": content[:-100], "changed": content[::-1]}.get(damage, b""))
+    if damage == "missing":
+        last.unlink()
+    mend(tmp_path)
+    assert read_checkpoint(last)["global_step"] == 1
+    assert not previous.exists()
+    (record,) = caplog.records
+    what = "missing" if damage == "missing" else "damaged: it is not what was written"
+    told = f"{last} is {what}; going on from previous.ckpt, which is of step 1"
+    assert record.getMessage() == told
+
+
+def test_two_damaged_ones_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    last, previous = two_checkpoints(tmp_path)
+    last.write_bytes(last.read_bytes()[:-1])
+    previous.write_bytes(b"")
+    with pytest.raises(ResumeError, match=r"last\.ckpt is damaged.*previous\.ckpt is damaged") as e:
+        mend(tmp_path)
+    assert f"Remove {tmp_path} and resume again: the run then starts anew" in str(e.value)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", [LAST, PREVIOUS])
+def test_code_in_either_stops_the_mending(tmp_path: Path, name: str) -> None:
+    last, _ = two_checkpoints(tmp_path)
+    if name == PREVIOUS:
+        last.unlink()
+    (tmp_path / name).write_bytes(poisoned("archive", tmp_path / "created"))
+    with pytest.raises(ResumeError, match=f"{name} holds code"):
+        mend(tmp_path)
+    assert not (tmp_path / "created").exists()
+
+
+def test_an_empty_folder_needs_no_mending(tmp_path: Path) -> None:
+    mend(tmp_path)
+    mend(tmp_path / "gone")

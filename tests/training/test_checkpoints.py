@@ -1,0 +1,221 @@
+"""Checkpoints and signals at awkward moments of a fit."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from robust_fin.data.datamodule import BarDataModule
+from robust_fin.errors import Interrupted, ResumeError
+from robust_fin.train import load_data, quiet
+from robust_fin.training.checkpoint_files import WholeCheckpoints, read_checkpoint
+from robust_fin.training.fitting import Fit, FitPlan, fit
+from tests.bars import config as composed
+from tests.same_run import curves
+
+STEPS = 35  # of an epoch
+VALIDATING = ("trainer.val_check_interval=10",)
+
+
+class SignalAt(Callback):
+    """Sends signals to this process the first time that a hook is called at a step.
+
+    Args:
+        hook: its name.
+        step: optimizer steps done by then.
+        number: of the signal.
+        times: how often it is sent, one right after the other.
+    """
+
+    def __init__(self, *, hook: str, step: int, number: int, times: int) -> None:
+        self.step, self.number, self.times = step, number, times
+        setattr(self, hook, self.act)
+
+    def act(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+            self.step = -1
+
+
+def settings(*words: str, signals: dict[str, object] | None = None) -> DictConfig:
+    chosen = composed(
+        "+experiment=smoke", "schedule=warmup_constant", "schedule.warmup=20",
+        "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "split.refit=false",
+        "model.dropout=0.1", "checkpoint.every_n_steps=8", *words,
+    )  # fmt: skip
+    if signals is not None:
+        with open_dict(chosen):
+            chosen.callbacks.signals = OmegaConf.create(
+                {"_target_": "tests.training.test_checkpoints.SignalAt", **signals}
+            )
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def data() -> BarDataModule:
+    return load_data(settings())
+
+
+def train(
+    folder: Path,
+    data: BarDataModule,
+    *words: str,
+    resume: bool = False,
+    signals: dict[str, object] | None = None,
+) -> Fit:
+    quiet()
+    data.calls = None
+    plan = FitPlan(folder, stage="", max_steps=None, resume=resume)
+    return fit(settings(*words, signals=signals), data, plan)
+
+
+def assert_same_fit(one: Path, other: Path) -> None:
+    ours, theirs = (read_checkpoint(run / "checkpoints/last.ckpt") for run in (one, other))
+    assert ours["global_step"] == theirs["global_step"]
+    for name, value in ours["state_dict"].items():
+        assert torch.equal(value, theirs["state_dict"][name]), name
+    assert curves(one) == curves(other)
+
+
+@pytest.fixture(scope="module")
+def whole(data: BarDataModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fit that nobody stopped; it validates after every tenth step and at the end of an epoch."""
+    folder = tmp_path_factory.mktemp("fits") / "whole"
+    train(folder, data, *VALIDATING)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("hook", "step", "stops_at", "number"),
+    [
+        ("on_train_start", 0, 0, signal.SIGINT),
+        ("on_before_zero_grad", 15, 16, signal.SIGINT),
+        ("on_validation_start", 10, 10, signal.SIGTERM),
+        ("on_train_epoch_end", 35, 35, signal.SIGTERM),
+        ("on_train_epoch_end", 70, 70, signal.SIGINT),
+    ],
+)
+def test_a_signal_at_any_moment_is_answered_between_two_steps(
+    tmp_path: Path,
+    data: BarDataModule,
+    whole: Path,
+    hook: str,
+    step: int,
+    stops_at: int,
+    number: signal.Signals,
+) -> None:
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    asked = {"hook": hook, "step": step, "number": int(number), "times": 1}
+    with pytest.raises(Interrupted, match=f"stopped after step {stops_at}; .* resume={tmp_path}"):
+        train(tmp_path, data, *VALIDATING, signals=asked)
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+    if stops_at:
+        assert read_checkpoint(tmp_path / "checkpoints/last.ckpt")["global_step"] == stops_at
+    train(tmp_path, data, *VALIDATING, resume=True)
+    assert_same_fit(whole, tmp_path)
+
+
+def test_a_second_signal_ends_at_once_and_the_checkpoint_before_counts(
+    tmp_path: Path, data: BarDataModule, whole: Path
+) -> None:
+    asked = {"hook": "on_before_zero_grad", "step": 19, "number": int(signal.SIGINT), "times": 2}
+    with pytest.raises(Interrupted, match=f"stopped at once; .* resume={tmp_path} goes on"):
+        train(tmp_path, data, *VALIDATING, signals=asked)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert read_checkpoint(tmp_path / "checkpoints/last.ckpt")["global_step"] == 16
+    train(tmp_path, data, *VALIDATING, resume=True)
+    assert_same_fit(whole, tmp_path)
+
+
+@pytest.mark.slow
+def test_with_accumulation_a_stop_waits_for_the_optimizer_step(
+    tmp_path: Path, data: BarDataModule
+) -> None:
+    words = ("trainer.accumulate_grad_batches=4", "checkpoint.every_n_steps=3")
+    train(tmp_path / "whole", data, *words)
+    asked = {"hook": "on_before_backward", "step": 4, "number": int(signal.SIGINT), "times": 1}
+    with pytest.raises(Interrupted, match="stopped after step 5;"):
+        train(tmp_path / "cut", data, *words, signals=asked)
+    train(tmp_path / "cut", data, *words, resume=True)
+    assert_same_fit(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_every_n_steps_and_every_epoch_are_written(
+    tmp_path: Path, data: BarDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[tuple[str, int]] = []
+    save = WholeCheckpoints.save_checkpoint
+
+    def spy(self: WholeCheckpoints, checkpoint: dict[str, Any], path: Path) -> None:
+        steps.append((Path(path).name, checkpoint["global_step"]))
+        save(self, checkpoint, path)
+
+    monkeypatch.setattr(WholeCheckpoints, "save_checkpoint", lambda s, c, p, **_: spy(s, c, p))
+    train(tmp_path, data)
+    assert [step for name, step in steps if name == "last.ckpt"] == [
+        *(8, 16, 24, 32, 35),
+        *(40, 48, 56, 64, 70),
+    ]
+    assert {step for name, step in steps if name == "best.ckpt"} <= {35, 70}
+    assert {name for name, _ in steps} == {"last.ckpt", "best.ckpt"}
+
+
+def test_a_best_checkpoint_of_a_later_step_is_written_again(
+    tmp_path: Path, data: BarDataModule
+) -> None:
+    train(tmp_path / "whole", data)
+    train(tmp_path / "cut", data, "trainer.max_epochs=1")
+    best = (tmp_path / "whole/checkpoints/best.ckpt").read_bytes()
+    assert read_checkpoint(tmp_path / "whole/checkpoints/best.ckpt")["global_step"] == 70
+    (tmp_path / "cut/checkpoints/best.ckpt").write_bytes(best)  # killed before last.ckpt followed
+    done = train(tmp_path / "cut", data, resume=True)
+    assert done.summary.chosen_step == 70
+    assert_same_fit(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_lost_best_checkpoint_is_an_error_that_says_what_to_do(
+    tmp_path: Path, data: BarDataModule, damage: str
+) -> None:
+    train(tmp_path, data, "trainer.max_epochs=1")
+    path = tmp_path / "checkpoints/best.ckpt"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        path.unlink()
+    told = r"best\.ckpt is .*; the weights chosen on val at step 35 are lost\. Remove .*checkpoints"
+    with pytest.raises(ResumeError, match=told):
+        train(tmp_path, data, resume=True)
+
+
+def test_an_older_best_checkpoint_is_not_taken_for_the_one_that_was_chosen(
+    tmp_path: Path, data: BarDataModule
+) -> None:
+    train(tmp_path, data, "trainer.max_epochs=1")
+    older = (tmp_path / "checkpoints/best.ckpt").read_bytes()
+    train(tmp_path, data, resume=True)
+    (tmp_path / "checkpoints/best.ckpt").write_bytes(older)
+    with pytest.raises(ResumeError, match=r"is of step 35, older than last\.ckpt knows it"):
+        train(tmp_path, data, resume=True)
+
+
+@pytest.mark.slow
+def test_a_fit_that_stopped_early_stays_stopped(tmp_path: Path, data: BarDataModule) -> None:
+    words = (
+        "callbacks=early_stopping", "callbacks.early_stopping.patience=1", "trainer.max_epochs=9",
+        "optimizer.lr=0.3",
+    )  # fmt: skip
+    first = train(tmp_path, data, *words)
+    assert first.summary.steps < 9 * STEPS
+    again = train(tmp_path, data, *words, resume=True)
+    assert again.summary.steps_per_second == 0
+    assert again.summary.steps == first.summary.steps
+    assert again.summary.chosen_step == first.summary.chosen_step
+    assert again.summary.objective == first.summary.objective

@@ -1,0 +1,141 @@
+"""The record of a step holds that step, with the times of its rows, and nothing that runs."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from robust_fin.data.batches import EpochOrder
+from robust_fin.data.datamodule import BarDataModule
+from robust_fin.errors import BundleError, NonFiniteError
+from robust_fin.train import load_data
+from robust_fin.training import record as records
+from robust_fin.training.checkpoint_files import read_checkpoint
+from robust_fin.training.record import Record, read_record, rows_of
+from tests.training.faults import MOMENTS, Fault, fit_with, settings
+from tests.training.test_calls import curve
+
+SETUPS = [("plain", 1), ("plain", 2), ("compiled", 1)]
+
+# max_steps ends before the first validation
+pytestmark = pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
+
+
+@pytest.fixture(scope="module")
+def data() -> BarDataModule:
+    return load_data(settings(feature_fault("plain", 1)))
+
+
+def feature_fault(engine: str, batches: int) -> Fault:
+    return Fault("feature", "nan", "middle", engine, "32-true", batches, "stop")
+
+
+def recorded(fault: Fault, folder: Path, data: BarDataModule) -> Record:
+    with pytest.raises(NonFiniteError) as caught:
+        fit_with(fault, folder, data, "trainer.log_every_n_steps=1")
+    path = str(caught.value).partition("python -m robust_fin.replay record=")[2].split()[0]
+    assert path.startswith(str(folder / f"nonfinite/step_{fault.step}"))
+    return read_record(Path(path))
+
+
+@pytest.mark.parametrize(("engine", "batches"), SETUPS)
+def test_it_holds_the_rows_of_the_step_and_the_state_before_it(
+    engine: str, batches: int, tmp_path: Path, data: BarDataModule
+) -> None:
+    fault = feature_fault(engine, batches)
+    record = recorded(fault, tmp_path, data)
+    bad, first = record.bad, fault.step * batches
+    rows = data.order().begin()[1][first : first + batches].reshape(-1)
+    assert bad.rows is not None
+    assert torch.equal(bad.rows, rows)
+    assert torch.equal(bad.target, data.train_tensors()[1][rows])
+    spoilt = (~bad.x.isfinite()).nonzero().tolist()
+    assert spoilt == [[256 * (MOMENTS["middle"] - first) + 3, 1]]
+    good = bad.x.isfinite()
+    assert torch.equal(bad.x[good], data.x("train")[rows][good])
+
+    examples, numbers = data.market.examples, data.fitted.span("train")[rows.numpy()]
+    assert record.time is not None
+    assert np.array_equal(record.time, examples.time[numbers].astype("datetime64[ns]"))
+    assert record.contract == tuple(str(one) for one in examples.contract[numbers])
+    assert record.features == tuple(data.features.names)
+
+    clean = tmp_path / "clean"
+    fit_with(None, clean, data, f"trainer.max_steps={fault.step}", like=fault)
+    state = read_checkpoint(clean / "checkpoints/last.ckpt")
+    for name, values in bad.net.items():
+        assert torch.equal(values, state["state_dict"][f"net.{name}"]), name
+    names = [name.removeprefix("net.") for name in state["state_dict"]]
+    moments = state["optimizer_states"][0]["state"].values()
+    for name, one in zip(names, moments, strict=True):
+        for key, values in one.items():
+            assert torch.equal(values, bad.optimizer[f"{name}/{key}"]), (name, key)
+    drawn = list(curve(tmp_path, "train/gradient_norm").values())[: fault.step]
+    assert record.norms.tolist() == pytest.approx(drawn, rel=1e-6)
+    rate = state["optimizer_states"][0]["param_groups"][0]["lr"]
+    assert bad.lr == pytest.approx(rate)
+    assert bad.batches == batches
+    assert (bad.rng_state is None) == (engine == "compiled") == (bad.dropout_key is not None)
+    assert record.config == settings(fault, "trainer.log_every_n_steps=1")
+
+
+def test_the_rows_of_a_batch_are_those_that_the_loader_gave() -> None:
+    for rank in range(2):
+        order = EpochOrder(100, batch_size=8, seed=3, rank=rank, world=2)
+        order.set_epoch(4)
+        _, steps = order.begin()
+        order.next_step = 5
+        assert torch.equal(rows_of(order, batches=1), steps[4])
+        assert torch.equal(rows_of(order, batches=2), steps[3:5].reshape(-1))
+
+
+def test_a_step_that_fails_again_has_a_record_of_its_own(
+    tmp_path: Path, data: BarDataModule
+) -> None:
+    fault = feature_fault("plain", 1)
+    for _ in range(3):
+        recorded(fault, tmp_path, data)
+    names = sorted(path.name for path in (tmp_path / "nonfinite").iterdir())
+    assert names == [f"step_6{end}.safetensors" for end in ("", "_2", "_3")]
+
+
+def test_it_is_a_file_of_tensors_and_text(tmp_path: Path, data: BarDataModule) -> None:
+    recorded(feature_fault("plain", 1), tmp_path, data)
+    path = tmp_path / "nonfinite/step_6.safetensors"
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert header["__metadata__"]["kind"] == "robust_fin record of a step, 1"
+    assert {"x", "target", "rows", "time", "norms", "rng_state", "net/head.bias"} <= set(header)
+    assert load_file(path)["x"].shape == (256, 5)
+
+
+def test_a_disk_that_refuses_the_record_does_not_hide_the_step(
+    tmp_path: Path,
+    data: BarDataModule,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records, "save_file", refuse)
+    with caplog.at_level(logging.WARNING), pytest.raises(NonFiniteError, match=r"at step 6, be"):
+        fit_with(feature_fault("plain", 1), tmp_path, data)
+    assert "the record of step 6 could not be written" in caplog.text
+
+
+def test_something_else_is_refused(tmp_path: Path) -> None:
+    absent, text, other = (tmp_path / name for name in ("absent", "text", "other.safetensors"))
+    text.write_text("no record")
+    save_file({"x": torch.zeros(1)}, other)
+    pickled = tmp_path / "pickle.safetensors"
+    torch.save({"x": torch.zeros(1)}, pickled)
+    for path in (absent, text, pickled, tmp_path):
+        with pytest.raises(BundleError, match="cannot be read as a record"):
+            read_record(path)
+    with pytest.raises(BundleError, match="is no record of a step"):
+        read_record(other)

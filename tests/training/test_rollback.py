@@ -1,0 +1,153 @@
+"""A rollback is a resume from a kept state at half the rate, and the run remembers it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from robust_fin.data.datamodule import BarDataModule
+from robust_fin.errors import ConfigError, NonFiniteError
+from robust_fin.settings import check_ranges
+from robust_fin.train import load_data
+from robust_fin.training.checkpoint_files import LAST, WholeCheckpoints, read_checkpoint
+from robust_fin.training.rollback import kept_states, scale_rate, state_to_go_back_to
+from tests.bars import config
+from tests.training.faults import Fault, fit_with, settings
+from tests.training.test_calls import curve, last_weights
+
+PLAIN = Fault("weight", "nan", "middle", "plain", "32-true", 1, "rollback")
+TWO = Fault("weight", "nan", "middle", "plain", "32-true", 2, "rollback")
+COMPILED = Fault("weight", "nan", "middle", "compiled", "32-true", 1, "rollback")
+
+# max_steps ends before the first validation
+pytestmark = pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
+
+
+@pytest.fixture(scope="module")
+def data() -> BarDataModule:
+    return load_data(settings(PLAIN))
+
+
+@pytest.mark.parametrize(
+    ("kept", "step", "at_least", "wanted"),
+    [
+        ([0], 3, 10, 0),
+        ([0, 10], 13, 10, 0),
+        ([0, 10], 20, 10, 10),
+        ([10, 20], 25, 10, 10),
+        ([10, 20], 31, 10, 20),
+        ([20, 30], 25, 10, 20),  # none is old enough: the oldest
+    ],
+)
+def test_it_goes_back_far_enough(kept: list[int], step: int, at_least: int, wanted: int) -> None:
+    files = {one: Path(f"kept_{one}.ckpt") for one in kept}
+    assert state_to_go_back_to(files, step=step, at_least=at_least) == wanted
+
+
+def halved(state: Path, folder: Path) -> None:
+    """Make the kept state the last.ckpt of a folder, as a run has it after one rollback."""
+    kept = read_checkpoint(state)
+    kept["stability"] = {**kept["stability"], "rollbacks": 1, "nonfinite_steps": 1}
+    scale_rate(kept, 0.5)
+    (folder / "checkpoints").mkdir(parents=True)
+    WholeCheckpoints().save_checkpoint(kept, folder / "checkpoints" / LAST)
+
+
+@pytest.mark.parametrize("fault", [PLAIN, TWO, COMPILED], ids=str)
+def test_what_follows_is_the_run_from_that_state_at_half_the_rate(
+    fault: Fault, tmp_path: Path, data: BarDataModule
+) -> None:
+    words = ("model.dropout=0.1", "schedule=warmup_constant", "schedule.warmup=4")
+    done = fit_with(fault, tmp_path / "rolled", data, *words)
+    assert (done.summary.rollbacks, done.summary.nonfinite_steps) == (1, 1)
+
+    place = 3 if fault is PLAIN else 0  # 3 steps back or more; a call holds 6
+    words = (*words, "trainer.log_every_n_steps=1")
+    fit_with(None, tmp_path / "clean", data, *words, "trainer.max_steps=5", like=fault)
+    halved(tmp_path / f"clean/checkpoints/kept_{place}.ckpt", tmp_path / "half")
+    after = fit_with(None, tmp_path / "half", data, *words, like=fault, resume=True)
+    assert after.summary.rollbacks == 1
+    assert torch.equal(last_weights(tmp_path / "rolled"), last_weights(tmp_path / "half"))
+
+    rates = curve(tmp_path / "half", "lr")
+    wanted = {step: 0.003 * min(1, (step + 1) / 4) / 2 for step in range(place, fault.last_step)}
+    assert {step: rates[step] for step in wanted} == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("fault", [PLAIN, COMPILED], ids=str)
+def test_a_run_that_is_interrupted_after_a_rollback_goes_on_after_it(
+    fault: Fault, tmp_path: Path, data: BarDataModule
+) -> None:
+    words = ("model.dropout=0.1", "schedule=warmup_constant")
+    fit_with(fault, tmp_path / "whole", data, *words)
+    fit_with(fault, tmp_path / "cut", data, *words, "trainer.max_steps=9")
+    assert read_checkpoint(tmp_path / "cut/checkpoints" / LAST)["global_step"] == 9
+    done = fit_with(None, tmp_path / "cut", data, *words, like=fault, resume=True)
+    assert (done.summary.rollbacks, done.summary.nonfinite_steps) == (1, 1)
+    assert torch.equal(last_weights(tmp_path / "whole"), last_weights(tmp_path / "cut"))
+
+
+def test_the_state_it_went_back_to_is_last_ckpt_at_once(
+    tmp_path: Path, data: BarDataModule
+) -> None:
+    fault = Fault("feature", "nan", "middle", "plain", "32-true", 1, "rollback")
+    with pytest.raises(NonFiniteError, match="after 1 rollbacks"):
+        fit_with(fault, tmp_path, data, "schedule=warmup_constant", "schedule.warmup=0")
+    kept = read_checkpoint(tmp_path / "checkpoints" / LAST)
+    assert kept["global_step"] == 3  # step 6 fails; 6 itself is not 3 steps older, 3 is
+    assert kept["stability"]["rollbacks"] == 1
+    (optimizer,) = kept["optimizer_states"]
+    assert optimizer["param_groups"][0]["lr"] == pytest.approx(0.0015)
+
+
+def test_the_rate_is_halved_once_more_at_every_rollback(
+    tmp_path: Path, data: BarDataModule
+) -> None:
+    fault = Fault("feature", "nan", "middle", "plain", "32-true", 1, "rollback")
+    with pytest.raises(NonFiniteError, match=r"after 3 rollbacks; stability.max_rollbacks=3"):
+        fit_with(fault, tmp_path, data, "stability.max_rollbacks=3", "schedule.warmup=0")
+    kept = read_checkpoint(tmp_path / "checkpoints" / LAST)
+    assert kept["stability"]["rollbacks"] == kept["stability"]["nonfinite_steps"] == 3
+    (group,) = kept["optimizer_states"][0]["param_groups"]
+    before = read_checkpoint(tmp_path / "checkpoints/kept_3.ckpt")["optimizer_states"][0]
+    assert group["lr"] == pytest.approx(before["param_groups"][0]["lr"] / 8)
+    assert len(list((tmp_path / "nonfinite").iterdir())) == 4
+
+
+def test_two_states_are_kept_and_those_of_another_way_forgotten(
+    tmp_path: Path, data: BarDataModule
+) -> None:
+    fit_with(None, tmp_path, data, like=PLAIN)
+    folder = tmp_path / "checkpoints"
+    assert list(kept_states(folder)) == [9, 12]
+    shutil.copy(folder / "kept_12.ckpt", folder / "kept_900.ckpt")
+    fit_with(None, tmp_path, data, "trainer.max_steps=7", like=PLAIN)
+    assert list(kept_states(folder)) == [3, 6]
+
+
+def test_stop_keeps_nothing_to_go_back_to(tmp_path: Path, data: BarDataModule) -> None:
+    fit_with(None, tmp_path, data, "stability.on_nonfinite=stop", like=PLAIN)
+    assert kept_states(tmp_path / "checkpoints") == {}
+
+
+@pytest.mark.parametrize("engine", [PLAIN, COMPILED], ids=str)
+def test_it_is_drawn(engine: Fault, tmp_path: Path, data: BarDataModule) -> None:
+    fit_with(engine, tmp_path, data)
+    place = 0 if engine is COMPILED else 3
+    assert curve(tmp_path, "stability/rollbacks") == {place: 1.0, 12: 1.0}
+    assert curve(tmp_path, "stability/nonfinite_steps") == {place: 1.0, 12: 1.0}
+
+
+@pytest.mark.parametrize(
+    ("word", "telling"),
+    [
+        ("stability.on_nonfinite=skip", "neither stop nor rollback"),
+        ("stability.max_rollbacks=-1", "stability.max_rollbacks=-1 must be a whole number"),
+        ("stability.keep_every_n_steps=0", "keep_every_n_steps=0 must be a whole number"),
+        ("stability.diagnose_every_n_steps=0.5", "diagnose_every_n_steps=0.5 must be"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(word: str, telling: str) -> None:
+    with pytest.raises(ConfigError, match=telling):
+        check_ranges(config(word))

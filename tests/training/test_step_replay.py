@@ -1,0 +1,192 @@
+"""A recorded step is the same step again, and what is not finite in it is named where it starts."""
+
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from torch import nn
+
+from robust_fin.data.datamodule import BarDataModule
+from robust_fin.errors import NonFiniteError
+from robust_fin.train import load_data
+from robust_fin.training import module as modules
+from robust_fin.training.calls import StepCalls
+from robust_fin.training.record import Record, read_record
+from robust_fin.training.stability import StepNumbers
+from robust_fin.training.step_replay import Watch, replay, replay_in
+from tests.training.faults import Fault, fit_with, settings
+
+DROPOUT = ("model.dropout=0.3", "schedule.warmup=0")
+
+
+@pytest.fixture(scope="module")
+def data() -> BarDataModule:
+    return load_data(settings(fault()))
+
+
+def fault(
+    place: str = "feature",
+    value: str = "nan",
+    *,
+    engine: str = "plain",
+    batches: int = 1,
+    precision: str = "32-true",
+) -> Fault:
+    return Fault(place, value, "middle", engine, precision, batches, "stop")
+
+
+def recorded(case: Fault, folder: Path, data: BarDataModule, *words: str) -> Record:
+    with pytest.raises(NonFiniteError):
+        fit_with(case, folder, data, *words)
+    return read_record(folder / f"nonfinite/step_{case.step}.safetensors")
+
+
+def finite_record(case: Fault, folder: Path, data: BarDataModule, *words: str) -> Record:
+    """The record of a sound step, by a guard that takes step 4 for a bad one."""
+    read = modules.read_step
+
+    class Alarmed(StepNumbers):
+        finite = False  # type: ignore[assignment]
+
+    taken: list[StepNumbers] = []
+
+    def alarmed(*given: object) -> StepNumbers:
+        taken.append(read(*given))  # type: ignore[arg-type]
+        return Alarmed(*taken[-1]) if len(taken) == 5 else taken[-1]
+
+    def small_count(calls: StepCalls) -> bool:
+        assert calls.state is not None
+        return calls.state.count <= 4
+
+    plain = mock.patch.object(modules, "read_step", alarmed)
+    compiled = mock.patch.object(StepCalls, "_weights_are_finite", small_count)
+    with plain, compiled, pytest.raises(NonFiniteError):
+        fit_with(None, folder, data, *words, like=case)
+    return read_record(folder / "nonfinite/step_4.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "batches"),
+    [("plain", "32-true", 1), ("plain", "32-true", 2), ("plain", "bf16-mixed", 1),
+     ("compiled", "32-true", 1)],
+)  # fmt: skip
+def test_a_sound_step_has_the_loss_and_the_norm_that_it_had(
+    engine: str, precision: str, batches: int, tmp_path: Path, data: BarDataModule
+) -> None:
+    case = fault(engine=engine, precision=precision, batches=batches)
+    record = finite_record(case, tmp_path, data, *DROPOUT)
+    found = replay(record)
+    assert [one.precision for one in found] == ["64-true", precision]
+    tolerance = 1e-5 if precision == "32-true" else 0.1
+    for one in found:
+        assert one.finding is None
+        assert one.loss == pytest.approx(record.bad.loss, rel=tolerance)
+        assert one.gradient_norm == pytest.approx(record.bad.gradient_norm, rel=tolerance)
+    other = replace(record, bad=replace(record.bad, rng_state=None, dropout_key=None))
+    masks = replay_in(other, "64-true").gradient_norm
+    assert masks != pytest.approx(record.bad.gradient_norm, rel=0.005)
+
+
+@pytest.mark.parametrize(("engine", "batches"), [("plain", 1), ("plain", 2), ("compiled", 1)])
+def test_a_bad_feature_is_named_with_the_module_that_meets_it(
+    engine: str, batches: int, tmp_path: Path, data: BarDataModule
+) -> None:
+    record = recorded(fault(engine=engine, batches=batches), tmp_path, data)
+    (found,) = replay(record)
+    assert found.finding is not None
+    assert (found.finding.place, found.finding.what) == ("blocks.0.0 (Linear)", "output")
+    assert found.finding.rows == found.inputs == (3,)
+    assert found.weights == ()
+
+
+def test_a_row_of_a_later_batch_is_counted_from_the_first(
+    tmp_path: Path, data: BarDataModule
+) -> None:
+    case = replace(fault("target", "inf", batches=2), moment="last")  # batch 11: the second of two
+    (found,) = replay(recorded(case, tmp_path, data))
+    assert found.finding is not None
+    assert found.finding.rows in ((256 + 3,), ())
+    assert found.inputs == (256 + 3,)
+
+
+def test_an_infinite_target_is_named_at_the_loss(tmp_path: Path, data: BarDataModule) -> None:
+    (found,) = replay(recorded(fault("target", "inf"), tmp_path, data))
+    assert found.finding is not None
+    assert (found.finding.place, found.finding.what) == ("loss", "output")
+    assert found.inputs == (3,)
+
+
+@pytest.mark.parametrize("engine", ["plain", "compiled"])
+def test_a_bad_weight_is_named_with_its_module(
+    engine: str, tmp_path: Path, data: BarDataModule
+) -> None:
+    (found,) = replay(recorded(fault("weight", engine=engine), tmp_path, data))
+    assert found.weights == ("head.weight",)
+    assert found.finding is not None
+    assert found.finding.place == "head (Linear)"
+    assert len(found.finding.rows) == 256
+
+
+def test_what_only_the_precision_of_the_run_overflows_is_found_in_that(
+    tmp_path: Path, data: BarDataModule
+) -> None:
+    first, second = replay(recorded(fault("feature", "1e30"), tmp_path, data))
+    assert first.finding is None
+    assert first.inputs == ()
+    assert second.precision == "32-true"
+    assert second.finding is not None
+    assert second.finding.place == "blocks.0.1 (LayerNorm)"  # its variance
+    assert second.finding.rows == (3,)
+
+
+def test_a_gradient_that_overflows_alone_is_named_with_its_largest_rows(
+    tmp_path: Path, data: BarDataModule
+) -> None:
+    record = finite_record(fault(), tmp_path, data, "schedule.warmup=0")
+    x, net = record.bad.x.clone(), dict(record.bad.net)
+    x[17] = 3e4
+    net["head.weight"] = net["head.weight"] * 1e17
+    found = replay_in(replace(record, bad=replace(record.bad, x=x, net=net)), "32-true")
+    assert found.finding is not None
+    assert found.loss == pytest.approx(found.loss)
+    if found.finding.what == "gradient norm":
+        assert found.finding.rows[0] == 17
+
+
+def test_a_step_that_would_spoil_a_weight_is_named(tmp_path: Path, data: BarDataModule) -> None:
+    record = finite_record(fault(), tmp_path, data, "schedule.warmup=0")
+    found = replay_in(replace(record, bad=replace(record.bad, lr=1e30)), "64-true")
+    assert found.finding is not None
+    assert found.finding.what == "weight"
+    assert found.finding.place.startswith("the optimizer's step of ")
+
+
+class Root(nn.Module):
+    """Its slope at 0 is infinite, its value is not."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.abs().sqrt()
+
+
+def test_a_gradient_is_named_where_it_stops_being_finite_on_the_way_back() -> None:
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), Root(), nn.Linear(2, 1)).double()
+    watch = Watch(net)
+    x = torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, 1.0]], dtype=torch.float64)
+    watch.seen("loss", net(x).sum()).backward()
+    assert watch.finding is not None
+    assert (watch.finding.place, watch.finding.what) == (
+        "0 (Linear)",
+        "gradient of its output",
+    )
+    assert watch.finding.rows == (1,)
+
+
+def test_only_the_first_is_kept() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    watch = Watch(net)
+    net(torch.tensor([[torch.nan, 1.0]]))
+    net(torch.tensor([[torch.inf, 1.0]]))
+    assert watch.finding is not None
+    assert (watch.finding.place, watch.finding.rows) == ("0 (Linear)", (0,))

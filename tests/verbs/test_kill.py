@@ -1,0 +1,110 @@
+"""kill -9 at any moment, and going on: the run ends as if nothing had happened."""
+
+import itertools
+import random
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.same_run import assert_same_run
+from tests.started import SMALL, Started, run_to_end
+
+# the files of a run in the order in which they come; between two of them lies a phase
+MARKS = (
+    "bundle/config.yaml",
+    "checkpoints/last.ckpt",
+    "checkpoints/refit/last.ckpt",
+    "bundle/model.safetensors",
+    "metrics.json",
+)
+PHASES = ("before the first checkpoint", "choice", "refit", "results")
+# a fit draws its last diagnosis after its last checkpoint: a kill in between loses it
+LAST_DIAGNOSIS = "stability/"
+COMPILED = ("engine=compiled", "trainer.max_epochs=20", "checkpoint.every_n_steps=64")
+VARIANTS = {
+    "plain": ("engine=plain",),
+    "compiled": (*COMPILED, "batch_size=64", "engine.steps_per_call=32"),
+    "population": (*COMPILED, "population.members=3", "population.steps_per_call=16"),
+}
+
+
+def command(variant: str, folder: Path) -> list[str]:
+    """The words that start a run of that variant."""
+    cache = folder.parent / "cache"
+    return [*SMALL, *VARIANTS[variant], f"hydra.run.dir={folder}", f"cache.folder={cache}"]
+
+
+def phase_seconds(variant: str, folder: Path) -> list[float]:
+    """How long each phase of an uninterrupted run lasts; it lies in the folder afterwards."""
+    started = Started(command(variant, folder), log=folder.with_suffix(".log"))
+    seen = []
+    for mark in MARKS:
+        started.wait_for(folder / mark)
+        seen.append(time.monotonic())
+    assert started.code() == 0, started.said()
+    return [after - before for before, after in itertools.pairwise(seen)]
+
+
+def kill_and_go_on(variant: str, folder: Path, *, phase: int, seconds: float) -> str:
+    """Kill a run so long after the start of a phase, and let it go on to its end.
+
+    Returns:
+        The phase that it was killed in.
+    """
+    log = folder.with_suffix(".log")
+    started = Started(command(variant, folder), log=log)
+    started.wait_for(folder / MARKS[phase])
+    time.sleep(seconds)
+    started.send(signal.SIGKILL)
+    assert started.code() in (-signal.SIGKILL, 0), started.said()
+    there = [place for place, mark in enumerate(MARKS) if (folder / mark).exists()]
+    run_to_end([f"resume={folder}"], log=log)
+    return (*PHASES, "the end")[max(there)]
+
+
+def kill_many(
+    variant: str, whole: Path, phases: Sequence[int], *, lasting: Sequence[float], seed: int
+) -> list[str]:
+    """One killed run a phase that is asked for, each at a moment drawn from it."""
+    draw, found = random.Random(seed), []
+    for number, phase in enumerate(phases):
+        folder = whole.parent / f"killed_{number}"
+        seconds = draw.random() * lasting[phase]
+        found.append(kill_and_go_on(variant, folder, phase=phase, seconds=seconds))
+        assert_same_run(whole, folder, but=LAST_DIAGNOSIS)
+    return found
+
+
+def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    lasting = phase_seconds("plain", tmp_path / "whole")
+    kill_many("plain", tmp_path / "whole", [1, 2, 3], lasting=lasting, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_twenty_killed_runs_do(variant: str, tmp_path: Path) -> None:
+    lasting = phase_seconds(variant, tmp_path / "whole")
+    phases = [0, 1, 1, 2, 2, 3, 1, 2, 0, 3] * 2
+    found = kill_many(variant, tmp_path / "whole", phases, lasting=lasting, seed=1)
+    assert len(found) == 20
+    assert set(PHASES) <= set(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_that_is_killed_again_and_again_does(variant: str, tmp_path: Path) -> None:
+    lasting = phase_seconds(variant, tmp_path / "whole")
+    draw, folder, log = random.Random(2), tmp_path / "killed", tmp_path / "killed.log"
+    words = command(variant, folder)
+    for _ in range(8):
+        started = Started(words, log=log)
+        time.sleep(draw.random() * sum(lasting))
+        started.send(signal.SIGKILL)
+        started.code()
+        if (folder / MARKS[0]).exists():
+            words = [f"resume={folder}"]
+    run_to_end(words, log=log)
+    assert_same_run(tmp_path / "whole", folder, but=LAST_DIAGNOSIS)
