@@ -43,6 +43,19 @@ def close_bars(text: str) -> pd.DataFrame:
     return hand_bars("\n".join(f"{code} {time} {c} {c} {c} 1" for code, time, c in lines))
 
 
+def zigzag(rows: int, *, step: float = 1.0, roll: int | None = None) -> pd.DataFrame:
+    """Flat bars of volume 1 at 100, 100 + step, 100 and so on, a minute apart from noon on.
+
+    From row `roll` on they are of the next contract, ten times as high.
+    """
+    minutes = pd.date_range("2024-02-06T12:00", periods=rows, freq="1min")
+    lines = []
+    for row, minute in enumerate(minutes):
+        code, times = ("ESM24", 10) if roll is not None and row >= roll else ("ESH24", 1)
+        lines.append(f"{code} {minute:%Y-%m-%dT%H:%M} {times * (100 + step * (row % 2))}")
+    return close_bars("\n".join(lines))
+
+
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
     """With trading dates, and contracts in the order of expiry."""
     labels = TradingCalendar.named("CME_Equity").label(table["time"])

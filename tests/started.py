@@ -19,6 +19,9 @@ SMALL = (  # a run with dropout, a choice and a refit, and many checkpoints
     "+experiment=smoke",
     "trainer.enable_progress_bar=false",
     "trainer.log_every_n_steps=5",
+    "features=study",
+    "source.synthetic.rows=4000",
+    "batch_size=64",
     "model.dropout=0.1",
     "checkpoint.every_n_steps=5",
 )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from robust_fin.features.dates import first_rows, on_each_bar, value_on_day
 from robust_fin.features.registry import TRADING_DATES, Lookback, feature
@@ -73,11 +73,13 @@ def binned_volume(bars: pd.DataFrame, lowest: Dates) -> Volumes:
 def value_area(volume: Volumes, control: Bins) -> tuple[Bins, Bins]:
     """Lowest and highest bin of the value area; of equal neighbours the upper one joins first.
 
+    It ends at the outermost bins that hold volume: what other dates reached is nothing to a date.
+
     Args:
         volume: by trading date and bin.
         control: the bin to begin with.
     """
-    walled = np.pad(volume, ((0, 0), (1, 1)), constant_values=-1.0)  # no wall is ever taken
+    walled = np.pad(np.where(_outside(volume), -1.0, volume), ((0, 0), (1, 1)), constant_values=-1)
     date, goal = np.arange(len(volume)), VALUE_SHARE * volume.sum(axis=1)
     low, high, held = control + 1, control + 1, volume[date, control]
     while (short := held < goal).any():
@@ -86,6 +88,13 @@ def value_area(volume: Volumes, control: Bins) -> tuple[Bins, Bins]:
         held = held + np.where(up, above, 0.0) + np.where(down, below, 0.0)
         high, low = high + up, low - down
     return low - 1, high - 1
+
+
+def _outside(volume: Volumes) -> Bool[np.ndarray, "dates bins"]:
+    held = volume > 0
+    from_below = np.logical_or.accumulate(held, axis=1)
+    from_above = np.logical_or.accumulate(held[:, ::-1], axis=1)[:, ::-1]
+    return ~(from_below & from_above)
 
 
 def _bin_of(

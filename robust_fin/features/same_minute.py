@@ -61,7 +61,10 @@ class DateGrid(NamedTuple):
 
 @feature(lookback=Lookback(MONTH, TRADING_DATES), unit="log ratio", chained=True)
 def volume_surprise_20d(bars: pd.DataFrame) -> pd.Series:
-    """Log of volume over its mean at the same minute of the last 20 trading dates; 1 is added to both."""
+    """Log of volume over its mean at the same minute of the last 20 trading dates.
+
+    One contract is added to both, so that a minute without volume has a logarithm.
+    """
     volume = bars["volume"].to_numpy()
     usual = DateGrid.of(bars).mean_of_earlier(volume, dates=MONTH)
     return pd.Series(np.log1p(volume) - np.log1p(usual), index=bars.index)

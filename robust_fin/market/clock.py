@@ -63,8 +63,8 @@ def to_utc(
         plain = parsed if parsed.dt.tz is None else parsed.dt.tz_convert(None)
         far = str(plain.to_numpy()[beyond[0]]).replace("T", " ")  # a Timestamp ends with year 9999
         raise SchemaError(
-            f"{origin}: row {beyond[0]} has the time {far}; {beyond.size} of {len(parsed)} rows lie "
-            "before 1700 or after 2199. Check the unit of the stamps"
+            f"{origin}: row {beyond[0]} has the time {far}; {beyond.size} of {len(parsed)} rows "
+            "lie before 1700 or after 2199. Check the unit of the stamps"
         )
     if parsed.dt.tz is None:
         parsed = _localize(parsed, timezone=timezone, origin=origin)

@@ -48,14 +48,14 @@ class MemberCurves:
         if not results or not loggers:
             return
         for at in range((-first - 1) % every, count, every):
-            point = _point(results, at / count)
+            point = _point(results, at, count)
             for logger in loggers:
                 logger.log_metrics(point, step=first + at)
 
 
-def _point(results: Sequence[StepResult], share: float) -> dict[str, float]:
-    """Mean and band at a share of the window."""
-    places = [min(int(share * len(one.loss)), len(one.loss) - 1) for one in results]
+def _point(results: Sequence[StepResult], at: int, count: int) -> dict[str, float]:
+    """Mean and band at step `at` of a window of `count`, in whose course each did its own."""
+    places = [at * len(one.loss) // count for one in results]
     loss = torch.stack([one.loss[at] for one, at in zip(results, places, strict=True)]).double()
     norm = torch.stack([one.gradient_norm[at] for one, at in zip(results, places, strict=True)])
     edges = torch.quantile(loss, torch.tensor([0.025, 0.975], dtype=loss.dtype))

@@ -1,4 +1,7 @@
-"""A recorded step run again on the CPU, watched for the first tensor that is not finite."""
+"""A recorded step run again on the CPU, watched for the first tensor that is not finite.
+
+Dropout draws the masks that it drew then, but for those of a GPU, which a CPU cannot draw.
+"""
 
 import logging
 from collections.abc import Callable, Iterator

@@ -19,6 +19,7 @@ from robust_fin.training.adamw_step import adamw, step_scalars
 from robust_fin.training.hashed_dropout import HashedDropout, step_keys
 from robust_fin.training.loop_library import LoopLibrary
 from robust_fin.training.loop_trace import LoopInputs, trace_step
+from robust_fin.training.losses import require_same_shape
 from robust_fin.training.step_check import check_step
 from robust_fin.training.step_state import Layout, LoopState, StepState
 
@@ -127,16 +128,20 @@ class OneStep:
         named = zip([*self.layout.names, *self.layout.constants], [*leaves, *fixed], strict=True)
         with HashedDropout(inputs.moving[1], rate=rate):
             score = functional_call(self.net, dict(named), (x,))
-        return self.loss(self.link(score), target, *setting)
+        return self._judged(score, target, setting)
+
+    def _judged(self, score: Tensor, target: Tensor, setting: list[Tensor]) -> Tensor:
+        """The loss of raw scores; one that would broadcast is refused when the step is traced."""
+        forecast = self.link(score)
+        require_same_shape(forecast, target)
+        return self.loss(forecast, target, *setting)
 
     def check(self, inputs: LoopInputs) -> None:
         """Refuse a net that a compiled step would train differently."""
         x, target = inputs.gathered
         setting = [inputs.fixed[0]] if self.loss_takes_setting else []
         with HashedDropout(inputs.moving[1]):
-            check_step(
-                self.net, x, objective=lambda score: self.loss(self.link(score), target, *setting)
-            )
+            check_step(self.net, x, objective=lambda score: self._judged(score, target, setting))
 
 
 class StepLoop:

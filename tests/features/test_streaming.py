@@ -17,6 +17,8 @@ from robust_fin.features.streaming import FeatureStream
 from tests.bars import close_bars, roll_rows, synthetic_bars
 
 ROWS = 16_000  # rolls after 11,000
+LONG_ROWS = 44_000  # from 2022-02-09 on, which rolls after 23 trading dates
+MANY_DATES = 5
 
 
 def chained_log_return(bars: pd.DataFrame) -> pd.Series:
@@ -56,6 +58,11 @@ def assert_same(bars: pd.DataFrame, cuts: list[int], names: list[str]) -> None:
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole, check_exact=True)
 
 
+def long_lookbacks() -> list[str]:
+    found = [one for one in FEATURES.values() if one.lookback.unit == TRADING_DATES]
+    return sorted(one.name for one in found if one.lookback.count > MANY_DATES)
+
+
 @pytest.mark.parametrize("name", sorted(FEATURES) + [one.name for one in OWN])
 @pytest.mark.parametrize("size", [1_499])
 def test_every_feature_alone_is_the_same_in_blocks(name: str, size: int) -> None:
@@ -70,6 +77,14 @@ def test_blocks_may_cut_just_before_in_and_after_a_roll() -> None:
     for around in (-1, 0, 1, 6):
         assert_same(bars, [roll + around], names)
     assert_same(bars, [roll - 3, roll - 1, roll, roll + 1, roll + 2, roll + 1400], names)
+
+
+def test_blocks_may_be_shorter_than_the_lookback() -> None:
+    bars, names = synthetic_bars(LONG_ROWS, start="2022-02-09").table, long_lookbacks()
+    roll = roll_rows(bars)[0]
+    assert len(names) >= 2
+    assert compute_features(bars.iloc[: roll + 1], names).iloc[-1].notna().all()
+    assert_same(bars, [*range(7_001, roll, 7_001), roll - 1, roll, roll + 1, roll + 5_000], names)
 
 
 def overlapping(seed: int) -> pd.DataFrame:
@@ -89,20 +104,23 @@ def overlapping(seed: int) -> pd.DataFrame:
     return close_bars("\n".join(lines))
 
 
+def without_vix() -> list[str]:
+    return sorted(name for name in FEATURES if not name.startswith("vix"))
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_overlapping_contracts_are_the_same_in_blocks(seed: int) -> None:
     bars = overlapping(seed)
     assert bars["contract"].nunique() == 5
     draw = np.random.default_rng(seed)
-    names = sorted(set(FEATURES) - {"vix"})
-    assert_same(bars, sorted(draw.choice(len(bars), 40, replace=False).tolist()), names)
+    assert_same(bars, sorted(draw.choice(len(bars), 40, replace=False).tolist()), without_vix())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_overlapping_contracts_are_the_same_row_by_row(seed: int) -> None:
     bars = overlapping(seed)
-    assert_same(bars, list(range(1, len(bars))), sorted(set(FEATURES) - {"vix"}))
+    assert_same(bars, list(range(1, len(bars))), without_vix())
 
 
 def test_what_is_held_back_does_not_grow_with_the_file() -> None:

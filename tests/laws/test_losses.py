@@ -6,8 +6,10 @@ from jaxtyping import TypeCheckError
 
 from robust_fin.command import conf_folder
 from robust_fin.errors import ConfigError
+from robust_fin.models.links import identity
 from robust_fin.training.losses import require_same_shape
 from robust_fin.training.parts import function_of
+from robust_fin.training.steps import StepLoop, StepSettings
 from tests.bars import config
 
 LOSSES = sorted(path.stem for path in (conf_folder() / "loss").glob("*.yaml"))
@@ -44,6 +46,19 @@ def test_a_target_that_would_broadcast_is_refused(name: str, shape: tuple[int, .
     target = torch.zeros(shape)
     with pytest.raises((ConfigError, TypeCheckError)):
         loss(SCORE, target)
+
+
+def test_a_net_whose_scores_would_broadcast_is_refused_before_it_is_compiled() -> None:
+    settings = StepSettings(clip=None, betas=(0.9, 0.999), eps=1e-8)
+    with pytest.raises(ConfigError, match=r"score has the shape \(16, 1\) and target \(16,\)"):
+        StepLoop(
+            torch.nn.Linear(5, 1),
+            link=identity,
+            loss=torch.nn.functional.mse_loss,
+            batch_size=16,
+            features=5,
+            settings=settings,
+        )
 
 
 def test_the_refusal_says_both_shapes_and_needs_no_type_checker() -> None:

@@ -27,7 +27,7 @@ from tests.market.damage import ACCEPTED, BY_HAND, IF_READ, KINDS, REFUSED, UNKN
 from tests.market.test_sources import source
 
 FEW, MANY = 3, 30
-SPARE = 30  # examples that may be of a file thrown before
+SPARE = 20  # examples that may be of a file thrown before
 HANGS = 60  # seconds after which the process is ended with a traceback
 NOT_IN_TIME = "source.block_rows reads a file in the order of time"
 

@@ -275,7 +275,7 @@ def test_six_degrees_of_freedom_are_the_usual_bars() -> None:
 def test_the_fat_tails_that_ship_have_an_excess_kurtosis_above_400() -> None:
     bars = instantiate(config("source=fat_tails").source).load().table
     assert len(bars) == 1_000_000
-    assert kurtosis(one_minute(bars)) == pytest.approx(1_700, rel=0.05)
+    assert kurtosis(one_minute(bars)) == pytest.approx(1_798, rel=0.001)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 50])

@@ -1,14 +1,11 @@
 """Checkpoints and signals at awkward moments of a fit."""
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from robust_fin.data.datamodule import BarDataModule
@@ -18,30 +15,10 @@ from robust_fin.training.checkpoint_files import WholeCheckpoints, read_checkpoi
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from tests.bars import config as composed
 from tests.same_run import curves
+from tests.signals import TARGET
 
 STEPS = 35  # of an epoch
 VALIDATING = ("trainer.val_check_interval=10",)
-
-
-class SignalAt(Callback):
-    """Sends signals to this process the first time that a hook is called at a step.
-
-    Args:
-        hook: its name.
-        step: optimizer steps done by then.
-        number: of the signal.
-        times: how often it is sent, one right after the other.
-    """
-
-    def __init__(self, *, hook: str, step: int, number: int, times: int) -> None:
-        self.step, self.number, self.times = step, number, times
-        setattr(self, hook, self.act)
-
-    def act(self, trainer: L.Trainer, *_: object) -> None:
-        if trainer.global_step == self.step:
-            for _ in range(self.times):
-                os.kill(os.getpid(), self.number)
-            self.step = -1
 
 
 def settings(*words: str, signals: dict[str, object] | None = None) -> DictConfig:
@@ -53,7 +30,7 @@ def settings(*words: str, signals: dict[str, object] | None = None) -> DictConfi
     if signals is not None:
         with open_dict(chosen):
             chosen.callbacks.signals = OmegaConf.create(
-                {"_target_": "tests.training.test_checkpoints.SignalAt", **signals}
+                {"_target_": TARGET, "refit": False, **signals}
             )
     return chosen
 

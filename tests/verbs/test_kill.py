@@ -26,7 +26,7 @@ LAST_DIAGNOSIS = "stability/"
 COMPILED = ("engine=compiled", "trainer.max_epochs=20", "checkpoint.every_n_steps=64")
 VARIANTS = {
     "plain": ("engine=plain",),
-    "compiled": (*COMPILED, "batch_size=64", "engine.steps_per_call=32"),
+    "compiled": (*COMPILED, "engine.steps_per_call=32"),
     "population": (*COMPILED, "population.members=3", "population.steps_per_call=16"),
 }
 

@@ -1,11 +1,14 @@
 """A step that is not finite, from the command line: the exit code, the files, and replay."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from robust_fin import replay, train
 from robust_fin.data.datamodule import BarDataModule
+from robust_fin.training.record import read_record
 from tests.runs import QUICK, read_metrics, run_training
 
 WORDS = ("split.refit=false", "trainer.max_epochs=1", "schedule.warmup=0")
@@ -86,6 +89,22 @@ def test_a_rollback_that_helps_is_counted_in_the_metrics(
     assert (clean["rollbacks"], clean["nonfinite_steps"]) == (0, 0)
     assert clean["test/loss"] != metrics["test/loss"]  # the rate was halved
     assert read_metrics(tmp_path / "run") == metrics
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("policy", "records"), [("stop", 1), ("rollback", 2)])
+def test_two_processes_decide_the_same(policy: str, records: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "robust_fin.train", "+experiment=smoke", "trainer=ddp"]
+    command += [f"hydra.run.dir={tmp_path}", *QUICK, *WORDS, "engine=plain", "optimizer.lr=1e30"]
+    command += [f"stability.on_nonfinite={policy}", "stability.max_rollbacks=1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "at step 1, before the weights were changed; weights that are not finite" in done.stderr
+    found = sorted(path.name for path in (tmp_path / "nonfinite").iterdir())
+    names = [f"rank_{rank}_step_1{end}" for rank in (0, 1) for end in ("", "_2")[:records]]
+    assert found == [f"{name}.safetensors" for name in names]
+    rows = [read_record(tmp_path / "nonfinite" / name).bad.rows for name in (found[0], found[-1])]
+    assert not set(rows[0].tolist()) & set(rows[1].tolist())
 
 
 def test_fp16_on_a_cpu_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,8 @@ WORDS = (
 TIMES = ("steps_per_second", "member_steps_per_second", "fit_seconds")
 
 
-@pytest.mark.parametrize("choice", ["trainer.devices=2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", ["trainer.devices=2", "trainer=ddp"])
 def test_members_on_two_processes_are_those_of_one(choice: str, tmp_path: Path) -> None:
     alone = run_training(tmp_path / "alone", *WORDS)
     run_training(tmp_path / "split", *WORDS, choice)

@@ -19,7 +19,11 @@ from tests.runs import QUICK, run_training
 from tests.same_run import assert_same_run
 
 Caplog, Capture = pytest.LogCaptureFixture, pytest.CaptureFixture[str]
-DROPOUT = ("model.dropout=0.1", "trainer.log_every_n_steps=1")
+SMALL = (
+    *("features=study", "source.synthetic.rows=4000", "batch_size=64"),
+    "model.dropout=0.1",
+    "trainer.log_every_n_steps=1",
+)
 CALLS = ("engine=compiled", "engine.steps_per_call=4")
 VARIANTS = {
     "plain": ("checkpoint.every_n_steps=7",),
@@ -62,7 +66,7 @@ class Written:
         with pytest.MonkeyPatch.context() as patch:
             self.write = checkpoint_files.write_whole
             patch.setattr(checkpoint_files, "write_whole", self)
-            run_training(self.run, *DROPOUT, *words)
+            run_training(self.run, *SMALL, *words)
 
     def killed(self, number: int, folder: Path) -> Path:
         """The run as if it had been killed later than that write and before the next."""
@@ -214,6 +218,7 @@ def test_fewer_epochs_than_it_has_had_are_refused(run: Path, capfd: Capture) -> 
     assert "trainer.max_epochs=1 is fewer than the 2 epochs that the run has had" in message
 
 
+@pytest.mark.slow
 def test_a_refit_of_another_choice_is_not_gone_on_with(
     finished: Path, run: Path, tmp_path: Path
 ) -> None:

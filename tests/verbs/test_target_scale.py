@@ -137,7 +137,13 @@ def test_spiked_bars_are_said_and_stay_with_the_run(tmp_path: Path) -> None:
     (run / "failure.json").parent.mkdir()
     (run / "failure.json").write_text("{}")
     words = ("stress=spiked", "source.spikes.share=0.01", "features.names=[close_change_pct]")
-    run_training(run, f"source.path={path}", *words, "trainer.max_epochs=1", "split.refit=false")
+    none = ("schedule.warmup=0", "trainer.gradient_clip_val=null", "trainer.log_every_n_steps=1")
+    words = (f"source.path={path}", *words, *none, "trainer.max_epochs=1", "split.refit=false")
+    metrics = run_training(run, *words)
+    assert metrics["nonfinite_steps"] == 0
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    first, *_ = [point.value for point in events.Scalars("lr")]
+    assert first == pytest.approx(0.003)  # no warmup
     assert not (run / "failure.json").exists()
     count = json.loads((run / "rows.json").read_text())["reports"][SPIKED]
     assert 30 < count < 90
