@@ -53,9 +53,9 @@ class DateGrid(NamedTuple):
         NaN where none of them had such a bar, and where the oldest of the dates had no bar at all.
         """
         seen = self.sums(np.where(np.isnan(values), 0.0, 1.0))
-        earlier = [trailing_sum(lagged(one, 1), dates) for one in (self.sums(values), seen)]
-        known = (earlier[1] > 0) & (lagged(seen.sum(axis=1), dates) > 0)[:, None]
-        mean = np.divide(*earlier, out=np.full_like(seen, np.nan), where=known)
+        total, count = (trailing_sum(lagged(one, 1), dates) for one in (self.sums(values), seen))
+        known = (count > 0) & (lagged(seen.sum(axis=1), dates) > 0)[:, None]
+        mean = np.divide(total, count, out=np.full_like(seen, np.nan), where=known)
         return mean.ravel()[self.cell]
 
 
@@ -80,6 +80,4 @@ def next_minute_direction_20d(bars: pd.DataFrame) -> pd.Series:
     moved = close[1:] / close[:-1] - 1
     moved[np.abs(moved) < _ROUNDING] = 0  # chain-linked closes meet at a roll up to rounding
     direction = np.append(np.sign(moved), np.nan)  # filed under the bar it follows
-    return pd.Series(
-        DateGrid.of(bars).mean_of_earlier(direction, dates=MONTH), index=bars.index
-    )
+    return pd.Series(DateGrid.of(bars).mean_of_earlier(direction, dates=MONTH), index=bars.index)

@@ -194,10 +194,20 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,  # after every validation, however many calls lie between
             enable_version_counter=False,
         )
+        self._best_step = 0
 
     def state_dict(self) -> dict[str, Any]:
         """With the step that best.ckpt is of."""
-        return {**super().state_dict(), "best_step": self._last_global_step_saved}
+        return {**super().state_dict(), "best_step": self._best_step}
+
+    def save_again_from(self, step: int) -> None:
+        """After a rollback to `step`: a figure of a later step is compared with the best anew."""
+        if self._last_global_step_saved > step:
+            self._last_global_step_saved = 0
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        self._best_step = trainer.global_step
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with best.ckpt as it was when the checkpoint was written.
@@ -220,7 +230,7 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict(
             {**state_dict, **here, "best_k_models": scores, "dirpath": self.dirpath}
         )
-        self._last_global_step_saved = step
+        self._last_global_step_saved = self._best_step = step
 
 
 def _step_of_best(path: Path, *, wanted: int) -> int:

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from robust_fin.errors import NonFiniteError
 from robust_fin.training.checkpoint_files import LAST, WholeCheckpoints, read_checkpoint
-from robust_fin.training.checkpoints import epoch_is_whole
+from robust_fin.training.checkpoints import BestCheckpoint, epoch_is_whole
 from robust_fin.training.module import Forecaster
 from robust_fin.training.restart import amid_epoch, before_batch
 from robust_fin.training.stability import require_finite_weights
@@ -111,6 +111,9 @@ class KeptStates(Checkpoint):
                 shutil.copyfile(self.folder / LAST, self.folder / _name(step))
         if step == 0:
             self._keep(trainer, pl_module, settle=None)
+        for one in trainer.checkpoint_callbacks:
+            if isinstance(one, BestCheckpoint):
+                one.save_again_from(step)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int

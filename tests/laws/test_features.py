@@ -187,9 +187,7 @@ def interleavings(bars: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def assert_order_is_nothing(
-    bars: pd.DataFrame, others: dict[str, pd.DataFrame], name: str
-) -> None:
+def assert_order_is_nothing(bars: pd.DataFrame, others: dict[str, pd.DataFrame], name: str) -> None:
     expected = value(bars, name)
     for order, mixed in others.items():
         assert not mixed.index.equals(bars.index), order

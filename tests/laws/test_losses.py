@@ -13,6 +13,7 @@ from robust_fin.training.steps import StepLoop, StepSettings
 from tests.bars import config
 
 LOSSES = sorted(path.stem for path in (conf_folder() / "loss").glob("*.yaml"))
+TAKEN = {name: function_of(config(f"loss={name}").loss) for name in LOSSES}
 SCORE = torch.tensor([0.1, 0.5, 0.8, 0.3])
 TARGET = torch.tensor([0.15, 0.45, 0.9, 0.32])  # each nearest to its own score
 
@@ -24,7 +25,7 @@ def test_the_losses_are_those_of_the_folder() -> None:
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("pair", [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)])
 def test_swapping_two_labels_raises_the_loss(name: str, pair: tuple[int, int]) -> None:
-    loss = function_of(config(f"loss={name}").loss)
+    loss = TAKEN[name]
     order = torch.arange(4)
     order[list(pair)] = order[list(reversed(pair))]
     assert float(loss(SCORE, TARGET[order])) > float(loss(SCORE, TARGET)) + 1e-3
@@ -32,7 +33,7 @@ def test_swapping_two_labels_raises_the_loss(name: str, pair: tuple[int, int]) -
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_row_more_wrong_costs_more_and_a_right_one_nothing(name: str) -> None:
-    loss = function_of(config(f"loss={name}").loss)
+    loss = TAKEN[name]
     assert float(loss(TARGET, TARGET)) == 0.0
     worse = SCORE.clone()
     worse[1] += 0.2  # away from 0.45
@@ -42,7 +43,7 @@ def test_a_row_more_wrong_costs_more_and_a_right_one_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("shape", [(4, 1), (1, 4), (1,), ()])
 def test_a_target_that_would_broadcast_is_refused(name: str, shape: tuple[int, ...]) -> None:
-    loss = function_of(config(f"loss={name}").loss)
+    loss = TAKEN[name]
     target = torch.zeros(shape)
     with pytest.raises((ConfigError, TypeCheckError)):
         loss(SCORE, target)

@@ -5,13 +5,14 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import lightning as L
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from robust_fin.data.datamodule import BarDataModule
@@ -166,7 +167,8 @@ class WeightFault(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object
     ) -> None:
-        self._spoil(pl_module, due=trainer.global_step > self.fault.last_step)
+        after = self.fault.moment == "last" and trainer.global_step > self.fault.last_step
+        self._spoil(pl_module, due=after)
 
     @torch.no_grad()
     def _spoil(self, module: L.LightningModule, *, due: bool) -> None:
@@ -182,16 +184,31 @@ class WeightFault(L.Callback):
 
 def settings(fault: Fault, *words: str) -> DictConfig:
     """Of the fit that the fault is put into."""
-    engine = [f"engine={fault.engine}"]
-    engine += ["engine.steps_per_call=6"] if fault.engine == "compiled" else []
-    return config(
-        "+experiment=smoke", *engine, f"trainer.precision={fault.precision}",
+    given = [
+        f"trainer.precision={fault.precision}",
         f"trainer.accumulate_grad_batches={fault.batches}",
         f"trainer.limit_train_batches={BATCHES}",
-        "trainer.max_epochs=1", "trainer.enable_progress_bar=false", "split.refit=false",
-        f"stability.on_nonfinite={fault.policy}", "stability.max_rollbacks=1",
-        "stability.keep_every_n_steps=3", *words,
-    )  # fmt: skip
+        "trainer.max_epochs=1",
+        "trainer.enable_progress_bar=false",
+        "split.refit=false",
+        f"stability.on_nonfinite={fault.policy}",
+        "stability.max_rollbacks=1",
+        "stability.keep_every_n_steps=3",
+        *(["engine.steps_per_call=6"] if fault.engine == "compiled" else []),
+        *words,
+    ]
+    choices = tuple(one for one in given if "." not in one.partition("=")[0])
+    keys = OmegaConf.from_dotlist([one for one in given if one not in choices])
+    base = _composed("+experiment=smoke", f"engine={fault.engine}", *choices)
+    merged = OmegaConf.merge(base, keys)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+@cache
+def _composed(*choices: str) -> DictConfig:
+    """Composed once for many fits."""
+    return config(*choices)
 
 
 def fit_with(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 from lightning.pytorch.plugins.precision import MixedPrecision
+from omegaconf import OmegaConf
 from torch import nn
 from torch.optim import AdamW
 
@@ -21,7 +22,6 @@ from robust_fin.training.stability import (
     require_finite_weights,
     scaler_skips,
 )
-from tests.bars import config
 from tests.training.test_module import batches_of, data, forecaster, net, trainer
 
 FINE = (0.5, 1.5, [1.0, 2.0])
@@ -165,14 +165,14 @@ def test_a_bad_row_stops_the_step_it_is_in(precision: str, batches: int) -> None
 def test_fp16_mixed_on_a_cpu_is_an_error_not_bf16(accelerator: str, precision: object) -> None:
     if accelerator == "auto" and torch.accelerator.is_available():
         pytest.skip("there is a GPU")
-    words = [f"trainer.precision={precision}", f"trainer.accelerator={accelerator}"]
+    asked = OmegaConf.create({"precision": precision, "accelerator": accelerator})
     with pytest.raises(ConfigError, match=r"write trainer\.precision=bf16-mixed or 32-true"):
-        check_precision(config(*words).trainer)
+        check_precision(asked)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
 def test_other_precisions_are_the_trainers(precision: str) -> None:
-    check_precision(config(f"trainer.precision={precision}").trainer)
+    check_precision(OmegaConf.create({"precision": precision, "accelerator": "cpu"}))
 
 
 def test_a_net_of_another_shape_is_refused_in_one_message() -> None:

@@ -89,7 +89,10 @@ def test_a_sound_step_has_the_loss_and_the_norm_that_it_had(
     assert masks != pytest.approx(record.bad.gradient_norm, rel=0.005)
 
 
-@pytest.mark.parametrize(("engine", "batches"), [("plain", 1), ("plain", 2), ("compiled", 1)])
+@pytest.mark.parametrize(
+    ("engine", "batches"),
+    [("plain", 1), ("plain", 2), pytest.param("compiled", 1, marks=pytest.mark.slow)],
+)
 def test_a_bad_feature_is_named_with_the_module_that_meets_it(
     engine: str, batches: int, tmp_path: Path, data: BarDataModule
 ) -> None:
@@ -118,7 +121,7 @@ def test_an_infinite_target_is_named_at_the_loss(tmp_path: Path, data: BarDataMo
     assert found.inputs == (3,)
 
 
-@pytest.mark.parametrize("engine", ["plain", "compiled"])
+@pytest.mark.parametrize("engine", [pytest.param("plain", marks=pytest.mark.slow), "compiled"])
 def test_a_bad_weight_is_named_with_its_module(
     engine: str, tmp_path: Path, data: BarDataModule
 ) -> None:

