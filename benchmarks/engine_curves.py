@@ -3,7 +3,8 @@
 python benchmarks/engine_curves.py [--steps 2000] [--out docs/engine_curves.svg]
 
 Both train the net of top5 from the same seed on the same synthetic bars, without dropout (whose
-masks the two draw differently). Printed is the largest distance of the two curves.
+masks the two draw differently). Printed is the largest distance of the two curves. Needs matplotlib,
+which nothing else here does.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=Path("docs/engine_curves.svg"))
     given = parser.parse_args()
+    torch.set_num_threads(1)
     quiet()
     register_schema()
     curves = {name: curve(name, given.steps) for name in ("plain", "compiled")}

@@ -40,7 +40,13 @@ def net(seed: int = 0) -> ResidualMLP:
     """The study's net, in training mode."""
     torch.manual_seed(seed)
     return ResidualMLP(
-        5, hidden=[16, 8], residual=False, input_norm=True, dropout=0.1, head_start=None
+        5,
+        hidden=[16, 8],
+        residual=False,
+        input_norm=True,
+        layer_norm=True,
+        dropout=0.1,
+        head_start=None,
     ).train()
 
 

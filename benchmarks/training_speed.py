@@ -156,7 +156,7 @@ def population(batch: int, members: int, rows: int, workers: int) -> tuple[float
 
 def measure(batch: int, quick: bool, workers: int) -> list[dict[str, Any]]:
     """One row a path."""
-    few, many = (1000, 60_000) if quick else (5000, 600_000)
+    few, many = (700, 60_000) if quick else (5000, 600_000)
     if batch > 100:
         many //= 50
     data = load_data(settings(batch, f"source.synthetic.rows={100_000 if quick else 400_000}"))

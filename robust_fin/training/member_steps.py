@@ -2,8 +2,8 @@
 
 Both do the same arithmetic, which is `steps.OneStep`. The compiled loop visits one member after
 the other for many steps each: a small net's state then stays in the first-level cache, and the
-member is bit for bit the single run. A block of members in one loop is a quarter faster at a few
-hundred parameters (benchmarks/population_block.py). Stacked steps need no compiler.
+member is bit for bit the single run. A block of members in one loop is somewhat faster at a few
+hundred parameters (benchmarks/engine_variants.py). Stacked steps need no compiler.
 """
 
 import copy

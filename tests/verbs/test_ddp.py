@@ -159,6 +159,7 @@ def test_only_the_first_rank_writes_into_the_run_folder(pair: tuple[Path, Path, 
     assert len(list((two / "tensorboard").glob("events*"))) == 1
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_run_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,137 @@
+"""Populations, and the single runs that their members are held against."""
+
+import copy
+import signal
+from functools import cache
+from pathlib import Path
+
+import lightning as L
+import torch
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor, nn
+
+from robust_fin.command import conf_folder
+from robust_fin.data.datamodule import BarDataModule
+from robust_fin.train import load_data, quiet
+from robust_fin.training.fitting import Fit, FitPlan, fit
+from robust_fin.training.member_fit import fit_population
+from tests.bars import config as composed
+from tests.signals import TARGET
+
+Weights = dict[str, Tensor]
+GROUPS = {path.name for path in conf_folder().iterdir()}
+
+
+class Foreign(nn.Module):
+    """A net that is not ours: a buffer, a frozen parameter, and a part that its config names."""
+
+    def __init__(self, features: int, *, width: int, inner: nn.Module) -> None:
+        super().__init__()
+        self.first, self.inner = nn.Linear(features, width), inner
+        self.last = nn.Linear(width, 1, bias=False)
+        self.shift = nn.Parameter(torch.rand(width), requires_grad=False)
+        self.register_buffer("scale", torch.rand(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(x) * self.scale + self.shift)
+        return self.last(nn.functional.gelu(self.inner(hidden))).squeeze(-1)
+
+
+class PoisonAt(L.Callback):
+    """Makes a weight of one member NaN before the call that begins at or after a step."""
+
+    def __init__(self, step: int, member: int) -> None:
+        self.step, self.member, self.done = step, member, False
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object
+    ) -> None:
+        if trainer.global_step >= self.step and not self.done:
+            pl_module.states.weights[self.member, 3] = float("nan")
+            self.done = True
+
+
+@cache
+def _composed(*choices: str) -> DictConfig:
+    """Once: Hydra takes longer than the run."""
+    return composed(
+        "+experiment=smoke", "trainer.enable_progress_bar=false", "cache.folder=null",
+        "split.refit=false", *choices,
+    )  # fmt: skip
+
+
+def settings(engine: str, *words: str, model: dict[str, object] | None = None) -> DictConfig:
+    """Of a short run without refit, 35 steps of 256 rows an epoch; `model` replaces the net's."""
+    choices = [word for word in words if word.partition("=")[0] in GROUPS]
+    values = OmegaConf.from_dotlist([word for word in words if word not in choices])
+    chosen = OmegaConf.merge(_composed(f"engine={engine}", *choices), values)
+    assert isinstance(chosen, DictConfig)
+    if model is not None:
+        with open_dict(chosen):
+            chosen.model = OmegaConf.create(model)
+    return chosen
+
+
+def with_callback(config: DictConfig, target: str, **values: int | str) -> DictConfig:
+    """The config with a callback more."""
+    chosen = copy.deepcopy(config)
+    with open_dict(chosen):
+        chosen.callbacks.added = {"_target_": target, **values}
+    return chosen
+
+
+def stopped_at(config: DictConfig, step: int) -> DictConfig:
+    """The config with a Ctrl-C once the call is done that ends with a step."""
+    asked = {"hook": "on_train_batch_end", "step": step, "number": int(signal.SIGINT), "times": 1}
+    return with_callback(config, TARGET, **asked, refit=False)
+
+
+def bars_of(config: DictConfig) -> BarDataModule:
+    quiet()
+    torch.set_num_threads(1)
+    return load_data(config)
+
+
+def train_single(
+    folder: Path, config: DictConfig, data: BarDataModule, *, order_seed: int | None = None
+) -> Fit:
+    """The run of one net with the config's seed, which is also that of the order of rows."""
+    own = copy.copy(data)
+    own.seed, own.calls = config.seed if order_seed is None else order_seed, None
+    return fit(config, own, FitPlan(folder, stage="", max_steps=None, resume=False))
+
+
+def train_members(
+    folder: Path, config: DictConfig, *data: BarDataModule, resume: bool = False
+) -> tuple[Fit, ...]:
+    """A population on each fold."""
+    return fit_population(config, data, FitPlan(folder, "", max_steps=None, resume=resume))
+
+
+def single_weights(fitted: Fit) -> Weights:
+    return {name: value.detach().clone() for name, value in fitted.nets.net.state_dict().items()}
+
+
+def member_weights(fitted: Fit, place: int) -> Weights:
+    """Of the living member at a place among the living."""
+    assert fitted.nets.stack is not None
+    return {name: value[place] for name, value in fitted.nets.stack.items()}
+
+
+def same(one: Weights, other: Weights) -> bool:
+    """To the last bit."""
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def relative(one: Weights, other: Weights) -> float:
+    """L2 of the difference over the L2 of the other."""
+    a, b = (torch.cat([w[name].double().flatten() for name in other]) for w in (one, other))
+    return float((a - b).norm() / b.norm())
+
+
+def equal(one: Fit, other: Fit) -> bool:
+    """The same members, chosen at the same steps, with the same weights to the last bit."""
+    assert one.members == other.members
+    places = range(one.nets.members)
+    return all(same(member_weights(one, k), member_weights(other, k)) for k in places)

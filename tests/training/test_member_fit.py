@@ -1,0 +1,189 @@
+"""Members of several data sets in one run, each as on its own; and how their nets start."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from robust_fin.data.batches import ScoredBatch
+from robust_fin.data.datamodule import BarDataModule
+from robust_fin.data.population import MemberSet, PopulationData
+from robust_fin.errors import ConfigError, NonFiniteError
+from robust_fin.training.engine import trainer_settings
+from robust_fin.training.fitting import FitPlan
+from robust_fin.training.member_fit import check_optimizer, initial_nets, make_population
+from robust_fin.training.members import members_of
+from robust_fin.training.parts import make_trainer
+from robust_fin.training.population import PopulationForecaster
+from tests.populations import (
+    bars_of,
+    member_weights,
+    relative,
+    same,
+    settings,
+    single_weights,
+    train_members,
+    train_single,
+)
+
+FEWER = "source.synthetic.rows=14000"  # 19 steps an epoch instead of 35
+NESTED = {
+    "_target_": "tests.populations.Foreign",
+    "width": 6,
+    "inner": {"_target_": "torch.nn.Linear", "in_features": 6, "out_features": 6},
+}
+
+
+@pytest.fixture(scope="module")
+def more() -> BarDataModule:
+    return bars_of(settings("plain"))
+
+
+@pytest.fixture(scope="module")
+def fewer() -> BarDataModule:
+    return bars_of(settings("plain", FEWER))
+
+
+def fit_sets(folder: Path, config: DictConfig, sets: Sequence[MemberSet]) -> PopulationForecaster:
+    """A population on data sets of any making, and no callbacks."""
+    module = make_population(config, sets, FitPlan(folder, "", max_steps=None, resume=False))
+    plan = module.pace.plan
+    trainer: L.Trainer = make_trainer(
+        config, folder, [], stage="", has_val=True, compiled=True,
+        settings=trainer_settings(config, plan) | {"enable_checkpointing": False},
+    )  # fmt: skip
+    trainer.fit(module, PopulationData(sets, plan))
+    return module
+
+
+@pytest.mark.parametrize("engine", ["compiled", pytest.param("plain", marks=pytest.mark.slow)])
+def test_members_of_data_sets_of_other_sizes_are_the_single_runs_on_them(
+    tmp_path: Path, more: BarDataModule, fewer: BarDataModule, engine: str
+) -> None:
+    config = settings(engine, "population.members=2", "population.steps_per_call=8")
+    found = train_members(tmp_path / "members", config, more, fewer)
+    assert [one.nets.members for one in found] == [2, 2]
+    for number, (fitted, data) in enumerate(zip(found, (more, fewer), strict=True)):
+        single = train_single(tmp_path / str(number), settings(engine, "seed=1"), data)
+        assert single.summary.steps == (70, 38)[number]
+        assert fitted.members[1].settings["data"] == number
+        assert fitted.members[1].chosen_step == single.summary.chosen_step
+        assert relative(member_weights(fitted, 1), single_weights(single)) < 1e-5
+        assert engine == "plain" or same(member_weights(fitted, 1), single_weights(single))
+    assert found[0].summary.steps == 70
+    assert found[0].summary.member_steps == 2 * 70 + 2 * 38
+
+
+def test_some_rows_of_a_data_set_are_a_data_set(tmp_path: Path, more: BarDataModule) -> None:
+    whole = MemberSet.of(more)
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randperm(whole.size, generator=draw)[:3000]
+    some = replace(whole, rows=rows)
+    copied = replace(whole, x=whole.x[rows], target=whole.target[rows])
+    config = settings("compiled", "trainer.max_epochs=1")
+    module = fit_sets(tmp_path, config, [some, copied, whole])
+    assert module.states.count.tolist() == [11, 11, 35]
+    assert torch.equal(module.states.weights[0], module.states.weights[1])
+    assert torch.equal(module.states.best[0], module.states.best[1])
+    assert not torch.equal(module.states.weights[0], module.states.weights[2])
+
+
+def test_a_data_set_without_val_takes_its_last_weights(tmp_path: Path, more: BarDataModule) -> None:
+    whole = MemberSet.of(more)
+    none = ScoredBatch(*(part[:0] for part in whole.val))
+    config = settings("compiled", "trainer.max_epochs=1", "population.steps_per_call=16")
+    module = fit_sets(tmp_path, config, [whole, replace(whole, val=none)])
+    assert module.states.best_count.tolist() == [35, 35]
+    assert torch.equal(module.states.best[1], module.states.weights[1])
+
+
+@pytest.mark.slow
+def test_poison_in_one_data_set_does_not_reach_the_other(
+    tmp_path: Path, more: BarDataModule, fewer: BarDataModule
+) -> None:
+    good, other = MemberSet.of(more), MemberSet.of(fewer)
+    x = other.x.clone()
+    x[:, 0] = float("nan")
+    config = settings("compiled", "trainer.max_epochs=1")
+    healthy = fit_sets(tmp_path / "a", config, [good, other])
+    poisoned = fit_sets(tmp_path / "b", config, [good, replace(other, x=x)])
+    assert poisoned.states.frozen_at.tolist() == [-1, 0]
+    assert torch.equal(poisoned.states.best[0], healthy.states.best[0])
+
+
+def test_where_all_members_of_a_fold_are_frozen_the_run_ends(
+    tmp_path: Path, more: BarDataModule, fewer: BarDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned = float("nan") * torch.ones(fewer.fitted.fold.train.size, 5)
+    tensors = (poisoned, fewer.train_tensors()[1])
+    monkeypatch.setattr(fewer, "train_tensors", lambda: tensors)
+    with pytest.raises(NonFiniteError, match="all members of fold 1 are frozen: a loss or grad"):
+        train_members(tmp_path, settings("compiled", "trainer.max_epochs=1"), more, fewer)
+
+
+def test_a_data_set_smaller_than_a_batch_is_refused(tmp_path: Path, more: BarDataModule) -> None:
+    few = replace(MemberSet.of(more), rows=torch.arange(255))
+    with pytest.raises(ConfigError, match="data set 1 has 255 training rows, fewer than batch_siz"):
+        fit_sets(tmp_path, settings("plain"), [MemberSet.of(more), few])
+
+
+@pytest.mark.parametrize("model", [None, NESTED], ids=["residual_mlp", "parts of its own"])
+def test_a_members_net_starts_as_that_of_a_run_with_its_seed(
+    model: dict[str, object] | None,
+) -> None:
+    config = settings("plain", "population.members=3", "model.head_start=null", "seed=2")
+    if model is not None:
+        config = settings("plain", "population.members=3", "seed=2", model=model)
+    nets = initial_nets(config, members_of(config, sets=1), features=5)
+    for k, net in enumerate(nets):
+        L.seed_everything(2 + k, verbose=False)
+        alone = instantiate(config.model, features=5).state_dict()
+        assert all(torch.equal(value, alone[name]) for name, value in net.state_dict().items())
+    assert not torch.equal(*(next(net.parameters()) for net in nets[:2]))
+    assert nets[0] is not nets[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "telling"),
+    [
+        (("optimizer.betas=[2.0,0.9]",), "the optimizer refuses its settings: Invalid beta param"),
+        (("optimizer._target_=torch.optim.Adam",), "this is Adam with 1 groups"),
+    ],
+)
+def test_an_optimizer_that_is_not_followed_is_refused(words: tuple[str, ...], telling: str) -> None:
+    with pytest.raises(ConfigError, match=telling):
+        check_optimizer(settings("plain", *words), torch.nn.Linear(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("word", "telling"),
+    [
+        ("trainer.precision=bf16-mixed", "trainer.precision=bf16-mixed is not for a population"),
+        ("trainer.accumulate_grad_batches=2", "accumulate_grad_batches=2 is not for a population"),
+        ("trainer.gradient_clip_algorithm=value", "algorithm=value is not for a population"),
+        ("trainer.overfit_batches=3", "trainer.overfit_batches=3 is not for a population"),
+        ("trainer.limit_val_batches=3", "trainer.limit_val_batches=3 is not for a population"),
+        ("trainer.val_check_interval=36", "trainer.val_check_interval=36 is longer than an epoch"),
+        ("population.workers=0", "population.workers=0 must be a whole number above 0"),
+        ("population.workers=two", "population.workers=two must be"),
+        ("population.steps_per_call=0", r"population\.steps_per_call=0 must be above 0"),
+        ("population.steps_per_call=many", r"population\.steps_per_call=many must be above 0"),
+        ("population.block=0", "population.block=0 must be a whole number above 0"),
+        ("population.block=-1", "population.block=-1 must be"),
+        ("population.block=some", "population.block=some must be"),
+        ("population.delta=[0.1,0.2]", "population.delta needs a loss with a delta"),
+        ("schedule.warmup=-1", "schedule.warmup=-1"),
+    ],
+)
+def test_what_a_population_cannot_do_is_refused(
+    tmp_path: Path, more: BarDataModule, word: str, telling: str
+) -> None:
+    config = settings("plain", "population.members=2", word)
+    with pytest.raises(ConfigError, match=telling):
+        train_members(tmp_path, config, more)
+    assert not (tmp_path / "checkpoints").exists()
