@@ -3,8 +3,8 @@
 python benchmarks/engine_curves.py [--steps 2000] [--out docs/engine_curves.svg]
 
 Both train the net of top5 from the same seed on the same synthetic bars, without dropout (whose
-masks the two draw differently). Printed is the largest distance of the two curves. Needs matplotlib,
-which nothing else here does.
+masks the two draw differently). Printed is the largest distance of the two curves. Needs
+matplotlib, which nothing else here does.
 """
 
 import argparse
