@@ -1,0 +1,167 @@
+"""The verb: what it says of honest work, and of mistakes under names that give nothing away."""
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from robust_fin import leakcheck
+from robust_fin.features.registry import FEATURES
+from robust_fin.market import labelling
+from tests.bars import synthetic_bars
+from tests.planted import last_close_upto, registry
+
+IDEAS = '''
+import numpy as np
+import pandas as pd
+
+from robust_fin.features.registry import BARS, Lookback, feature
+
+
+@feature(lookback=Lookback(20, BARS), unit="fraction")
+def drift_20bar(bars: pd.DataFrame) -> pd.Series:
+    """Honest: mean of the last 20 returns."""
+    return bars["close"].pct_change().rolling(20).mean()
+
+
+@feature(lookback=Lookback(10, BARS), unit="log return")
+def drift_10bar(bars: pd.DataFrame) -> pd.Series:
+    """The window is centred."""
+    return np.log(bars["close"]).diff().rolling(11, center=True).mean()
+
+
+@feature(lookback=Lookback(0, BARS), unit="fraction")
+def tilt(bars: pd.DataFrame) -> pd.Series:
+    """The next bar."""
+    return bars["close"].shift(-1) / bars["close"] - 1
+'''
+SMALL = ("+experiment=smoke", "leaks.cuts=2")
+
+Said = tuple[int, str, str]
+
+
+@pytest.fixture
+def ideas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module of a user's own, on the path."""
+    (tmp_path / "ideas.py").write_text(IDEAS, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with registry():
+        yield "features.modules=[ideas]"
+    sys.modules.pop("ideas", None)
+
+
+@pytest.fixture
+def check(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Exit code, output and errors of the verb."""
+
+    def run(*words: str) -> Said:
+        code = leakcheck.main([*SMALL, *words])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_without_a_leak_it_ends_with_a_table_of_what_was_checked(check, ideas: str) -> None:
+    code, out, err = check(ideas, "features.names=[close_change_pct,vwap,drift_20bar]")
+    assert (code, err) == (0, "")
+    for column in ("close_change_pct", "vwap", "drift_20bar"):
+        assert out.count(f" {column} ") == 2  # against later bars, and against older ones
+    for column in ("target", "split", "transforms, ranks"):
+        assert f" {column} " in out
+    assert "No leak: 6 columns, " in out
+
+
+def test_a_leak_of_a_users_own_is_one_message_and_a_failure(check, ideas: str) -> None:
+    code, out, err = check(ideas, "features.names=[vwap,drift_10bar,drift_20bar,tilt]")
+    assert code == 1
+    assert "No leak" not in out
+    assert err.startswith("error: drift_10bar leaks: its value at bar 202")
+    assert "it sees 5 bars (5 minutes) ahead. Compute it from bars up to and including" in err
+    assert err.endswith(". Also leaking: tilt\n")
+    assert err.count("\n") == 1
+
+
+def test_every_feature_of_the_registry_can_be_asked_for(ideas: str) -> None:
+    assert ideas.endswith("[ideas]")
+    importlib.import_module("ideas")
+    bars = synthetic_bars(2_000)
+    names = leakcheck.every_feature(bars, ["vwap", "tilt"])
+    assert names[:2] == ["vwap", "tilt"]
+    assert sorted(names) == sorted(FEATURES)
+    without = dataclasses.replace(bars, table=bars.table.drop(columns="vix"))
+    lacking = set(names) - set(leakcheck.every_feature(without, ["vwap"]))
+    assert lacking == {"vix", "vix_change_1d"}
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (
+            "split._target_=tests.planted.PlainHoldout",
+            "split, fold 0 leaks: the label of the train ",
+        ),
+        ("target._target_=tests.planted.LongReturn", "target leaks: the label at bar 2022-"),
+    ],
+)
+def test_other_parts_of_a_users_own_are_checked(check, word: str, message: str) -> None:
+    start = "source.synthetic.start=2022-03-02"  # the bars roll after 11,000 rows
+    code, _, err = check(
+        word, "target.horizon=3", f"+{start}", "transform=robust", "split.refit=false"
+    )
+    assert code == 1
+    assert err.startswith(f"error: {message}")
+    assert " ahead" in err
+    assert err.count("\n") == 1
+
+
+def test_a_vix_that_came_with_the_bars_is_said_to_be_unchecked(check) -> None:
+    code, out, _ = check("features.names=[vix]", "leaks.cuts=1")
+    assert code == 0
+    assert "\nvix: not checked, taken as known at each bar; source.vix_path joins closes" in out
+
+
+def test_the_vix_close_of_the_same_day_is_found(
+    check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = pd.bdate_range("2021-12-01", "2022-06-01")
+    path = tmp_path / "vix.csv"
+    lines = [f"{day:%Y-%m-%d},{15 + number % 9}" for number, day in enumerate(days)]
+    path.write_text("date,close\n" + "\n".join(lines), encoding="utf-8")
+    monkeypatch.setattr(labelling, "last_close_before", last_close_upto)
+    code, _, err = check(f"source.vix_path={path}", "features.names=[vix]")
+    assert code == 1
+    assert err.startswith("error: vix leaks: bar 202")
+    assert "which is known at 15:15 Chicago; it sees " in err
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("leaks.cuts=0", "leaks.cuts=0 must be a whole number, at least 1"),
+        ("leaks.depth=3", "Could not override 'leaks.depth'"),
+        ("source.path=none.csv", "none.csv"),
+    ],
+)
+def test_what_cannot_be_checked_is_said(check, word: str, message: str) -> None:
+    code, _, err = check(word)
+    assert code == 1
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("features", ["top5", "study", "rich_vix"])
+@pytest.mark.parametrize("split", ["holdout", "walk_forward", "purged_kfold", "cpcv"])
+def test_nothing_leaks_on_real_bars(check, real_data, features: str, split: str) -> None:
+    bars, vix = real_data("es_1m_12contracts.parquet"), real_data("vix_daily.csv")
+    source = (f"source.path={bars}", "source.timezone=UTC", f"source.vix_path={vix}")
+    every = f"leaks.every_feature={features == 'rich_vix'}"
+    words = (f"features={features}", f"split={split}", "split.refit=false", "leaks.cuts=8", every)
+    code, out, err = check(*source, *words)
+    assert (code, err) == (0, "")
+    assert "No leak: " in out
