@@ -1,0 +1,115 @@
+"""Several runs side by side: what picking the best of them is worth."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from robust_fin.evaluation.bootstrap import DateDraws
+from robust_fin.evaluation.date_sums import DatedRows, column
+from robust_fin.evaluation.overfitting import (
+    DATES_A_BLOCK,
+    LEAST_BLOCKS,
+    Overfitting,
+    backtest_overfitting,
+    fitting_blocks,
+)
+from robust_fin.evaluation.significance import CONSTANT, DRAWS, NET
+from robust_fin.evaluation.superiority import Superiority, superiority
+
+LEAST_DATES = LEAST_BLOCKS * DATES_A_BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """What choosing among runs means.
+
+    Attributes:
+        names: of the runs.
+        dates: trading dates that all of them were tested on.
+        overfitting: of picking the run with the greatest ICIR; None where the dates are too few.
+        superiority: of the best run's loss over that of the constant; likewise.
+    """
+
+    names: tuple[str, ...]
+    dates: int
+    overfitting: Overfitting | None
+    superiority: Superiority | None
+
+
+def daily_series(predictions: pd.DataFrame) -> pd.DataFrame:
+    """A run in two numbers a trading date.
+
+    Args:
+        predictions: the table of a run; rows whose outcome is not known yet are left out.
+
+    Returns:
+        By trading date: ic, the rank IC within the date (NaN where it has none), and gain, the
+        mean Huber loss of the constant less that of the net.
+    """
+    known = predictions[predictions["outcome"].notna()]
+    net = known[known["model"] == NET]
+    trivial = known.loc[known["model"] == CONSTANT, "score"].to_numpy(dtype=np.float64)
+    rows, score = DatedRows.of(net, trivial=trivial), net["score"].to_numpy(dtype=np.float64)
+    sums = rows.sums(score)
+    gain = (column(sums, "trivial") - column(sums, "loss")) / column(sums, "n")
+    return pd.DataFrame({"ic": rows.daily_ic(score), "gain": gain}, index=pd.Index(rows.dates))
+
+
+def contest(runs: Mapping[str, pd.DataFrame], *, draws: int = DRAWS, seed: int = 0) -> Contest:
+    """Judge the choice among some runs, on the dates that all of them were tested on.
+
+    A date on which a run ranks nothing counts as a rank IC of 0.
+
+    Args:
+        runs: `daily_series` of each, by name.
+        draws: bootstrap samples.
+        seed: of the resampling.
+    """
+    assert len(runs) > 1
+    shared = pd.concat(list(runs.values()), axis=1, keys=list(runs), join="inner")
+    ic, gains = _matrix(shared, "ic"), _matrix(shared, "gain")
+    blocks = fitting_blocks(len(shared))
+    if blocks is None:
+        return Contest(tuple(runs), len(shared), None, None)
+    samples = DateDraws.of(*gains.T, draws=draws, seed=seed)
+    return Contest(
+        tuple(runs),
+        len(shared),
+        backtest_overfitting(np.nan_to_num(ic, nan=0.0), blocks=blocks),
+        superiority(gains, weights=samples.weights, block=samples.block),
+    )
+
+
+def _matrix(shared: pd.DataFrame, name: str) -> Float[np.ndarray, "dates runs"]:
+    return shared.xs(name, axis=1, level=1).to_numpy(dtype=np.float64)
+
+
+def contest_words(found: Contest) -> list[str]:
+    """What it says, one line a test."""
+    runs = len(found.names)
+    if found.overfitting is None or found.superiority is None:
+        return [
+            f"No PBO and no SPA: the {runs} runs share {found.dates} trading dates, needed are "
+            f"{LEAST_DATES}."
+        ]
+    fitted, test = found.overfitting, found.superiority
+    if math.isnan(test.consistent):
+        return [f"No PBO and no SPA: none of the {runs} runs differs from the constant."]
+    chance = "no better than drawing lots" if fitted.probability >= 0.5 else "0.5 is drawing lots"
+    said = "better than the constant" if test.consistent < 0.05 else "not shown to beat it"
+    return [
+        f"Picking the best of these {runs} by ICIR: probability of backtest overfitting "
+        f"{fitted.probability:.2f}, the share of {fitted.ways:,} ways to halve {found.dates} dates "
+        f"in which the best on one half is below the median on the other ({chance}).",
+        f"The best of these {runs} by skill, {found.names[test.best]}, is {said}: SPA test against "
+        f"the constant p {_small(test.consistent)} (lower {test.lower:.3f}, upper "
+        f"{test.upper:.3f}); runs that were tried and are not listed here are not counted.",
+    ]
+
+
+def _small(p_value: float) -> str:
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
