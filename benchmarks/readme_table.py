@@ -16,7 +16,8 @@ README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- results: written by benchmarks/readme_table.py -->", "<!-- end of results -->"
 HEADER = (
     "| experiment | data | test rows | skill over the constant | rank IC "
-    "| rank IC of minus the last return | fit | commit |\n|---|---|---|---|---|---|---|---|"
+    "| less ridge: skill, rank IC | less LightGBM: skill, rank IC | fit | commit |\n"
+    "|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -24,6 +25,20 @@ def percent(metrics: dict[str, Any], name: str) -> str:
     """A share with its 95 % interval."""
     value, low, high = (100 * metrics[f"{name}{end}"] for end in ("", "_low", "_high"))
     return f"{value:+.3f} % [{low:+.3f}, {high:+.3f}]"
+
+
+def plain(metrics: dict[str, Any], name: str, *, sign: str = "") -> str:
+    """A number with its 95 % interval."""
+    value, low, high = (metrics[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{value:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"
+
+
+def less(metrics: dict[str, Any], baseline: str) -> str:
+    """The net less a baseline, paired; empty where the run had none."""
+    if metrics.get(f"against/{baseline}/skill") is None:
+        return ""
+    skill, ic = f"against/{baseline}/skill", f"against/{baseline}/rank_ic"
+    return f"{percent(metrics, skill)}, {plain(metrics, ic, sign='+')}"
 
 
 def row(run: Path) -> str:
@@ -34,16 +49,14 @@ def row(run: Path) -> str:
     if config.source.path is None:
         synthetic = config.source.synthetic
         data = f"synthetic, {synthetic.rows:,} rows, planted rank IC {synthetic.signal:g}"
-    ic = f"{metrics['test/rank_ic']:.4f} " + (
-        f"[{metrics['test/rank_ic_low']:.4f}, {metrics['test/rank_ic_high']:.4f}]"
-    )
     cells = [
         f"`{config.name}`",
         data,
         f"{metrics['test_rows']:,}",
         percent(metrics, "test/skill"),
-        ic,
-        f"{metrics['baseline/minus_last_return/rank_ic']:.4f}",
+        plain(metrics, "test/rank_ic"),
+        less(metrics, "ridge"),
+        less(metrics, "lightgbm"),
         f"{metrics['fit_seconds']:.0f} s",
         f"`{about['commit']}`",
     ]

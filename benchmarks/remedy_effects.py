@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.stats import t as student
 from stability_jobs import Job
 
-from robust_fin.evaluation.significance import date_weights
+from robust_fin.evaluation.bootstrap import date_weights
 from robust_fin.metrics import huber_terms
 from robust_fin.results import PREDICTIONS
 

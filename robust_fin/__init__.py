@@ -15,7 +15,7 @@ _PUBLIC = {
     "load_bundle": "robust_fin.bundle",
     "rank_ic": "robust_fin.metrics",
     "significance": "robust_fin.evaluation.significance",
-    "verdict": "robust_fin.evaluation.significance",
+    "verdict": "robust_fin.evaluation.verdict",
 }
 
 __all__ = list(_PUBLIC)

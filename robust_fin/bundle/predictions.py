@@ -84,8 +84,9 @@ def predictions_table(
         fold: number of the fold.
 
     Returns:
-        time, contract, trading_date, fold, model, score, score_std (null for one member), target,
-        outcome (fraction), label_end; target and outcome are null where the future is not there.
+        time, contract, trading_date, close (price the outcome starts from), fold, model, score,
+        score_std (null for one member), target, outcome (fraction), label_end; target and outcome
+        are null where the future is not there.
     """
     outcome = examples.outcome[rows]
     known = ~np.isnan(outcome)
@@ -96,6 +97,7 @@ def predictions_table(
             "time": pd.DatetimeIndex(examples.time[rows], tz="UTC"),
             "contract": examples.contract[rows],
             "trading_date": examples.trading_date[rows],
+            "close": examples.close[rows],
             "fold": np.int32(fold),
         }
     )

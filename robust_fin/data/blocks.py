@@ -144,6 +144,7 @@ def _append(
     sink.append("trading_date", table["trading_date"].to_numpy()[keep])
     sink.append("features", values[list(names)].to_numpy()[keep])
     sink.append("last_return", values[LAST_RETURN].to_numpy()[keep])
+    sink.append("close", table["close"].to_numpy()[keep])
     sink.append("outcome", labels.outcome[keep])
     sink.append("label_end", labels.label_end[keep])
     sink.append("contract", table["contract"].cat.codes.to_numpy().astype(CODES)[keep])

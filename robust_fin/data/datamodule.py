@@ -18,6 +18,7 @@ from robust_fin.data.batches import (
 )
 from robust_fin.data.cache import Cache
 from robust_fin.data.folds import SPANS, Market, prepare_fold
+from robust_fin.data.label_controls import KEPT, controlled
 from robust_fin.data.ledger import RowLedger
 from robust_fin.data.splits import Split
 from robust_fin.data.target_scale import Scores, TargetScale
@@ -40,6 +41,8 @@ class BarDataModule(L.LightningDataModule):
         seed: of the order of the training rows.
         cache: keeps the fold's arrays; None makes them anew.
         number: of the fold among those of the split.
+        labels: that train and val are given: kept, shuffled or swapped (`label_controls`); test
+            has its own in any case.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class BarDataModule(L.LightningDataModule):
         seed: int,
         cache: Cache | None = None,
         number: int = 0,
+        labels: str = KEPT,
     ) -> None:
         """Fit the fold; the tensors are made when a trainer asks."""
         super().__init__()
@@ -63,7 +67,7 @@ class BarDataModule(L.LightningDataModule):
                 raise ConfigError(f"{name}={size} must be at least 1")
         self.market, self.features, self.split, self.scale = market, features, split, scale
         self.batch_size, self.score_batch_size, self.seed = batch_size, score_batch_size, seed
-        self._transform, self._cache, self.number = transform, cache, number
+        self._transform, self._cache, self.number, self.labels = transform, cache, number, labels
         self.calls: CallPlan | None = None  # set where the compiled engine trains
         self.fitted = prepare_fold(
             market, features=features, transform=transform, split=split, cache=cache, number=number
@@ -85,6 +89,7 @@ class BarDataModule(L.LightningDataModule):
             seed=self.seed,
             cache=self._cache,
             number=self.number,
+            labels=self.labels,
         )
 
     def x(self, span: str) -> Float[Tensor, "rows features"]:
@@ -116,14 +121,14 @@ class BarDataModule(L.LightningDataModule):
 
     def train_tensors(self) -> tuple[Float[Tensor, "rows features"], Float[Tensor, " rows"]]:
         """Features of train and what is to be forecast, float32, on the CPU."""
-        rank = self.fitted.rank(self.market.examples, "train")
-        wanted = self.scale.trained(outcome=self.outcome("train"), rank=rank)
+        rank, outcome = self._labelled("train")
+        wanted = self.scale.trained(outcome=outcome, rank=rank)
         return self.x("train"), torch.from_numpy(wanted.astype(np.float32, copy=False))
 
     def val_tensors(self) -> ScoredBatch:
         """The val span, float32, on the CPU."""
-        outcome = torch.from_numpy(self.outcome("val")).to(torch.float32)
-        return ScoredBatch(self.x("val"), self._tensor("val"), outcome)
+        rank, outcome = (torch.from_numpy(one) for one in self._labelled("val"))
+        return ScoredBatch(self.x("val"), rank, outcome.to(torch.float32))
 
     def train_dataloader(self) -> TrainBatches | TrainCalls:
         """Shuffled batches of this process, or calls of many steps where `calls` is set."""
@@ -153,8 +158,10 @@ class BarDataModule(L.LightningDataModule):
         dropped = examples.dropped | examples.unlabelled | fold.purged
         return RowLedger(examples.rows_in, dropped, spans, examples.reports)
 
-    def _tensor(self, span: str) -> Float[Tensor, " rows"]:
-        return torch.from_numpy(self.fitted.rank(self.market.examples, span))
+    def _labelled(self, span: str) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
+        """Ranks, float32, and returns that training and choices see."""
+        rank = self.fitted.rank(self.market.examples, span)
+        return controlled(rank, self.outcome(span), labels=self.labels, seed=self.seed)
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

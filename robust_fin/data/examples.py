@@ -17,7 +17,7 @@ from robust_fin.market.sources import Bars
 
 OVER_GAP = "label jumps a break longer than target.max_gap"
 NO_BAR = "no bar at the horizon in the contract"
-COLUMNS = ("time", "trading_date", "features", "last_return", "outcome", "label_end")
+COLUMNS = ("time", "trading_date", "features", "last_return", "close", "outcome", "label_end")
 COUNTS = ("rows_in", "dropped", "unlabelled", "reports")
 CODES = np.int32
 LAST_RETURN = "close_change_pct"  # what the minus-last-return baseline reads
@@ -33,6 +33,7 @@ class Examples:
         trading_date: datetime64[s].
         features: (rows, features) float64, unscaled.
         last_return: return of the row's own bar, a fraction; NaN on a contract's first bar.
+        close: price at which the row's bar ended, from which its outcome starts.
         outcome: forward return, a fraction; NaN where it is not known or not wanted.
         label_end: datetime64[ns]; NaT where there is no label.
         rows_in: rows of the file.
@@ -46,6 +47,7 @@ class Examples:
     trading_date: np.ndarray
     features: Float[np.ndarray, "rows features"]
     last_return: Float[np.ndarray, " rows"]
+    close: Float[np.ndarray, " rows"]
     outcome: Float[np.ndarray, " rows"]
     label_end: np.ndarray
     rows_in: int
@@ -109,6 +111,7 @@ def make_examples(bars: Bars, *, names: Sequence[str], target: ForwardReturn) ->
         trading_date=bars.table["trading_date"].to_numpy()[keep],
         features=values[list(names)].to_numpy()[keep],
         last_return=values[LAST_RETURN].to_numpy()[keep],
+        close=bars.table["close"].to_numpy()[keep],
         outcome=labels.outcome[keep],
         label_end=labels.label_end[keep],
         rows_in=bars.rows_in,

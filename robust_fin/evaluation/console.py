@@ -1,13 +1,16 @@
 """What a run says at the keyboard: tables and the verdict."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 
+from robust_fin.evaluation.bootstrap import Interval
+from robust_fin.evaluation.edge import Edge
+from robust_fin.evaluation.significance import Judgement
 from robust_fin.metrics import excess_kurtosis
 
 Figure = float | int | None
@@ -44,7 +47,8 @@ def metric_tables(metrics: Mapping[str, Figure], *, title: str) -> list[Table]:
 
 def result_table(metrics: Mapping[str, Figure], *, title: str) -> Table:
     """The net beside its baselines, span by span."""
-    baselines = sorted({key.split("/")[1] for key in metrics if key.startswith("baseline/")})
+    known = (key for key, value in metrics.items() if value is not None)
+    baselines = list(dict.fromkeys(k.split("/")[1] for k in known if k.startswith("baseline/")))
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for column in ("net, val", "net, test", *(f"{name}, test" for name in baselines)):
@@ -54,6 +58,57 @@ def result_table(metrics: Mapping[str, Figure], *, title: str) -> Table:
         cells += [metrics.get(f"baseline/{name}/{row}") for name in baselines]
         table.add_row(row, *(_text(row, cell) for cell in cells))
     return table
+
+
+def judgement_tables(found: Judgement) -> list[Table]:
+    """Figures with their intervals, differences to the baselines, and what the edge is worth."""
+    rows = [(name, interval, name) for name, interval in found.net.intervals().items()]
+    title = (
+        f"net, test: 95 % intervals over {found.net.dates} trading dates, in blocks of "
+        f"{found.net.block:.1f}; {found.net.tie_share:.1%} of rows are ties, half a hit each"
+    )
+    less = [
+        (f"{name}, less {other}", interval, name)
+        for other, one in found.against.items()
+        for name, interval in (("skill", one.skill), ("rank_ic", one.rank_ic))
+    ]
+    tables = [interval_table(title, rows), interval_table("net less its baselines, paired", less)]
+    return [*tables, edge_table(found.edge)]
+
+
+def interval_table(title: str, rows: Sequence[tuple[str, Interval, str]]) -> Table:
+    """An estimate a row, with the ends of its interval; those that are not numbers are left out."""
+    table = Table(title=title, title_justify="left")
+    for column in ("", "estimate", "2.5 %", "97.5 %"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, one, form in rows:
+        if not math.isnan(one.estimate):
+            ends = (one.estimate, one.low, one.high)
+            table.add_row(name, *(_text(form, end) for end in ends))
+    return table
+
+
+def edge_table(found: Edge) -> Table:
+    """Mean outcome of the first and the last decile, beside the cost of a trade."""
+    named = [
+        ("highest forecasts, bought, bp", found.top_bp),
+        ("lowest forecasts, bought, bp", found.bottom_bp),
+        ("a trade on either side, bp", found.trade_bp),
+        ("highest forecasts, bought, ticks", found.top_ticks),
+        ("lowest forecasts, bought, ticks", found.bottom_ticks),
+        ("a trade on either side, ticks", found.trade_ticks),
+    ]
+    rows = [(name, interval, "edge") for name, interval in named]
+    cost = (
+        "costs not known"
+        if math.isnan(found.half_spread_ticks)
+        else f"a half-spread is {found.half_spread_ticks:g} ticks ({found.half_spread_bp:.3f} bp); "
+        f"it breaks even at {found.break_even_ticks:.3f} ticks a side"
+    )
+    title = (
+        f"mean outcome of the first and last decile, {found.trades:,} rows, before costs; {cost}"
+    )
+    return interval_table(title, rows)
 
 
 def run_table(metrics: Mapping[str, Figure]) -> Table:

@@ -1,28 +1,36 @@
-"""Intervals of skill and rank IC from a stationary bootstrap of whole trading dates."""
+"""What forecasts of a span carry: each figure with its interval, each baseline with its difference.
 
-from dataclasses import dataclass
+Every interval of a run rests on the same samples of whole trading dates, so that differences are
+paired.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.stats import rankdata
 
-from robust_fin.metrics import huber_terms
+from robust_fin.errors import BundleError
+from robust_fin.evaluation.bootstrap import DateDraws, Interval, Statistic
+from robust_fin.evaluation.calibration import Calibration, calibration
+from robust_fin.evaluation.date_sums import (
+    COLUMNS,
+    DatedRows,
+    Sums,
+    column,
+    daily_ic_of,
+    hit_rate_of,
+    icir_of,
+    rank_ic_of,
+    skill_of,
+    tie_share_of,
+)
+from robust_fin.evaluation.edge import Edge, Instrument, edge
 
-_DATE_SUMS = ("loss", "trivial", "n", "x", "y", "xx", "yy", "xy")
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate with its 95 % interval; NaN where it could not be computed."""
-
-    estimate: float
-    low: float
-    high: float
-
-    def is_above(self, value: float) -> bool:
-        """Whether the whole interval lies above `value`; False where it is NaN."""
-        return self.low > value
+DRAWS = 2000
+NET, CONSTANT = "net", "constant"
+_KEYS = ("fold", "time", "contract")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,127 +39,179 @@ class Significance:
 
     Attributes:
         skill: Huber skill over the constant.
-        rank_ic: Spearman correlation with the outcome.
+        rank_ic: Spearman correlation with the outcome, over all rows.
+        daily_ic: the same within a trading date, mean over dates.
+        icir: mean over standard deviation of the daily one.
+        hit_rate: share of rows whose direction was right, against the constant's; a row where the
+            forecast or the outcome has none counts half, so that a coin scores 0.5.
+        tie_share: share of such rows.
         dates: trading dates the intervals rest on.
+        block: mean length of the resampled blocks, in dates.
     """
 
     skill: Interval
     rank_ic: Interval
+    daily_ic: Interval
+    icir: Interval
+    hit_rate: Interval
+    tie_share: float
     dates: int
+    block: float
+
+    def intervals(self) -> dict[str, Interval]:
+        """Figures by name."""
+        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, Interval)}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A model less another, on the same rows and samples.
+
+    Attributes:
+        skill: difference of the Huber skills over the constant.
+        rank_ic: difference of the rank ICs; NaN against a model that ranks nothing.
+    """
+
+    skill: Interval
+    rank_ic: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """All that a predictions table says of a net.
+
+    Attributes:
+        net: what its forecasts carry.
+        baselines: the same of each baseline.
+        against: the net less each baseline.
+        calibration: of the net, by decile of its forecasts.
+        edge: what the net's first and last decile earn.
+    """
+
+    net: Significance
+    baselines: Mapping[str, Significance]
+    against: Mapping[str, Comparison]
+    calibration: Calibration
+    edge: Edge
 
 
 def significance(
     predictions: pd.DataFrame,
     *,
     trivial: float | Float[np.ndarray, " rows"],
-    draws: int = 2000,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> Significance:
-    """Skill and rank IC of one model, with intervals.
-
-    Ranks are taken once and sums kept per trading date, so that a draw costs a weighted sum over
-    dates. The resampling repeats runs of consecutive dates, because days are not independent.
+    """Every figure of one model, with intervals.
 
     Args:
-        predictions: rows of one model and span, with trading_date, score, target, outcome.
+        predictions: labelled rows of one model and span, with trading_date, score, target, outcome.
         trivial: the constant forecast skill is measured against, in rank units; one a row where
             rows are of several folds.
         draws: bootstrap samples.
         seed: of the resampling.
-
-    Source: Politis and Romano (1994), The stationary bootstrap.
     """
-    sums = _sums_by_date(predictions, trivial)
-    weights = date_weights(len(sums), draws=draws, seed=seed)
-    drawn = weights @ sums
-    whole = sums.sum(axis=0, keepdims=True)
-    return Significance(
-        _interval(_skill(whole)[0], _skill(drawn)),
-        _interval(_rank_ic(whole)[0], _rank_ic(drawn)),
-        len(sums),
+    rows = DatedRows.of(predictions, trivial=trivial)
+    sums = rows.sums(predictions["score"].to_numpy(dtype=np.float64))
+    return figures_of(sums, date_draws(sums, draws=draws, seed=seed))
+
+
+def judge(
+    predictions: pd.DataFrame,
+    *,
+    instrument: Instrument | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Judgement:
+    """Judge the net of a predictions table against its baselines.
+
+    Args:
+        predictions: the table of a run; rows whose outcome is not known yet are left out.
+        instrument: what a tick is, and what trading costs; None gives basis points alone.
+        draws: bootstrap samples.
+        seed: of the resampling.
+
+    Raises:
+        BundleError: the table has no net or no constant, or its models differ in their rows.
+    """
+    models = models_of(predictions[predictions["outcome"].notna()])
+    shared = models[NET]
+    rows = DatedRows.of(shared, trivial=models[CONSTANT]["score"].to_numpy(dtype=np.float64))
+    scores = {name: one["score"].to_numpy(dtype=np.float64) for name, one in models.items()}
+    sums = {name: rows.sums(score) for name, score in scores.items()}
+    samples = date_draws(sums[NET], draws=draws, seed=seed)
+    figures = {name: figures_of(one, samples) for name, one in sums.items()}
+    others = [name for name in models if name != NET]
+    close = shared["close"].to_numpy(dtype=np.float64) if "close" in shared else None
+    return Judgement(
+        net=figures[NET],
+        baselines={name: figures[name] for name in others},
+        against={name: less(sums[NET], sums[name], samples) for name in others},
+        calibration=calibration(rows, scores[NET], samples),
+        edge=edge(rows, scores[NET], samples, close=close, instrument=_traded(instrument, shared)),
     )
 
 
-def judged_table(predictions: pd.DataFrame) -> Significance:
-    """Intervals of the net in a predictions table, skill against its constant, fold by fold."""
-    trivial = predictions.loc[predictions["model"] == "constant", "score"].to_numpy("float64")
-    return significance(predictions[predictions["model"] == "net"], trivial=trivial)
+def _traded(instrument: Instrument | None, rows: pd.DataFrame) -> Instrument | None:
+    """The instrument, where the rows are of its contracts."""
+    if instrument is None or "contract" not in rows:
+        return None
+    codes = [str(code) for code in rows["contract"].unique()]
+    return instrument if instrument.trades(codes) else None
 
 
-def date_weights(
-    dates: int, *, draws: int, seed: int, block: float | None = None
-) -> Float[np.ndarray, "draws dates"]:
-    """How often each date occurs in each stationary-bootstrap sample.
+def models_of(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each model.
 
-    Args:
-        dates: number of trading dates.
-        draws: number of samples.
-        seed: of the draws.
-        block: mean length of a block in dates; None takes dates^(1/3).
+    Raises:
+        BundleError: there is no net or no constant, or the models differ in their rows.
     """
-    rng = np.random.default_rng(seed)
-    restart = rng.random((draws, dates)) < 1 / (block or max(1.0, dates ** (1 / 3)))
-    restart[:, 0] = True
-    start = rng.integers(dates, size=(draws, dates))
-    place = np.arange(dates)
-    began = np.maximum.accumulate(np.where(restart, place, 0), axis=1)
-    picked = (np.take_along_axis(start, began, axis=1) + place - began) % dates
-    flat = (picked + dates * np.arange(draws)[:, None]).ravel()
-    return np.bincount(flat, minlength=draws * dates).reshape(draws, dates).astype(np.float64)
+    models = {str(name): rows for name, rows in predictions.groupby("model", sort=False)}
+    for needed in (NET, CONSTANT):
+        if needed not in models:
+            raise BundleError(
+                f"the predictions table has no rows of model {needed}, only of "
+                f"{', '.join(models) or 'none'}; a figure without its baseline is not shown"
+            )
+    keys = models[NET][[name for name in _KEYS if name in predictions]].reset_index(drop=True)
+    for name, rows in models.items():
+        if not rows[keys.columns].reset_index(drop=True).equals(keys):
+            raise BundleError(
+                f"the predictions table has other rows of {name} ({len(rows)}) than of the net "
+                f"({len(keys)}); write it anew with python -m robust_fin.train"
+            )
+    return models
 
 
-def _sums_by_date(
-    predictions: pd.DataFrame, trivial: float | Float[np.ndarray, " rows"]
-) -> Float[np.ndarray, "dates 8"]:
-    score = predictions["score"].to_numpy(dtype=np.float64)
-    target = predictions["target"].to_numpy(dtype=np.float64)
-    x = rankdata(score) - (score.size + 1) / 2
-    y = rankdata(predictions["outcome"].to_numpy()) - (score.size + 1) / 2
-    terms = (huber_terms(score, target), huber_terms(trivial, target), np.ones_like(x))
-    moments = (x, y, x * x, y * y, x * y)
-    table = pd.DataFrame(dict(zip(_DATE_SUMS, (*terms, *moments), strict=True)))
-    return table.groupby(predictions["trading_date"].to_numpy()).sum().to_numpy()
+def date_draws(sums: Sums, *, draws: int, seed: int) -> DateDraws:
+    """Samples with blocks as long as the losses saved and the ranks shared want them, by date."""
+    saved = column(sums, "trivial") - column(sums, "loss")
+    return DateDraws.of(saved, column(sums, "xy"), draws=draws, seed=seed)
 
 
-def _skill(sums: Float[np.ndarray, "draws 8"]) -> Float[np.ndarray, " draws"]:
-    return 1 - sums[:, 0] / sums[:, 1]
+def figures_of(sums: Sums, samples: DateDraws) -> Significance:
+    """Every figure of one model, from its sums."""
+    return Significance(
+        skill=samples.interval(sums, skill_of),
+        rank_ic=samples.interval(sums, rank_ic_of),
+        daily_ic=samples.interval(sums, daily_ic_of),
+        icir=samples.interval(sums, icir_of),
+        hit_rate=samples.interval(sums, hit_rate_of),
+        tie_share=float(tie_share_of(sums.sum(axis=0, keepdims=True))[0]),
+        dates=len(sums),
+        block=samples.block,
+    )
 
 
-def _rank_ic(sums: Float[np.ndarray, "draws 8"]) -> Float[np.ndarray, " draws"]:
-    n, x, y, xx, yy, xy = sums[:, 2:].T
-    scale = (xx - x * x / n) * (yy - y * y / n)
-    safe = np.where(scale > 0, scale, np.nan)
-    return (xy - x * y / n) / np.sqrt(safe)
+def less(one: Sums, other: Sums, samples: DateDraws) -> Comparison:
+    """A model less another, from their sums on the same dates."""
+    width = len(COLUMNS)
+    both = np.concatenate([one, other], axis=1)
 
-
-def _interval(estimate: float, drawn: Float[np.ndarray, " draws"]) -> Interval:
-    if not np.isfinite(drawn).all():
-        return Interval(float(estimate), np.nan, np.nan)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Interval(float(estimate), float(low), float(high))
-
-
-def verdict(found: Significance) -> str:
-    """One sentence that says whether there was skill, from the intervals.
-
-    Skill is claimed only where the whole interval of the skill over the constant is above 0.
-    """
-    skill, ic = found.skill, found.rank_ic
-    skill_text = f"{_percent(skill.estimate)} [{_percent(skill.low)}, {_percent(skill.high)}]"
-    ic_text = f"rank IC {ic.estimate:.4f} [{ic.low:.4f}, {ic.high:.4f}]"
-    if found.dates < 2:
-        return f"No skill can be claimed: the test span has {found.dates} trading date."
-    if skill.is_above(0):
-        return f"Skill {skill_text} over the constant, {ic_text}."
-    if ic.is_above(0):
-        return (
-            f"No skill over the constant: {skill_text}; the forecasts do order the outcomes, "
-            f"{ic_text}."
+    def difference(figure: Statistic) -> Interval:
+        return samples.interval(
+            both, lambda drawn: figure(drawn[:, :width]) - figure(drawn[:, width:])
         )
-    if np.isnan(ic.estimate):
-        return f"No skill: {skill_text} over the constant; the forecast is constant."
-    return f"No skill: {skill_text} over the constant, {ic_text}."
 
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3f} %"
+    return Comparison(skill=difference(skill_of), rank_ic=difference(rank_ic_of))

@@ -3,29 +3,10 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from robust_fin.evaluation.significance import (
-    Interval,
-    Significance,
-    date_weights,
-    significance,
-    verdict,
-)
+from robust_fin.errors import BundleError
+from robust_fin.evaluation.significance import judge, significance
 from robust_fin.metrics import huber_loss, skill
-
-
-def predictions(
-    *, strength: float, seed: int = 0, dates: int = 120, a_day: int = 80
-) -> pd.DataFrame:
-    rng = np.random.default_rng(seed)
-    rows = dates * a_day
-    signal = rng.normal(size=rows)
-    outcome = np.round(strength * signal + rng.normal(size=rows), 1)
-    target = (pd.Series(outcome).rank().to_numpy() - 1) / (rows - 1)
-    score = 0.5 + 0.29 * strength * signal
-    date = np.datetime64("2024-01-01", "s") + np.repeat(np.arange(dates), a_day) * 86400
-    return pd.DataFrame(
-        {"trading_date": date, "score": score, "target": target, "outcome": outcome}
-    )
+from tests.evaluation.tables import predictions, with_models
 
 
 def test_estimates_are_the_metrics_of_the_whole_span() -> None:
@@ -40,6 +21,37 @@ def test_estimates_are_the_metrics_of_the_whole_span() -> None:
     assert found.dates == 120
 
 
+def test_daily_figures_are_those_of_each_date() -> None:
+    table = predictions(strength=0.2)
+    found = significance(table, trivial=0.5, draws=50)
+    daily = np.array(
+        [
+            spearmanr(rows["score"], rows["outcome"]).statistic
+            for _, rows in table.groupby("trading_date")
+        ]
+    )
+    assert found.daily_ic.estimate == pytest.approx(daily.mean(), rel=1e-9)
+    assert found.icir.estimate == pytest.approx(daily.mean() / daily.std(ddof=1), rel=1e-9)
+
+
+def test_a_tie_is_half_a_hit() -> None:
+    table = predictions(strength=0.1, dates=1, a_day=5)
+    table["score"] = [0.6, 0.4, 0.6, 0.5, 0.6]
+    table["outcome"] = [1e-4, 1e-4, 0.0, -1e-4, 2e-4]
+    found = significance(table, trivial=0.5, draws=20)
+    assert found.hit_rate.estimate == pytest.approx((1 + 0 + 0.5 + 0.5 + 1) / 5)
+    assert found.tie_share == pytest.approx(2 / 5)
+
+
+def test_a_coin_hits_half_whatever_the_share_of_ties() -> None:
+    table = predictions(strength=0.0, dates=200)
+    table["score"] = 0.5 + np.random.default_rng(1).normal(size=len(table))
+    table.loc[::3, "outcome"] = 0.0
+    found = significance(table, trivial=0.5)
+    assert found.hit_rate.low < 0.5 < found.hit_rate.high
+    assert found.hit_rate.estimate == pytest.approx(0.5, abs=0.01)
+
+
 def test_the_interval_is_as_wide_as_the_spread_over_fresh_samples() -> None:
     many = [
         significance(predictions(strength=0.1, seed=s), trivial=0.5, draws=2) for s in range(60)
@@ -49,51 +61,52 @@ def test_the_interval_is_as_wide_as_the_spread_over_fresh_samples() -> None:
     assert (interval.high - interval.low) / (2 * 1.96) == pytest.approx(spread, rel=0.35)
 
 
-def test_every_sample_has_as_many_dates_as_there_are() -> None:
-    weights = date_weights(30, draws=500, seed=1)
-    assert weights.shape == (500, 30)
-    assert (weights.sum(axis=1) == 30).all()
-    assert weights.mean() == 1
-    assert np.abs(weights.mean(axis=0) - 1).max() < 0.25  # circular: no date is favoured
+def test_a_difference_to_oneself_is_exactly_nothing() -> None:
+    table = predictions(strength=0.1)
+    found = judge(with_models(table, {"ridge": table["score"].to_numpy()})).against["ridge"]
+    for one in (found.skill, found.rank_ic):
+        assert (one.estimate, one.low, one.high) == (0.0, 0.0, 0.0)
 
 
-def test_blocks_have_the_mean_length_asked_for() -> None:
-    def neighbours(block: float) -> float:
-        weights = date_weights(200, draws=400, seed=0, block=block)
-        return float(np.mean((weights[:, :-1] > 0) & (weights[:, 1:] > 0)))
-
-    assert neighbours(20.0) > neighbours(1.0) + 0.1
-
-
-@pytest.mark.parametrize(
-    ("skill_ends", "ic", "words"),
-    [
-        ((0.002, 0.001, 0.003), (0.04, 0.03, 0.05), "Skill 0.200 % [0.100 %, 0.300 %] over"),
-        ((-0.002, -0.003, -0.001), (0.001, -0.002, 0.004), "No skill: -0.200 %"),
-        ((0.001, -0.001, 0.003), (0.04, 0.03, 0.05), "No skill over the constant: 0.100 %"),
-    ],
-)
-def test_the_verdict_follows_the_intervals(
-    skill_ends: tuple[float, float, float], ic: tuple[float, float, float], words: str
-) -> None:
-    assert verdict(Significance(Interval(*skill_ends), Interval(*ic), 100)).startswith(words)
+def test_a_paired_difference_is_surer_than_two_intervals() -> None:
+    table = predictions(strength=0.1)
+    near = table["score"].to_numpy() + 0.002 * np.random.default_rng(0).normal(size=len(table))
+    found = judge(with_models(table, {"ridge": near}))
+    apart, alone = found.against["ridge"].rank_ic, found.net.rank_ic
+    assert apart.estimate == pytest.approx(
+        alone.estimate - found.baselines["ridge"].rank_ic.estimate, rel=1e-9
+    )
+    assert apart.high - apart.low < 0.3 * (alone.high - alone.low)
 
 
-def test_pure_noise_is_called_no_skill() -> None:
-    table = predictions(strength=0.0)
-    table["score"] = 0.5 + 0.01 * np.random.default_rng(3).normal(size=len(table))
-    assert verdict(significance(table, trivial=0.5)).startswith("No skill")
+def test_the_difference_to_the_constant_is_the_skill() -> None:
+    found = judge(with_models(predictions(strength=0.1), {}))
+    assert found.against["constant"].skill == found.net.skill
+    assert np.isnan(found.against["constant"].rank_ic.estimate)
 
 
-def test_a_planted_signal_is_called_skill() -> None:
-    assert verdict(significance(predictions(strength=0.1), trivial=0.5)).startswith("Skill")
+def test_rows_without_an_outcome_are_left_out() -> None:
+    table = with_models(predictions(strength=0.1), {})
+    later = table.assign(outcome=np.nan, target=np.nan)
+    both = pd.concat([table, later], ignore_index=True)
+    assert judge(both).net == judge(table).net
 
 
-def test_a_constant_forecast_is_called_constant() -> None:
-    table = predictions(strength=0.1).assign(score=0.5)
-    assert verdict(significance(table, trivial=0.5)).endswith("the forecast is constant.")
+@pytest.mark.parametrize("missing", ["net", "constant"])
+def test_a_table_without_net_or_constant_is_refused(missing: str) -> None:
+    table = with_models(predictions(strength=0.1), {"ridge": np.zeros(9600)})
+    with pytest.raises(BundleError, match=rf"no rows of model {missing}, only of .*ridge"):
+        judge(table[table["model"] != missing])
 
 
-def test_one_date_supports_no_claim() -> None:
-    found = significance(predictions(strength=0.5, dates=1), trivial=0.5)
-    assert verdict(found) == "No skill can be claimed: the test span has 1 trading date."
+def test_models_with_other_rows_are_refused() -> None:
+    table = with_models(predictions(strength=0.1), {"ridge": np.zeros(9600)})
+    with pytest.raises(BundleError, match=r"other rows of ridge \(9599\) than of the net \(9600\)"):
+        judge(table.iloc[:-1])
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    table = predictions(strength=0.1)
+    one, same, other = (significance(table, trivial=0.5, seed=s) for s in (1, 1, 2))
+    assert one == same
+    assert one.skill.low != other.skill.low

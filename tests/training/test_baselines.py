@@ -17,6 +17,7 @@ def examples(last_return: list[float]) -> Examples:
         trading_date=np.zeros(rows).astype("datetime64[s]"),
         features=np.zeros((rows, 1)),
         last_return=np.array(last_return),
+        close=np.full(rows, 5000.0),
         outcome=np.zeros(rows),
         label_end=np.arange(rows).astype("datetime64[ns]"),
         rows_in=rows,
@@ -27,7 +28,7 @@ def examples(last_return: list[float]) -> Examples:
 
 
 def test_constant_is_the_training_median() -> None:
-    assert constant(examples([0.1, 0.2]), np.array([0, 1]), TARGET).tolist() == [0.5, 0.5]
+    assert constant(np.array([0, 1]), TARGET).tolist() == [0.5, 0.5]
 
 
 def test_minus_last_return_goes_through_the_rank_target() -> None:

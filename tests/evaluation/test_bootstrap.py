@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from arch.bootstrap import optimal_block_length
+
+from robust_fin.evaluation.bootstrap import DateDraws, Interval, block_length, date_weights, expanded_tail
+
+
+def persistent(size: int, *, memory: float, seed: int = 0) -> np.ndarray:
+    shocks = np.random.default_rng(seed).normal(size=size)
+    series = np.zeros(size)
+    for at in range(1, size):
+        series[at] = memory * series[at - 1] + shocks[at]
+    return series
+
+
+@pytest.mark.parametrize("size", [30, 176, 700])
+@pytest.mark.parametrize("memory", [-0.5, 0.0, 0.3, 0.9, 0.99])
+def test_block_length_is_that_of_the_reference_library(size: int, memory: float) -> None:
+    series = persistent(size, memory=memory, seed=size)
+    expected = optimal_block_length(series)["stationary"].iloc[0]
+    assert block_length(series) == pytest.approx(max(expected, 1.0), rel=1e-9)
+
+
+@pytest.mark.parametrize("series", [[], [1.0], [2.0, 2.0, 2.0], [1.0, 2.0], [0.0] * 50])
+def test_what_never_changes_needs_no_blocks(series: list[float]) -> None:
+    assert block_length(np.array(series)) == 1.0
+
+
+def test_every_sample_has_as_many_dates_as_there_are() -> None:
+    weights = date_weights(30, draws=500, seed=1)
+    assert weights.shape == (500, 30)
+    assert (weights.sum(axis=1) == 30).all()
+    assert weights.mean() == 1
+    assert np.abs(weights.mean(axis=0) - 1).max() < 0.25  # circular: no date is favoured
+
+
+def test_blocks_have_the_mean_length_asked_for() -> None:
+    def neighbours(block: float) -> float:
+        weights = date_weights(200, draws=400, seed=0, block=block)
+        return float(np.mean((weights[:, :-1] > 0) & (weights[:, 1:] > 0)))
+
+    assert neighbours(20.0) > neighbours(1.0) + 0.1
+
+
+def test_the_most_persistent_series_sets_the_block() -> None:
+    short, long = persistent(200, memory=0.0), persistent(200, memory=0.9)
+    samples = DateDraws.of(short, long, draws=10, seed=0)
+    assert samples.block == max(block_length(short), block_length(long)) > 3
+    assert samples.weights.shape == (10, 200)
+
+
+def test_the_interval_of_a_mean_is_the_textbook_one() -> None:
+    series = np.random.default_rng(0).normal(size=800)
+    samples = DateDraws(date_weights(800, draws=4000, seed=0, block=1.0), 1.0)
+    sums = np.stack([series, np.ones_like(series)], axis=1)
+    found = samples.interval(sums, lambda drawn: drawn[:, 0] / drawn[:, 1])
+    error = 1.96 * series.std() / np.sqrt(800)
+    assert found.estimate == pytest.approx(series.mean(), rel=1e-9)
+    assert found.high - found.low == pytest.approx(2 * error, rel=0.05)
+
+
+@pytest.mark.parametrize(("dates", "share"), [(10, 0.0085), (29, 0.0185), (100_000, 0.025)])
+def test_few_dates_widen_the_interval(dates: int, share: float) -> None:
+    assert expanded_tail(dates) == pytest.approx(share, abs=2e-4)
+
+
+def test_the_interval_of_few_dates_holds_the_truth_as_often_as_it_says() -> None:
+    rng, held = np.random.default_rng(0), 0
+    samples = DateDraws(date_weights(12, draws=1000, seed=0, block=1.0), 1.0)
+    for _ in range(1000):
+        sums = np.stack([rng.normal(size=12), np.ones(12)], axis=1)
+        found = samples.interval(sums, lambda drawn: drawn[:, 0] / drawn[:, 1])
+        held += found.low < 0 < found.high
+    assert 930 <= held <= 968  # plain percentiles: 905
+
+
+def test_an_end_that_cannot_be_computed_is_nan_and_claims_nothing() -> None:
+    samples = DateDraws(date_weights(3, draws=50, seed=0, block=1.0), 1.0)
+    found = samples.interval(np.ones((3, 1)), lambda drawn: np.full(len(drawn), np.nan))
+    assert np.isnan([found.low, found.high]).all()
+    assert not found.is_above(-1.0)
+    assert not found.is_below(1.0)
+    assert Interval(0.2, 0.1, 0.3).is_above(0.0)
+    assert Interval(-0.2, -0.3, -0.1).is_below(0.0)
