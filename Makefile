@@ -32,7 +32,7 @@ clean:
 
 $(VENV)/.runs: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -c constraints.txt -e .
+	$(PIP) install -q -c constraints.txt -e ".[report]"
 	touch $@
 
 $(VENV)/.tests: $(VENV)/.runs

@@ -1,6 +1,7 @@
 """What a finished run leaves behind: predictions, figures of members and folds, metrics.json."""
 
 import json
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +10,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from safetensors.numpy import save_file
 
 from robust_fin.bundle import Forecast, SpanForecast, finish_bundle, predictions_table, spread
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.evaluation.significance import Significance, judged_table
+from robust_fin.evaluation.figures import judged_figures
+from robust_fin.evaluation.report import write_report
+from robust_fin.evaluation.significance import Judgement, judge
 from robust_fin.evaluation.spans import model_metrics, null_for_nan
 from robust_fin.metrics import Yardstick, excess_kurtosis
-from robust_fin.training.baselines import BASELINES
+from robust_fin.training.baselines import NAMES, Baselines
 from robust_fin.training.fitting import Fit
 from robust_fin.training.module import parameter_count
 
@@ -73,22 +78,24 @@ def yardstick_of(data: BarDataModule, span: str) -> Yardstick:
     )
 
 
-def test_predictions(folds: Sequence[FoldRun], scores: Sequence[FoldScores]) -> pd.DataFrame:
+def test_predictions(
+    folds: Sequence[FoldRun], scores: Sequence[FoldScores], *, baselines: Baselines
+) -> pd.DataFrame:
     """The predictions table: the nets and every baseline, on the same rows, fold by fold."""
     parts = []
     for number, (fold, scored) in enumerate(zip(folds, scores, strict=True)):
         examples, target = fold.data.market.examples, fold.data.fitted.target
         rows = fold.data.fitted.span("test")
         found = {"net": scored.test.forecast}
-        for name, baseline in BASELINES.items():
-            found[name] = Forecast.single(baseline(examples, rows, target))
+        for name, score in baselines.forecasts(fold.data).items():
+            found[name] = Forecast.single(score)
         parts.append(predictions_table(examples, rows, found, target=target, fold=number))
     return parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
 
 
 def write_results(
     config: DictConfig, run: Path, folds: Sequence[FoldRun], *, fits: Sequence[Fit]
-) -> tuple[dict[str, Any], Significance]:
+) -> tuple[dict[str, Any], Judgement]:
     """Score test once, and write the run folder's results, metrics.json last.
 
     Args:
@@ -106,17 +113,17 @@ def write_results(
         target=last.data.fitted.target,
         names=last.data.features,
     )
-    predictions = test_predictions(folds, scores)
+    predictions = test_predictions(folds, scores, baselines=instantiate(config.baselines))
     predictions.to_parquet(run / PREDICTIONS, index=False)
     write_json(run / ROWS, row_ledgers(folds))
     if last.fit.members:
         write_members(run, folds, scores)
-    tested = judged_table(predictions)
-    metrics = run_metrics(config, folds, fits) | span_figures(folds, scores, predictions)
-    metrics |= interval_figures("test/skill", tested.skill)
-    metrics |= interval_figures("test/rank_ic", tested.rank_ic)
+    tested = judge(predictions, instrument=instantiate(config.instrument))
+    metrics = run_metrics(config, folds, fits) | judged_figures(tested)
+    metrics |= span_figures(folds, scores, predictions)
     metrics |= member_figures(scores) if last.fit.members else {}
     metrics = null_for_nan(metrics)
+    write_report(run, predictions, tested, metrics=metrics, pictures=config.report.pictures)
     write_json(run / METRICS, metrics)
     return metrics, tested
 
@@ -145,7 +152,24 @@ def run_metrics(
         "train/outcome_excess_kurtosis": excess_kurtosis(folds[0].chosen.outcome("train")),
     }
     frozen = sum(one.frozen_at is not None for fold in folds for one in fold.fit.members)
-    return sizes | run_figures(fits, frozen=frozen) | {"seed": config.seed}
+    trivial = {"train/objective_trivial": trivial_objective(config, folds)}
+    return sizes | run_figures(fits, frozen=frozen) | trivial | {"seed": config.seed}
+
+
+def trivial_objective(config: DictConfig, folds: Sequence[FoldRun]) -> float:
+    """Training objective of a constant: the median of what is trained on, or its mean if better.
+
+    NaN where members have objectives of their own.
+    """
+    if config.population.delta is not None:
+        return math.nan
+    loss, found = instantiate(config.loss), []
+    for data in (fold.chosen for fold in folds):
+        trained = data.scale.trained(outcome=data.outcome("train"), rank=data.target("train"))
+        wanted = torch.from_numpy(trained)
+        constants = (wanted.median(), wanted.mean())
+        found.append(min(float(loss(one.expand_as(wanted), wanted)) for one in constants))
+    return _mean(found)
 
 
 def run_figures(fits: Sequence[Fit], *, frozen: int) -> dict[str, float]:
@@ -191,7 +215,8 @@ def span_figures(
     ]
     figures = {f"val/{k}": _mean([one[k] for one in val]) for k in net}
     figures |= {f"test/{k}": value for k, value in net.items()}
-    for name, one in found.items():
+    for name in NAMES:  # one that was not asked for is null
+        one = found.get(name, dict.fromkeys(net, math.nan))
         figures |= {f"baseline/{name}/{k}": value for k, value in one.items()}
     return figures
 
@@ -225,11 +250,6 @@ def write_members(run: Path, folds: Sequence[FoldRun], scores: Sequence[FoldScor
     write_json(run / MEMBERS, {"members": entries})
     kept = {f"fold_{number}": one.test.kept for number, one in enumerate(scores)}
     save_file(kept, str(run / MEMBER_SCORES))
-
-
-def interval_figures(name: str, interval: Any) -> dict[str, float]:
-    """The ends of a 95 % interval."""
-    return {f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -21,24 +21,39 @@ class PredictionSettings:
 
 
 @dataclass
+class ReportSettings:
+    """report.html.
+
+    Attributes:
+        pictures: drawn where matplotlib is installed, into the report and into TensorBoard.
+    """
+
+    pictures: bool = MISSING
+
+
+@dataclass
 class TrainSettings:
     """Top level of conf/train.yaml, which has the values; a group is what its constructor takes.
 
     Attributes:
         name: folder of the runs.
+        ledger: file in which every run of the project is a line.
         seed: of initialisation, dropout and the order of rows.
         batch_size: rows a training batch and process.
         score_batch_size: rows a validation batch.
         threads: of torch.
         predictions: what is kept of them.
+        report: how it is written.
     """
 
     name: str = MISSING
+    ledger: str = MISSING
     seed: int = MISSING
     batch_size: int = MISSING
     score_batch_size: int = MISSING
     threads: int = MISSING
     predictions: PredictionSettings = field(default_factory=PredictionSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
     source: Any = MISSING
     cache: Any = MISSING
     features: Any = MISSING
@@ -59,12 +74,38 @@ class TrainSettings:
     stability: Any = MISSING
     callbacks: Any = MISSING
     logger: Any = MISSING
+    baselines: Any = MISSING
+    instrument: Any = MISSING
     debug: Any = MISSING
 
 
+@dataclass
+class SelectSettings(TrainSettings):
+    """Top level of conf/select.yaml.
+
+    Attributes:
+        select: how candidates are ranked.
+    """
+
+    select: Any = MISSING
+
+
+@dataclass
+class LeakcheckSettings(TrainSettings):
+    """Top level of conf/leakcheck.yaml.
+
+    Attributes:
+        leaks: what is tried on the rest.
+    """
+
+    leaks: Any = MISSING
+
+
 def register_schema() -> None:
-    """Let conf/train.yaml name the schema in its defaults."""
+    """Let conf/train.yaml, select.yaml and leakcheck.yaml name their schemas in their defaults."""
     ConfigStore.instance().store(name="train_schema", node=TrainSettings)
+    ConfigStore.instance().store(name="select_schema", node=SelectSettings)
+    ConfigStore.instance().store(name="leakcheck_schema", node=LeakcheckSettings)
 
 
 def typed(config: DictConfig) -> DictConfig:

@@ -23,9 +23,11 @@ from robust_fin.bundle.whole_files import full_disk_said
 from robust_fin.command import guarded, run_job
 from robust_fin.data.datamodule import BarDataModule, Market
 from robust_fin.data.folds import cut_folds
+from robust_fin.data.label_controls import KEPT
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.console import metric_tables, show, target_table
-from robust_fin.evaluation.significance import verdict
+from robust_fin.evaluation.console import judgement_tables, metric_tables, show, target_table
+from robust_fin.evaluation.report import REPORT
+from robust_fin.evaluation.verdict import verdict
 from robust_fin.hardware.group import first_on_machine_first, is_first, require_agreement
 from robust_fin.processes import Job, is_launched, run_rank, start, words_of_rank
 from robust_fin.results import METRICS, FoldRun, write_results
@@ -39,6 +41,7 @@ from robust_fin.training.lineage import (
 )
 from robust_fin.training.member_fit import fit_population
 from robust_fin.training.members import wants_population
+from robust_fin.trials import placed, record_trial
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
     if is_first() and not resume:
         (run / METRICS).unlink(missing_ok=True)
     check_ranges(config)
+    config = placed(config)
     with first_on_machine_first():
         if is_first() and resume:
             require_resumable(run, max_epochs=config.trainer.max_epochs)
@@ -93,7 +97,12 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
     runs = [FoldRun(*one) for one in every]
     metrics, tested = write_results(config, run, runs, fits=stages)
     show(*metric_tables(metrics, title=f"{config.name} on {bars.origin}"))
+    show(*judgement_tables(tested))
+    show(f"report       {run / REPORT}")
     show(f"run folder   {run}", f"TensorBoard  tensorboard --logdir {run}")
+    show(record_trial(run))
+    if config.debug.labels != KEPT:
+        show(f"This is a control: the net was trained on {config.debug.labels} labels.")
     show(verdict(tested))
     return metrics
 
@@ -123,6 +132,7 @@ def load_folds(config: DictConfig) -> list[BarDataModule]:
             seed=config.seed,
             cache=cache,
             number=number,
+            labels=config.debug.labels,
         )
         for number in range(len(cut_folds(market.examples, split).folds))
     ]

@@ -1,7 +1,7 @@
 """What several test files share: where real data lies, and bars made by hand."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,14 @@ def real_data() -> Callable[[str], Path]:
         return folder / name
 
     return find
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ledger_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs that name no ledger are counted in one of the tests' own, not in the checkout's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROBUST_FIN_LEDGER", str(tmp_path_factory.mktemp("ledger") / "trials.jsonl"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 
 from robust_fin import train
 
-QUICK = ("trainer.enable_progress_bar=false", "cache.folder=null")
+QUICK = ("trainer.enable_progress_bar=false", "cache.folder=null", "report.pictures=false")
 
 
 def run_training(folder: Path, *words: str, experiment: str = "smoke") -> dict[str, Any]:

@@ -18,6 +18,7 @@ _SERVER.set_forkserver_preload(["robust_fin.train", "tests.runs"])
 SMALL = (  # a run with dropout, a choice and a refit, and many checkpoints
     "+experiment=smoke",
     "trainer.enable_progress_bar=false",
+    "report.pictures=false",
     "trainer.log_every_n_steps=5",
     "features=study",
     "source.synthetic.rows=4000",

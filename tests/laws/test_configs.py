@@ -20,10 +20,12 @@ from robust_fin.data.splits import Split
 from robust_fin.data.target_scale import TargetScale
 from robust_fin.data.targets import ForwardReturn
 from robust_fin.data.transforms import FeatureTransform
+from robust_fin.evaluation.edge import Instrument
 from robust_fin.features.registry import FeatureSet
 from robust_fin.hardware.environment import Hardware
 from robust_fin.market.sources import BarSource
 from robust_fin.market.spikes import Spikes
+from robust_fin.training.baselines import Baselines
 from tests.bars import config, instantiate
 
 FILES = sorted(conf_folder().glob("*/*.yaml"))
@@ -33,7 +35,9 @@ VERBS = sorted(path.stem for path in conf_folder().glob("*.yaml"))
 # read by the code, nothing is built from them
 SETTINGS_ONLY = {"checkpoint", "debug", "engine", "population", "stability"}
 CALLS = {  # what the code calls a built part with, and what it then gets
+    "baselines": (None, Baselines),
     "cache": (None, Cache),
+    "instrument": (None, Instrument),
     "features": (None, FeatureSet),
     "source": (None, BarSource),
     "split": (None, Split),
@@ -142,7 +146,9 @@ def test_every_experiment_builds_under_its_own_name(experiment: str, tmp_path: P
         ("doctor", set()),
         ("evaluate", {"run"}),
         ("replay", {"record"}),
+        ("select", set()),
         ("predict", {"run", "out"}),
+        ("leakcheck", set()),
         ("train", set()),
     ],
 )
@@ -152,7 +158,7 @@ def test_every_verb_composes_and_names_what_it_needs(verb: str, required: set[st
 
 
 def test_no_verb_is_left_out() -> None:
-    assert VERBS == ["doctor", "evaluate", "predict", "replay", "train"]
+    assert VERBS == ["doctor", "evaluate", "leakcheck", "predict", "replay", "select", "train"]
 
 
 @pytest.mark.parametrize("key", [*sorted(CALLS), *sorted(SETTINGS_ONLY)])

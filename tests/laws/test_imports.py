@@ -12,8 +12,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 # from the top down; rooms of one line never import each other
 FLOORS = (
     {"train", "predict", "evaluate", "replay", "doctor", "leakcheck", "select"},
-    {"processes"},
-    {"command", "settings", "results"},
+    {"processes", "lockbox"},
+    {"command", "settings", "results", "trials"},
     {"evaluation", "trading", "serving", "training"},
     {"bundle"},
     {"data", "models"},

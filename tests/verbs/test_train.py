@@ -69,7 +69,7 @@ def test_metrics_follow_from_the_predictions_table(run: Path) -> None:
     metrics, table = read_metrics(run), pd.read_parquet(run / "predictions.parquet")
     net = table[table["model"] == "net"]
     assert len(net) == metrics["test_rows"]
-    assert set(table["model"]) == {"net", "constant", "minus_last_return"}
+    assert set(table["model"]) == {"net", "constant", "minus_last_return", "ridge"}
     median = float(table.loc[table["model"] == "constant", "score"].iloc[0])
     found = span_metrics(
         net["score"].to_numpy(dtype=float),

@@ -1,0 +1,112 @@
+"""The report as a browser shows it: on a screen, on a phone, by night."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.browser.chromium import Seen, find_browser, look
+from tests.evaluation.run_folders import scored, write_run
+
+TITLES = [
+    "Rank IC by month", "Rank IC by hour", "Calibration by decile of the forecast",
+    "Skill over time", "Spread of the members", "Loss against the constant's", "Gradient norms",
+]  # fmt: skip
+LABELS = {
+    "Rank IC by month": ("rank IC", "month of the trading date", "2024-01", "all rows"),
+    "Rank IC by hour": ("hour in Chicago, from 17:00 on", "17:00", "estimate"),
+    "Calibration by decile of the forecast": ("mean forecast, rank", "mean realised rank"),
+    "Skill over time": ("loss saved, % of the constant's", "net", "ridge", "24-01-01"),
+    "Spread of the members": ("skill on test, %", "rank IC on test", "their mean forecast"),
+    "Loss against the constant's": ("objective on train", "loss on val", "constant"),
+    "Gradient norms": ("gradient norm", "optimizer step", "clipped above 1", "norm, refit"),
+}
+SCREEN, PHONE, HEIGHT = 1200, 390, 9000
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of a population that found something."""
+    find_browser()
+    run = tmp_path_factory.mktemp("runs") / "planted"
+    write_run(run, scored(strength=0.2), members=16)
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def screen(html: str, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    return look(html, tmp_path_factory.mktemp("looks") / "s", width=SCREEN, height=HEIGHT)
+
+
+@pytest.fixture(scope="module")
+def phone(html: str, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    return look(html, tmp_path_factory.mktemp("looks") / "p", width=PHONE, height=HEIGHT)
+
+
+def colours(seen: Seen, place: int) -> tuple[int, float]:
+    """Of a picture: how many colours it has, and the share of it that is not background."""
+    x, y, width, height = seen.probe["pictures"][place]["box"]
+    region = np.asarray(seen.image.crop((round(x), round(y), round(x + width), round(y + height))))
+    assert region.size > 0
+    packed = region.reshape(-1, 3).astype(np.int64) @ [1 << 16, 1 << 8, 1]
+    found, counts = np.unique(packed, return_counts=True)
+    return len(found), float(1 - counts.max() / counts.sum())
+
+
+@pytest.mark.parametrize("which", ["screen", "phone"])
+def test_it_says_all_it_has_to_and_asks_for_nothing(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    seen: Seen = request.getfixturevalue(which)
+    assert seen.console == []
+    assert seen.probe["fetched"] == []
+    assert seen.probe["inner"] == {"screen": SCREEN, "phone": PHONE}[which]
+    assert seen.probe["scroll"] <= seen.probe["inner"], "the page scrolls sideways"
+    assert seen.probe["height"] <= HEIGHT
+    assert [one["title"] for one in seen.probe["pictures"]] == TITLES
+    assert "\nSkill\n" in seen.probe["text"]
+
+
+@pytest.mark.parametrize("which", ["screen", "phone"])
+@pytest.mark.parametrize("title", TITLES)
+def test_a_picture_shows_something_with_its_labels(
+    which: str, title: str, request: pytest.FixtureRequest
+) -> None:
+    seen: Seen = request.getfixturevalue(which)
+    place = TITLES.index(title)
+    picture = seen.probe["pictures"][place]
+    assert set(LABELS[title]) <= set(picture["labels"])
+    assert picture["letters"] >= {"screen": 12, "phone": 9}[which]  # CSS pixels
+    number, drawn = colours(seen, place)
+    assert number > 30
+    assert 0.01 < drawn < 0.6
+
+
+def test_a_picture_without_marks_would_be_seen(screen: Seen) -> None:
+    x, y, *_ = screen.probe["pictures"][0]["box"]
+    blank = screen.image.copy()
+    blank.paste((255, 255, 255), (round(x), round(y), round(x) + 600, round(y) + 600))
+    assert colours(Seen(screen.probe, [], blank), 0)[1] < 0.01
+
+
+def test_it_is_dark_where_the_reader_prefers_that(html: str, tmp_path: Path) -> None:
+    seen = look(html, tmp_path / "look", width=PHONE, height=HEIGHT, dark=True)
+    assert seen.image.getpixel((2, 2)) == (0x14, 0x17, 0x1B)
+    for place in range(len(TITLES)):
+        assert colours(seen, place)[1] > 0.01
+
+
+def test_pure_noise_is_shown_as_no_skill(tmp_path: Path) -> None:
+    find_browser()
+    write_run(tmp_path / "run", scored(strength=0.0), pictures=False)
+    html = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    seen = look(html, tmp_path / "look", width=PHONE, height=1000)
+    assert seen.console == []
+    assert "\nNo skill\n" in seen.probe["text"]
+
+
+def test_what_a_page_fetches_or_gets_wrong_would_be_seen(html: str, tmp_path: Path) -> None:
+    wrong = '<img src="http://127.0.0.1:9/x.png" alt=""><script>missing()</script></main>'
+    seen = look(html.replace("</main>", wrong, 1), tmp_path / "l", width=PHONE, height=1000)
+    assert any("127.0.0.1:9/x.png" in line for line in seen.console)
+    assert any("missing is not defined" in line for line in seen.console)

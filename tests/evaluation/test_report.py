@@ -1,0 +1,272 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from robust_fin import evaluate
+from robust_fin.evaluation import report
+from robust_fin.evaluation.bootstrap import Interval
+from robust_fin.evaluation.cells import number, percent, plain, share, spoken
+from robust_fin.evaluation.verdict import verdict
+from robust_fin.metrics import rank_ic
+from tests.evaluation.pages import Page
+from tests.evaluation.run_folders import scored, write_run
+from tests.runs import run_training
+
+SMALL = ("features=study", "source.synthetic.rows=4000", "batch_size=64", "trainer.max_epochs=1")
+PICTURES = ["months", "hours", "calibration", "path", "members", "losses", "norms"]
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object, dict[str, float]]:
+    """A population's report: its folder, its judgement, its metrics."""
+    run = tmp_path_factory.mktemp("runs") / "planted"
+    return (run, *write_run(run, scored(strength=0.2), members=16))
+
+
+@pytest.fixture(scope="module")
+def page(planted: tuple[Path, object, dict[str, float]]) -> Page:
+    return Page.read(planted[0] / "report.html")
+
+
+def test_cells_are_set_with_their_intervals() -> None:
+    assert percent(Interval(0.02125, 0.01168, 0.02798)) == "+2.125 % [+1.168, +2.798]"
+    assert plain(Interval(-0.00001, -0.2, 0.1), digits=3) == "0.000 [-0.200, 0.100]"
+    nan = float("nan")
+    assert percent(Interval(0.5, nan, nan)) == "+50.000 % [none]"
+    assert plain(Interval(nan, nan, nan)) == "none"
+    assert [number(one) for one in (None, nan, 12345, 0.1234567)] == [
+        "none", "none", "12,345", "0.123457",
+    ]  # fmt: skip
+    assert share(None) == "none"
+
+
+def test_a_planted_signal_is_called_skill(page: Page, planted: tuple) -> None:
+    assert [one.text for one in page.all("h1")] == ["Skill"]
+    assert page.all("title")[0].text == "Skill: planted, planted"
+    (said,) = [one for one in page.all("p") if one.attributes.get("class") == "verdict"]
+    assert said.text == verdict(planted[1])
+    assert said.text.startswith("Skill ")
+
+
+def test_pure_noise_is_called_no_skill(tmp_path: Path) -> None:
+    found, _ = write_run(tmp_path / "noise", scored(strength=0.0), pictures=False)
+    page = Page.read(tmp_path / "noise" / "report.html")
+    assert page.all("h1")[0].text == "No skill"
+    (said,) = [one.text for one in page.all("p") if one.attributes.get("class") == "verdict"]
+    assert said == verdict(found)
+    assert said.startswith("No skill")
+
+
+def test_the_table_of_models_says_what_metrics_json_says(page: Page, planted: tuple) -> None:
+    metrics = planted[2]
+    table = page.table("Test span")
+    assert list(table) == ["net", "constant", "minus the last return", "ridge"]
+    for name, heading in (("rank_ic", "rank IC"), ("daily_ic", "daily IC")):
+        ends = [metrics[f"test/{name}{end}"] for end in ("", "_low", "_high")]
+        assert table["net"][heading] == "{:.4f} [{:.4f}, {:.4f}]".format(*ends)
+    ends = [100 * metrics[f"test/skill{end}"] for end in ("", "_low", "_high")]
+    assert table["net"]["skill over the constant"] == "{:+.3f} % [{:+.3f}, {:+.3f}]".format(*ends)
+    assert table["constant"]["rank IC"] == "none"
+    for model in ("ridge", "minus_last_return"):
+        one = table[spoken(model)]["rank IC"]
+        assert one.split()[0] == f"{metrics[f'baseline/{model}/rank_ic']:.4f}"
+        ends = [metrics[f"against/{model}/rank_ic{end}"] for end in ("", "_low", "_high")]
+        less = page.table("Paired differences")[f"net less {spoken(model)}"]["rank IC"]
+        assert less == "{:.4f} [{:.4f}, {:.4f}]".format(*ends)
+
+
+def test_losses_stand_beside_the_constants(page: Page, planted: tuple) -> None:
+    table = page.table("Losses, span by span")
+    assert table["loss"]["net, test"] == f"{planted[2]['test/loss']:.6g}"
+    assert table["loss_trivial"]["net, test"] == f"{planted[2]['test/loss_trivial']:.6g}"
+    assert table["rank_ic"]["ridge, test"] == f"{planted[2]['baseline/ridge/rank_ic']:.6g}"
+    assert table["loss"]["net, val"] == "none"
+    objective = page.table("The training in figures")["train/objective_trivial"]["value"]
+    assert objective == "0.0833"
+
+
+def test_months_and_hours_have_the_rank_ic_of_their_rows(page: Page) -> None:
+    net = scored(strength=0.2).query("model == 'net'")
+    months = net["trading_date"].to_numpy().astype("datetime64[M]").astype(str)
+    table = page.table("Rank IC by month")
+    assert list(table) == ["2024-01", "2024-02", "2024-03", "2024-04"]
+    for name, row in table.items():
+        own = net[months == name]
+        value = rank_ic(own["score"].to_numpy(), own["outcome"].to_numpy())
+        assert row["rank IC"].split()[0] == f"{value:.4f}"
+        assert row["rows"] == f"{len(own):,}"
+    hours = pd.DatetimeIndex(net["time"]).tz_convert("America/Chicago").hour
+    table = page.table("Rank IC by hour")
+    assert list(table)[:2] == ["17:00", "18:00"]
+    own = net[hours == 3]
+    value = rank_ic(own["score"].to_numpy(), own["outcome"].to_numpy())
+    assert table["03:00"]["rank IC"].split()[0] == f"{value:.4f}"
+
+
+def test_calibration_path_and_members_are_in_numbers(page: Page, planted: tuple) -> None:
+    _, found, metrics = planted
+    deciles = page.table("Deciles of the forecast")
+    assert len(deciles) == 10
+    last = found.calibration.deciles[-1]
+    assert deciles["10"]["mean realised rank"].startswith(f"{last.target.estimate:.4f} [")
+    path = page.table("Share of the constant's loss saved")
+    assert list(path) == ["2024-01-31", "2024-02-29", "2024-03-31", "2024-04-29"]
+    assert path["2024-04-29"]["net"] == f"{100 * metrics['test/skill']:+.3f} %"
+    members = page.table("Figures of the single members")
+    greatest = metrics["test/rank_ic"] + 0.01 * (15 / 16 - 0.6)
+    assert members["rank_ic, test"]["greatest"] == f"{greatest:.6g}"
+
+
+def test_rows_provenance_and_config_are_there_and_escaped(page: Page) -> None:
+    ledger = page.table("Every row that came in")
+    assert {name: row["rows"] for name, row in ledger.items()} == {
+        "came in": "9,700", "dropped: vwap <undefined>": "100",
+        "kept in train": "0", "kept in val": "0", "kept in test": "9,600",
+    }  # fmt: skip
+    origin = page.table("What was read")
+    assert origin["data sha256"]["value"] == "ab12"
+    assert origin["versions torch"]["value"] == "2.13.0"
+    assert "gradient_clip_val: 1.0" in page.all("pre")[0].text
+
+
+def test_a_screen_reader_finds_its_way(page: Page) -> None:
+    assert page.unbalanced == []
+    assert page.all("html")[0].attributes["lang"] == "en"
+    assert [len(page.all(tag)) for tag in ("header", "nav", "main", "footer", "h1")] == [1] * 5
+    ids = page.ids()
+    assert len(ids) == len(set(ids))
+    headings = [one.tag for one in page.elements if one.tag in ("h1", "h2", "h3")]
+    assert headings == ["h1", *["h2"] * (len(headings) - 1)]
+    assert {one.attributes["href"][1:] for one in page.all("a")} <= set(ids)
+    assert len(page.all("caption")) == len(page.all("table")) > 0
+    assert all(one.attributes["scope"] in ("row", "col") for one in page.all("th"))
+    for one in page.elements:
+        for named in ("aria-labelledby", "aria-describedby"):
+            assert set(one.attributes.get(named, "").split()) <= set(ids)
+
+
+def test_every_picture_is_said_in_numbers(page: Page) -> None:
+    pictures = page.all("svg")
+    assert [one.attributes["aria-labelledby"] for one in pictures] == [
+        f"{name}-title" for name in PICTURES
+    ]
+    assert {one.attributes["role"] for one in pictures} == {"img"}
+    said = {one.attributes["id"]: one.text for one in page.all("desc")}
+    assert all(sum(c.isdigit() for c in said[f"{name}-seen"]) >= 6 for name in PICTURES)
+    assert said["losses-seen"] == (
+        "Objective on train goes from 0.0791 to 0.0601 in 200 steps; the constant's is 0.0833. "
+        "Loss on val goes from 0.016 to 0.015 in 200 steps; the constant's is 0.0158."
+    )
+    assert said["norms-seen"].endswith("largest 0.5; clipped above 1.")
+
+
+def test_nothing_is_fetched_and_nothing_runs(page: Page) -> None:
+    assert page.all("script") == []
+    for one in page.elements:
+        for name, value in one.attributes.items():
+            if name.split(":")[-1] in ("src", "href", "srcset", "data", "action"):
+                assert value.startswith(("#", "data:")), (one.tag, name, value)
+            assert not name.startswith("on")
+    style = page.all("style")[0].text
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_same_data_write_the_same_page(planted: tuple, tmp_path: Path, page: Page) -> None:
+    write_run(tmp_path / "planted", scored(strength=0.2), members=16)
+    again = (tmp_path / "planted" / "report.html").read_bytes()
+    assert again == (planted[0] / "report.html").read_bytes()
+    assert len(page.elements) > 500
+
+
+def test_the_pictures_are_in_tensorboard_once(planted: tuple) -> None:
+    run, found, metrics = planted
+    table = scored(strength=0.2)
+    report.write_report(run, table, found, metrics=metrics, pictures=True)  # again
+    folder = run / "tensorboard"
+    assert len(list(folder.glob("*.report"))) == 1
+    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    assert sorted(events.Tags()["images"]) == sorted(f"report/{name}" for name in PICTURES)
+    (image,) = events.Images("report/calibration")
+    assert image.encoded_image_string.startswith(b"\x89PNG")
+    assert [one.step for one in events.Scalars("val/loss")] == [99, 199]
+
+
+def test_without_matplotlib_every_number_is_there(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robust_fin.evaluation.pictures.find_spec", lambda _: None)
+    write_run(tmp_path / "planted", scored(strength=0.2), members=16)
+    bare = Page.read(tmp_path / "planted" / "report.html")
+    assert bare.tables() == page.tables()
+    assert bare.all("svg") == []
+    assert [one.text for one in bare.all("p")].count(report.NO_MATPLOTLIB) == 1
+    assert "pip install 'robust-fin[report]'" in report.NO_MATPLOTLIB
+    assert list((tmp_path / "planted" / "tensorboard").glob("*.report")) == []
+
+
+def test_a_control_is_called_one(tmp_path: Path) -> None:
+    table = scored(strength=0.2)
+    found, metrics = write_run(tmp_path / "run", table, pictures=False)
+    config = tmp_path / "run" / "bundle" / "config.yaml"
+    config.write_text(config.read_text().replace("kept", "shuffled"))
+    report.write_report(tmp_path / "run", table, found, metrics=metrics, pictures=False)
+    said = [one.text for one in Page.read(tmp_path / "run" / "report.html").all("p")]
+    assert "This is a control: the net was trained on shuffled labels." in said
+
+
+def test_a_folder_with_predictions_alone_gets_its_report(tmp_path: Path) -> None:
+    table = scored(strength=0.2)
+    found, metrics = write_run(tmp_path / "whole", table, pictures=False)
+    (tmp_path / "bare").mkdir()
+    report.write_report(tmp_path / "bare", table, found, metrics=metrics, pictures=False)
+    page = Page.read(tmp_path / "bare" / "report.html")
+    said = [one.text for one in page.all("p")]
+    assert "The run has no rows.json." in said
+    assert "The run kept no curves: it had no TensorBoard logger." in said
+
+
+def test_a_net_that_is_constant_has_a_report(tmp_path: Path) -> None:
+    table = scored(strength=0.2)
+    table.loc[table["model"] == "net", "score"] = 0.5
+    write_run(tmp_path / "run", table)
+    page = Page.read(tmp_path / "run" / "report.html")
+    assert page.all("h1")[0].text == "No skill"
+    assert page.table("Rank IC by month")["2024-01"]["rank IC"] == "none"
+
+
+def test_training_and_evaluating_write_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    metrics = run_training(run, *SMALL, "report.pictures=true")
+    assert f"report       {run / 'report.html'}" in capsys.readouterr().out
+    assert (run / "report.html").stat().st_mtime_ns <= (run / "metrics.json").stat().st_mtime_ns
+    page = Page.read(run / "report.html")
+    table = page.table("Losses, span by span")
+    assert table["loss"]["net, test"] == f"{metrics['test/loss']:.6g}"
+    assert table["loss"]["net, val"] == f"{metrics['val/loss']:.6g}"
+    assert {"calibration-title", "losses-title", "norms-title"} <= set(page.ids())
+    trivial = metrics["train/objective_trivial"]
+    constant = min(np.var(_trained(run)), np.mean((_trained(run) - np.median(_trained(run))) ** 2))
+    assert trivial == pytest.approx(constant, rel=1e-6)
+    ledger = json.loads((run / "rows.json").read_text())
+    assert page.table("Every row that came in")["came in"]["rows"] == f"{ledger['rows_in']:,}"
+    (run / "report.html").unlink()
+    assert evaluate.main([f"run={run}"]) == 0
+    assert f"report       {run / 'report.html'}" in capsys.readouterr().out
+    again = Page.read(run / "report.html")
+    assert again.tables() == page.tables()
+    assert any(one.text.startswith("Trial ") for one in again.all("p"))
+
+
+def _trained(run: Path) -> np.ndarray:
+    """Rank targets of the training rows."""
+    from robust_fin.bundle import read_config
+    from robust_fin.train import load_data
+
+    return load_data(read_config(run)).target("train")
