@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from robust_fin.bundle.failure import loss_kept
 from robust_fin.command import USER_ERRORS, readable
 from robust_fin.errors import ConfigError
 from robust_fin.hardware.ending import RankError, end_in, end_with_starter
@@ -68,13 +69,14 @@ def start(job: Job, work: Work, *, module: str) -> None:
         "resume": job.resume,
         "logging": _logging(job.run),
     }
-    launch(
-        module,
-        task,
-        processes=plan.processes,
-        environment=plan.environment,
-        advice=f"python -m robust_fin.train resume={job.run} goes on from the last checkpoint",
-    )
+    with loss_kept(job.run):
+        launch(
+            module,
+            task,
+            processes=plan.processes,
+            environment=plan.environment,
+            advice=f"python -m robust_fin.train resume={job.run} goes on from the last checkpoint",
+        )
 
 
 def is_launched(words: Sequence[str]) -> bool:

@@ -27,7 +27,24 @@ def reason_kept(run: Path) -> Iterator[None]:
     try:
         yield
     except RobustFinError as error:
-        if is_first() and run.is_dir():
-            said = {"error": type(error).__name__, "message": str(error)}
-            write_whole(path, (json.dumps(said, indent=2) + "\n").encode())
+        if is_first():
+            _keep(run, error)
         raise
+
+
+@contextlib.contextmanager
+def loss_kept(run: Path) -> Iterator[None]:
+    """The same around the processes of a run: one that is lost cannot write its reason itself."""
+    (run / FAILURE).unlink(missing_ok=True)
+    try:
+        yield
+    except RobustFinError as error:
+        if not (run / FAILURE).exists():  # what a process said itself says more
+            _keep(run, error)
+        raise
+
+
+def _keep(run: Path, error: RobustFinError) -> None:
+    if run.is_dir():
+        said = {"error": type(error).__name__, "message": str(error)}
+        write_whole(run / FAILURE, (json.dumps(said, indent=2) + "\n").encode())

@@ -155,18 +155,21 @@ def draw_norms(figure: Figure, curves: Mapping[str, Curve], *, clip: float | Non
         clip: norm above which a step is clipped; None where none is.
     """
     axes = _axes(figure)
-    for look, (name, curve) in zip(LOOKS, curves.items(), strict=False):
-        axes.plot(curve.steps, curve.values, label=name, **look)
+    drawn = [
+        axes.plot(curve.steps, curve.values, label=name, **look)[0]
+        for look, (name, curve) in zip(LOOKS, curves.items(), strict=False)
+    ]
     if clip is not None:
-        axes.axhline(clip, label=f"clipped above {clip:g}", color=INK, linestyle=":", linewidth=1)
+        label = f"clipped above {clip:g}"
+        axes.axhline(clip, label=label, color=INK, linestyle=":", linewidth=1)
+        axes.annotate(label, (1, clip), xycoords=("axes fraction", "data"), ha="right", va="bottom")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(_minor_label)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("gradient norm")
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** (_HEADROOM * (len(curves) + 1)))
-    axes.legend(loc="upper left")
+    axes.legend(handles=drawn, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    figure.subplots_adjust(top=0.83)
 
 
 def _minor_label(value: float, _place: int | None = None) -> str:

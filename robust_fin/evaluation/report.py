@@ -158,10 +158,10 @@ def report_page(
     if labels != KEPT:
         notes = [f"This is a control: the net was trained on {labels} labels.", *notes]
     first, last = (str(one.date()) for one in (net["time"].min(), net["time"].max()))
-    folds = net["fold"].nunique()
+    folds, codes = net["fold"].nunique(), ", ".join(map(str, net["contract"].unique()))
     facts = (
         f"{len(net):,} test rows in {folds} fold{'s' * (folds > 1)}, of {found.net.dates:,} "
-        f"trading dates, {first} to {last}, contracts {', '.join(map(str, net['contract'].unique()))}."
+        f"trading dates, {first} to {last}, contracts {codes}."
     )
     kind = "skill" if has_skill(found.net) else "no-skill"
     header = (

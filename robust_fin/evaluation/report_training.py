@@ -92,7 +92,7 @@ def _norms(stages: Stages, clip: float | None) -> Picture | None:
     """Gradient norms of every stage; of a population the mean and the largest member's."""
     curves = {}
     for stage, own in stages.items():
-        for tag, spoken in ((_NORM, "norm"), (_LARGEST_NORM, "largest member's")):
+        for tag, spoken in ((_NORM, "norm"), (_LARGEST_NORM, "largest")):
             if tag in own:
                 curves[f"{spoken}, {stage or 'first fit'}"] = own[tag]
     if not curves:
@@ -106,7 +106,8 @@ def _norms(stages: Stages, clip: float | None) -> Picture | None:
     return Picture(
         "norms",
         "Gradient norms",
-        "Norm of the whole gradient before clipping, on a logarithmic scale.",
+        "Norm of the whole gradient before clipping, on a logarithmic scale; of a population the "
+        "mean, and the largest of the members.",
         seen,
         curve_table("Gradient norms over training", curves),
         partial(draw_norms, curves=curves, clip=clip),

@@ -110,3 +110,13 @@ def test_what_a_page_fetches_or_gets_wrong_would_be_seen(html: str, tmp_path: Pa
     seen = look(html.replace("</main>", wrong, 1), tmp_path / "l", width=PHONE, height=1000)
     assert any("127.0.0.1:9/x.png" in line for line in seen.console)
     assert any("missing is not defined" in line for line in seen.console)
+
+
+def test_a_browser_that_is_required_is_not_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.browser.chromium.shutil.which", lambda _: None)
+    monkeypatch.setenv("ROBUST_FIN_REQUIRE_BROWSER", "1")
+    with pytest.raises(pytest.fail.Exception, match="none of chromium, chromium-browser, google-"):
+        find_browser()
+    monkeypatch.delenv("ROBUST_FIN_REQUIRE_BROWSER")
+    with pytest.raises(pytest.skip.Exception):
+        find_browser()

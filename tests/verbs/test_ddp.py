@@ -186,6 +186,7 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_message(
         f"resume={run} goes on from the last checkpoint"
     ]
     assert not (run / "metrics.json").exists()
+    assert errors == ["error: " + json.loads((run / "failure.json").read_text())["message"]]
 
 
 def words(run: Path, *more: str) -> list[str]:

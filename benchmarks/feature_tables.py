@@ -1,0 +1,202 @@
+"""python benchmarks/feature_tables.py [--bars FILE [--vix FILE]] writes docs/features.md.
+
+The list of the registry needs no bars. With them, `robust_fin.select` ranks the candidates of rich,
+study and top5 together, in FOLDER/select unless it holds an answer already, and LightGBM with the
+settings of `baselines=full` is trained on the train span and judged on val with each set of inputs.
+All sets are tried on the same rows: those that have every candidate. No test row is scored.
+"""
+
+import argparse
+import inspect
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from robust_fin import select
+from robust_fin.command import conf_folder
+from robust_fin.data.folds import Cut, Market, cut_folds
+from robust_fin.data.rank_target import RankTarget
+from robust_fin.data.training_parts import TrainingSpan
+from robust_fin.evaluation.bootstrap import Interval
+from robust_fin.evaluation.ranking_table import interval_text, places_text
+from robust_fin.evaluation.significance import significance
+from robust_fin.features.registry import FEATURES
+from robust_fin.settings import register_schema
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "features.md"
+SETS = ("study", "top5", "rich", "rich_vix")
+PACKAGE = "robust_fin."
+TRIED = ("study", "top5", "rich")
+CANDIDATE_HEAD = (
+    "| group | candidate | in | lost rank IC, 1e-3 | with its group, 95 % interval | places "
+    "| information, 1e-3 nats | on the direction |\n|---|---|---|---|---|---|---|---|"
+)
+SET_HEAD = (
+    "| inputs | number | ridge on parts of train: rank IC | skill, % "
+    "| LightGBM on val: rank IC | skill, % |\n|---|---|---|---|---|---|"
+)
+
+
+def registry_table() -> str:
+    """Every registered feature, from the registry alone."""
+    lines = ["| feature | what it is | lookback | unit |", "|---|---|---|---|"]
+    ours = {name: one for name, one in FEATURES.items() if one.fn.__module__.startswith(PACKAGE)}
+    for name, one in sorted(ours.items()):
+        said = (inspect.getdoc(one.fn) or "").splitlines()[0]
+        lines.append(f"| `{name}` | {said} | {one.lookback} | {one.unit} |")
+    return "\n".join(lines)
+
+
+def names_of(choices: Sequence[str]) -> dict[str, list[str]]:
+    """Features of each set."""
+    return {one: list(composed([f"features={one}"]).features.names) for one in choices}
+
+
+def composed(words: Sequence[str]) -> DictConfig:
+    """The config of select."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return compose("select", overrides=["baselines=full", *words])
+
+
+def answered(folder: Path, words: Sequence[str]) -> dict[str, Any]:
+    """What select says, now or before."""
+    path = folder / select.FOUND
+    if not path.is_file() and select.main([*words, f"hydra.run.dir={folder}"]):
+        raise SystemExit("select has failed")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def candidate_table(found: Mapping[str, Any], sets: Mapping[str, Sequence[str]]) -> str:
+    """All candidates, the best group first."""
+    (answer,) = found["folds"]
+    lines = [CANDIDATE_HEAD]
+    for one in answer["candidates"]:
+        alone, together = (Interval(**one[key]["rank_ic"]) for key in ("importance", "together"))
+        name = f"**`{one['name']}`**" if one["name"] in answer["proposed"] else f"`{one['name']}`"
+        cells = [
+            str(one["group"]),
+            name,
+            ", ".join(choice for choice in SETS if one["name"] in sets.get(choice, ())),
+            f"{1e3 * alone.estimate:.1f}",
+            interval_text(together, scale=1e3, digits=1),
+            places_text(one["places"]["importance"]),
+            f"{1e3 * one['information']:.1f}",
+            f"{1e3 * one['direction']:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def said(found: Mapping[str, Any], vix: Path | None) -> str:
+    """Of what the answer is, in a paragraph."""
+    (answer,) = found["folds"]
+    dates, stable = answer["scored"], answer["stability"]
+    also = f" with the VIX of {vix.name}" if vix else ""
+    return (
+        f"{found['data']}{also}, {answer['train_rows']:,} training rows, of which "
+        f"{sum(one['rows'] for one in dates):,} are scored in {len(dates)} parts, "
+        f"{dates[0]['first_date']} to {dates[-1]['last_date']}; learner {found['learner']}; "
+        f"commit `{found['commit']}`. In bold what it proposes. Mean "
+        f"rank correlation of the order between parts: {stable['importance']:.2f} by importance, "
+        f"{stable['information']:.2f} by information, {stable['direction']:.2f} by information on "
+        f"the direction.\n\n```\n{found['override']}\n```"
+    )
+
+
+def set_table(
+    config: DictConfig, found: Mapping[str, Any], sets: Mapping[str, Sequence[str]]
+) -> str:
+    """Each set of inputs with both learners, on the same rows."""
+    torch.set_num_threads(config.threads)
+    features, target = instantiate(config.features), instantiate(config.target)
+    source, cache = instantiate(config.source), instantiate(config.cache)
+    market = Market.read(source, features=features, target=target, cache=cache)
+    cut, trial = cut_folds(market.examples, instantiate(config.split)), select.trial_of(config)
+    span = TrainingSpan.of(
+        market.examples, cut, 0, names=features.names, embargo=config.split.embargo
+    )
+    proposed = found["folds"][0]["proposed"]
+    tried = {name: sets[name] for name in TRIED} | {f"the {len(proposed)} proposed": proposed}
+    lines = [SET_HEAD]
+    for name, names in tried.items():
+        figures = trial.carried_by(span, names) | boosted(config, span, cut, names)
+        cells = [
+            interval_text(figures[key], scale=scale, digits=digits)
+            for key, scale, digits in (
+                ("rank_ic", 1, 4),
+                ("skill", 100, 3),
+                ("val_rank_ic", 1, 4),
+                ("val_skill", 100, 3),
+            )
+        ]
+        lines.append(f"| {name} | {len(names)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def boosted(
+    config: DictConfig, span: TrainingSpan, cut: Cut, names: Sequence[str]
+) -> dict[str, Interval]:
+    """Rank IC and skill on val of LightGBM, grown on train."""
+    examples, columns = span.examples, [span.names.index(name) for name in names]
+    val = cut.rows[cut.folds[0].val]
+    target = RankTarget.fit(examples.outcome[span.rows])
+    x = examples.features[:, columns]
+    score = instantiate(config.baselines.lightgbm).fit_forecast(
+        x[span.rows], target.transform(examples.outcome[span.rows]), x[val]
+    )
+    table = pd.DataFrame(
+        {
+            "trading_date": examples.trading_date[val],
+            "score": score,
+            "target": target.transform(examples.outcome[val]),
+            "outcome": examples.outcome[val],
+        }
+    )
+    figures = significance(table, trivial=target.median)
+    return {"val_rank_ic": figures.rank_ic, "val_skill": figures.skill}
+
+
+def replaced(text: str, name: str, content: str) -> str:
+    """The document with other content between the marks of that name."""
+    begin = f"<!-- {name}: written by benchmarks/feature_tables.py -->"
+    end = f"<!-- end of {name} -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise SystemExit(f"the document has no lines {begin} and {end}")
+    return f"{before}{begin}\n\n{content}\n\n{end}{after}"
+
+
+def main(bars: Path | None, vix: Path | None, folder: Path, words: Sequence[str]) -> None:
+    """Put the tables between their marks."""
+    register_schema()
+    sets = names_of(SETS if vix else SETS[:-1])
+    text = replaced(DOCUMENT.read_text(encoding="utf-8"), "registry", registry_table())
+    if bars is not None:
+        every = dict.fromkeys(name for names in reversed(sets.values()) for name in names)
+        words = [f"source.path={bars}", f"features.names=[{','.join(every)}]", *words]
+        words += [f"source.vix_path={vix}"] if vix else []
+        found = answered(folder / "select", words)
+        answer = f"{said(found, vix)}\n\n{candidate_table(found, sets)}"
+        text = replaced(text, "answer", answer)
+        text = replaced(text, "sets", set_table(composed(words), found, sets))
+    DOCUMENT.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bars", type=Path)
+    parser.add_argument("--vix", type=Path)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/features"))
+    parser.add_argument("words", nargs="*", help="further overrides, such as source.fraction=0.1")
+    given = parser.parse_args()
+    main(given.bars, given.vix, given.folder, given.words)
