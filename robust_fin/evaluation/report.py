@@ -1,6 +1,7 @@
 """The report of a run: one HTML file that needs no network, the verdict on top."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -97,8 +98,21 @@ def write_report(
     unfinished = run / f"{REPORT}.part"
     unfinished.write_text(page, encoding="utf-8")
     unfinished.replace(run / REPORT)
-    show_in_tensorboard(run / "tensorboard", drawings)
+    show_in_tensorboard(
+        run / "tensorboard", drawings, figures=board_figures(found), verdict=verdict(found)
+    )
     return run / REPORT
+
+
+def board_figures(found: Judgement) -> dict[str, float]:
+    """Skill and rank IC of the net and of every baseline, a chart each; null is left out."""
+    every = {NET: found.net, **found.baselines}
+    return {
+        f"report/{name}/{model}": interval.estimate
+        for name in ("skill", "rank_ic")
+        for model, one in every.items()
+        if math.isfinite((interval := one.intervals()[name]).estimate)
+    }
 
 
 def report_sections(

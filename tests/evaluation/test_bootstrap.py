@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from arch.bootstrap import optimal_block_length
 
-from robust_fin.evaluation.bootstrap import DateDraws, Interval, block_length, date_weights, expanded_tail
+from robust_fin.evaluation.bootstrap import (
+    DateDraws,
+    Interval,
+    block_length,
+    date_weights,
+    expanded_tail,
+)
 
 
 def persistent(size: int, *, memory: float, seed: int = 0) -> np.ndarray:

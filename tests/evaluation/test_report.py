@@ -194,6 +194,14 @@ def test_the_pictures_are_in_tensorboard_once(planted: tuple) -> None:
     (image,) = events.Images("report/calibration")
     assert image.encoded_image_string.startswith(b"\x89PNG")
     assert [one.step for one in events.Scalars("val/loss")] == [99, 199]
+    (skill,) = events.Scalars("report/skill/net")
+    assert skill.value == pytest.approx(found.net.skill.estimate, rel=1e-6)
+    for name, one in found.baselines.items():
+        (skill,) = events.Scalars(f"report/skill/{name}")
+        assert skill.value == pytest.approx(one.skill.estimate, rel=1e-6)
+    assert "report/rank_ic/constant" not in events.Tags()["scalars"]
+    (said,) = events.Tensors("report/verdict")
+    assert said.tensor_proto.string_val == [verdict(found).encode()]
 
 
 def test_without_matplotlib_every_number_is_there(
@@ -206,7 +214,9 @@ def test_without_matplotlib_every_number_is_there(
     assert bare.all("svg") == []
     assert [one.text for one in bare.all("p")].count(report.NO_MATPLOTLIB) == 1
     assert "pip install 'robust-fin[report]'" in report.NO_MATPLOTLIB
-    assert list((tmp_path / "planted" / "tensorboard").glob("*.report")) == []
+    events = EventAccumulator(str(tmp_path / "planted" / "tensorboard")).Reload()
+    assert events.Tags()["images"] == []
+    assert "report/skill/net" in events.Tags()["scalars"]
 
 
 def test_a_control_is_called_one(tmp_path: Path) -> None:
