@@ -66,13 +66,19 @@ def kill_and_go_on(variant: str, folder: Path, *, phase: int, seconds: float) ->
 
 
 def kill_many(
-    variant: str, whole: Path, phases: Sequence[int], *, lasting: Sequence[float], seed: int
+    variant: str,
+    whole: Path,
+    phases: Sequence[int],
+    *,
+    lasting: Sequence[float],
+    seed: int,
+    share: float = 1.0,
 ) -> list[str]:
-    """One killed run a phase that is asked for, each at a moment drawn from it."""
+    """One killed run a phase that is asked for, each at a moment drawn from its first share."""
     draw, found = random.Random(seed), []
     for number, phase in enumerate(phases):
-        folder = whole.parent / f"killed_{number}"
-        seconds = draw.random() * lasting[phase]
+        folder = whole.parent / f"killed_{seed}_{number}"
+        seconds = draw.random() * share * lasting[phase]
         found.append(kill_and_go_on(variant, folder, phase=phase, seconds=seconds))
         assert_same_run(whole, folder, but=LAST_DIAGNOSIS)
     return found
@@ -90,6 +96,12 @@ def test_twenty_killed_runs_do(variant: str, tmp_path: Path) -> None:
     phases = [0, 1, 1, 2, 2, 3, 1, 2, 0, 3] * 2
     found = kill_many(variant, tmp_path / "whole", phases, lasting=lasting, seed=1)
     assert len(found) == 20
+    # a machine that was slower when the phases were timed has its kills late: more, and earlier
+    for seed, share in enumerate((0.5, 0.25, 0.1), start=2):
+        missed = [place for place, phase in enumerate(PHASES) if phase not in found]
+        found += kill_many(
+            variant, tmp_path / "whole", missed, lasting=lasting, seed=seed, share=share
+        )
     assert set(PHASES) <= set(found)
 
 
