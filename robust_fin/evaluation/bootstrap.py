@@ -56,8 +56,8 @@ class DateDraws:
     def interval(self, sums: Float[np.ndarray, "dates sums"], statistic: Statistic) -> Interval:
         """The statistic of all dates, and an interval that holds the truth 95 times in 100.
 
-        Samples of few dates vary too little; the percentiles move outwards by as much as Student's
-        law is wider than the normal one (expanded percentiles).
+        Samples of few blocks vary too little; the percentiles move outwards by as much as Student's
+        law is wider than the normal one (expanded percentiles), with blocks for observations.
 
         Args:
             sums: kept per date, so that a sample costs a weighted sum.
@@ -69,19 +69,20 @@ class DateDraws:
         drawn = statistic(self.weights @ sums)
         if len(sums) < 2 or not np.isfinite(drawn).all():
             return Interval(estimate, math.nan, math.nan)
-        tail = 100 * expanded_tail(len(sums))
+        tail = 100 * expanded_tail(len(sums) / self.block)
         low, high = np.percentile(drawn, [tail, 100 - tail])
         return Interval(estimate, float(low), float(high))
 
 
-def expanded_tail(dates: int, *, tail: float = 0.025) -> float:
+def expanded_tail(blocks: float, *, tail: float = 0.025) -> float:
     """Share of the samples to leave out on each side.
 
     Args:
-        dates: that were resampled, at least 2.
+        blocks: that a sample is made of, on average; fewer than 2 count as 2.
         tail: share wanted outside on each side.
     """
-    reach = math.sqrt(dates / (dates - 1)) * student.ppf(1 - tail, dates - 1)
+    count = max(blocks, 2.0)
+    reach = math.sqrt(count / (count - 1)) * student.ppf(1 - tail, count - 1)
     return float(normal.cdf(-reach))
 
 

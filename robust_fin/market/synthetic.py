@@ -41,6 +41,7 @@ from scipy.signal import lfilter
 from robust_fin.errors import ConfigError
 from robust_fin.market.calendar import TradingCalendar
 from robust_fin.market.synthetic_minutes import (
+    REGIME_SESSIONS,
     TAIL_DF,
     Grid,
     Ints,
@@ -104,6 +105,7 @@ def synthetic_market(
     start: str = "2021-12-14",
     price: float = 4600.0,
     tail_df: float = TAIL_DF,
+    regime_sessions: float = REGIME_SESSIONS,
 ) -> SyntheticMarket:
     """Make one-minute bars of a market whose predictable part is known.
 
@@ -119,6 +121,8 @@ def synthetic_market(
         price: price before the first bar, index points.
         tail_df: degrees of freedom of the Student-t shocks, above 2: 6 is like ES; with 2.5 the
             excess kurtosis of a million returns is 616 to 9,480, by seed (0 to 7).
+        regime_sessions: memory of the slow part of volatility, in sessions, above 0: 30 is like ES,
+            and as long as many a test span.
 
     Returns:
         The bars, the oracle's forecast and its measured rank correlation.
@@ -126,7 +130,14 @@ def synthetic_market(
     Raises:
         ConfigError: a setting lies outside its range, or the calendar ends before the last row.
     """
-    _check(rows, seed=seed, signal=signal, price=price, tail_df=tail_df)
+    _check(
+        rows,
+        seed=seed,
+        signal=signal,
+        price=price,
+        tail_df=tail_df,
+        regime_sessions=regime_sessions,
+    )
     calendar = TradingCalendar.named("CME_Equity")
     random = {
         name: np.random.Generator(np.random.SFC64(child))
@@ -135,7 +146,7 @@ def synthetic_market(
         )
     }
     grid = grid_of(calendar, start=start, rows=rows)
-    minutes = draw_minutes(grid, calendar, random, tail_df=tail_df)
+    minutes = draw_minutes(grid, calendar, random, tail_df=tail_df, regime_sessions=regime_sessions)
     kept = np.flatnonzero(minutes.keep)[:rows]
     grid, minutes = Grid(*(a[kept] for a in grid)), Minutes(*(a[kept] for a in minutes))
     codes, contract = contracts_of(grid.start)
@@ -163,13 +174,19 @@ def _calibrated(walk: Callable[..., Prices], contract: Ints, *, signal: float) -
     return walk(strength=GAIN * signal / max(1.0 + trust * (ratio - 1.0), 0.5))
 
 
-def _check(rows: int, *, seed: int, signal: float, price: float, tail_df: float) -> None:
+def _check(
+    rows: int, *, seed: int, signal: float, price: float, tail_df: float, regime_sessions: float
+) -> None:
     rules = (
         (rows >= 1, f"rows is {rows}; take 1 or more"),
         (seed >= 0, f"seed is {seed}; take 0 or more"),
         (0 <= signal <= MAX_SIGNAL, f"signal is {signal}; take 0 to {MAX_SIGNAL}"),
         (price >= 100 and math.isfinite(price), f"price is {price}; take 100 index points or more"),
         (tail_df > 2 and math.isfinite(tail_df), f"tail_df is {tail_df}; take a number above 2"),
+        (
+            0 < regime_sessions < math.inf,
+            f"regime_sessions is {regime_sessions}; take a number above 0",
+        ),
     )
     for holds, words in rules:
         if not holds:

@@ -18,6 +18,7 @@ from robust_fin.market.calendar import TradingCalendar, chicago_ns
 
 MINUTE_NS = 60_000_000_000
 TAIL_DF = 6.0
+REGIME_SESSIONS = 30.0  # memory of the slow part of volatility
 JUMP_SHARE, JUMP_SIZE = 7e-4, 5.0  # of minutes; in standard deviations of the minute
 
 # Chicago clock, standard deviation of a minute's return in basis points, mean volume
@@ -101,6 +102,7 @@ def draw_minutes(
     random: dict[str, np.random.Generator],
     *,
     tail_df: float = TAIL_DF,
+    regime_sessions: float = REGIME_SESSIONS,
 ) -> Minutes:
     """Draw volatility, shock, volume and presence of every minute, each from its own stream.
 
@@ -109,10 +111,11 @@ def draw_minutes(
         calendar: of the sessions.
         random: a generator a stream.
         tail_df: degrees of freedom of the Student-t shocks, above 2.
+        regime_sessions: memory of the slow part of volatility, in sessions, above 0.
     """
     first, sessions = grid.session[0], int(grid.session[-1] - grid.session[0]) + 1
     day = grid.session - first
-    slow = _log_volatility(random["slow"], sessions, memory=30.0, spread=0.42)
+    slow = _log_volatility(random["slow"], sessions, memory=regime_sessions, spread=0.42)
     hours = _log_volatility(random["hours"], day.size, memory=300.0, spread=0.32)
     minutes = _log_volatility(random["minutes"], day.size, memory=12.0, spread=0.20)
     short = calendar.close[first : first + sessions] - calendar.open[first : first + sessions]

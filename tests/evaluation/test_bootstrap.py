@@ -65,9 +65,20 @@ def test_the_interval_of_a_mean_is_the_textbook_one() -> None:
     assert found.high - found.low == pytest.approx(2 * error, rel=0.05)
 
 
-@pytest.mark.parametrize(("dates", "share"), [(10, 0.0085), (29, 0.0185), (100_000, 0.025)])
-def test_few_dates_widen_the_interval(dates: int, share: float) -> None:
-    assert expanded_tail(dates) == pytest.approx(share, abs=2e-4)
+@pytest.mark.parametrize(("blocks", "share"), [(10, 0.0085), (29, 0.0185), (100_000, 0.025)])
+def test_few_blocks_widen_the_interval(blocks: float, share: float) -> None:
+    assert expanded_tail(blocks) == pytest.approx(share, abs=2e-4)
+    assert expanded_tail(1.0) == expanded_tail(2.0) < 1e-6
+
+
+def test_long_blocks_widen_it_too() -> None:
+    series = np.random.default_rng(0).normal(size=60)
+    sums, weights = series[:, None], date_weights(60, draws=2000, seed=0, block=5.0)
+    found = DateDraws(weights, 5.0).interval(sums, lambda drawn: drawn[:, 0])
+    plain = np.percentile(
+        weights @ series, [100 * expanded_tail(12), 100 - 100 * expanded_tail(12)]
+    )
+    assert [found.low, found.high] == pytest.approx(plain.tolist())
 
 
 def test_the_interval_of_few_dates_holds_the_truth_as_often_as_it_says() -> None:

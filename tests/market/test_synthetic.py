@@ -299,6 +299,7 @@ def test_few_rows_are_fine(rows: int, signal: float) -> None:
         (10, {"price": math.inf}, "price is inf"),
         (10, {"tail_df": 2.0}, "tail_df is 2.0"),
         (10, {"tail_df": math.nan}, "tail_df is nan"),
+        (10, {"regime_sessions": 0.0}, "regime_sessions is 0.0"),
         (10, {"start": "someday"}, "start is 'someday'"),
         (10, {"start": "2065-12-30"}, "2065-12-31"),
         (100_000_000, {}, "100000000 rows from 2021-12-14"),
@@ -309,3 +310,14 @@ def test_a_setting_out_of_range_is_named_with_its_value(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         synthetic_market(rows, **{"seed": 0, **settings})
+
+
+def test_regimes_of_volatility_last_as_long_as_asked() -> None:
+    def memory(sessions: float) -> float:
+        bars = synthetic_market(140_000, seed=1, regime_sessions=sessions).bars
+        change = np.log(bars["close"]).diff().pow(2)
+        daily = np.log(change.groupby(bars["time"].dt.date).mean().to_numpy()[1:-1])
+        return float(np.corrcoef(daily[:-5], daily[5:])[0, 1])  # a week apart
+
+    assert memory(30.0) > 0.3
+    assert memory(1.0) < memory(30.0) - 0.2
