@@ -41,6 +41,14 @@ def less(metrics: dict[str, Any], baseline: str) -> str:
     return f"{percent(metrics, skill)}, {plain(metrics, ic, sign='+')}"
 
 
+def folds_of(config: Any, metrics: dict[str, Any]) -> str:
+    """How the folds were cut, where there are several."""
+    if metrics["folds"] == 1:
+        return ""
+    unit = f" by {config.split.by}" if "by" in config.split else ""
+    return f", {config.split['_target_'].split('.')[-1]}{unit}, {metrics['folds']} folds"
+
+
 def row(run: Path) -> str:
     """One finished run."""
     metrics, config = read_metrics(run), read_config(run)
@@ -50,7 +58,7 @@ def row(run: Path) -> str:
         synthetic = config.source.synthetic
         data = f"synthetic, {synthetic.rows:,} rows, planted rank IC {synthetic.signal:g}"
     cells = [
-        f"`{config.name}`",
+        f"`{config.name}`{folds_of(config, metrics)}",
         data,
         f"{metrics['test_rows']:,}",
         percent(metrics, "test/skill"),
