@@ -107,6 +107,7 @@ def test_the_run_folder_and_the_console_have_the_answer(
     assert np.isfinite(fold["learner"]["all"]["rank_ic"]["low"])
 
 
+@pytest.mark.slow
 def test_every_fold_is_ranked_and_rows_that_others_judge_are_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ from tests.runs import QUICK, read_metrics
 SMALL = ("features.names=[close_change_pct]", "source.synthetic.rows=4000", "trainer.max_epochs=1")
 
 
+@pytest.mark.slow
 def test_a_sweep_and_a_resumed_run_are_counted_in_the_ledger_of_the_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
