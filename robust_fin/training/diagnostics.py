@@ -111,7 +111,8 @@ class Diagnostics(Callback):
         probe = probe_rows(trainer)
         if probe is not None:
             points |= self._probe(pl_module, *probe, step=trainer.global_step)
-        self._draw(trainer, points)
+        # where Lightning draws that step's loss, so that a checkpoint after the step keeps it
+        self._draw(trainer, points, at=trainer.global_step - 1)
 
     def _update_ratios(self, trainer: L.Trainer, module: Forecaster) -> dict[str, float]:
         before, self._before = self._before, None
@@ -143,9 +144,9 @@ class Diagnostics(Callback):
         self._constant = constant
         return found | {"stability/forecast_std": spread}
 
-    def _draw(self, trainer: L.Trainer, points: dict[str, float]) -> None:
+    def _draw(self, trainer: L.Trainer, points: dict[str, float], *, at: int | None = None) -> None:
         for logger in trainer.loggers:
-            logger.log_metrics(points, step=trainer.global_step)
+            logger.log_metrics(points, step=trainer.global_step if at is None else at)
 
 
 def counts(module: Forecaster) -> dict[str, float]:
