@@ -149,9 +149,9 @@ def boosted(
     val = cut.rows[cut.folds[0].val]
     target = RankTarget.fit(examples.outcome[span.rows])
     x = examples.features[:, columns]
-    score = instantiate(config.baselines.lightgbm).fit_forecast(
-        x[span.rows], target.transform(examples.outcome[span.rows]), x[val]
-    )
+    score = instantiate(config.baselines.lightgbm).fit(
+        x[span.rows], target.transform(examples.outcome[span.rows])
+    )(x[val])
     table = pd.DataFrame(
         {
             "trading_date": examples.trading_date[val],

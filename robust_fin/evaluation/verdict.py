@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping
 
 from robust_fin.evaluation.bootstrap import Interval
+from robust_fin.evaluation.cells import spoken
 from robust_fin.evaluation.edge import Edge
 from robust_fin.evaluation.significance import Comparison, Judgement, Significance
 
-_SPOKEN = {"lightgbm": "LightGBM", "minus_last_return": "minus the last return"}
 _RIVALS = ("ridge", "lightgbm")  # models that forecast a level; reversal has only an order
 _FEW_DATES = 20  # below, the ends of an interval are themselves not known well
 
@@ -52,13 +52,13 @@ def _claim(found: Significance) -> str:
 def _compared(against: Mapping[str, Comparison]) -> list[str]:
     found = []
     for name in (one for one in _RIVALS if one in against):
-        apart, spoken = against[name].skill, _SPOKEN.get(name, name)
+        apart, rival = against[name].skill, spoken(name)
         if apart.is_above(0):
-            found.append(f"better than {spoken} by {_percent(apart)}")
+            found.append(f"better than {rival} by {_percent(apart)}")
         elif apart.is_below(0):
-            found.append(f"worse than {spoken} ({_percent(apart)})")
+            found.append(f"worse than {rival} ({_percent(apart)})")
         else:
-            found.append(f"not better than {spoken} ({_percent(apart)})")
+            found.append(f"not better than {rival} ({_percent(apart)})")
     return found
 
 

@@ -41,7 +41,7 @@ class Baselines:
         }
         if self.lightgbm is not None:
             values = examples.features
-            found["lightgbm"] = self.lightgbm.fit_forecast(values[train], rank, values[test])
+            found["lightgbm"] = self.lightgbm.fit(values[train], rank)(values[test])
         return found
 
 

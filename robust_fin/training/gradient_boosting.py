@@ -1,12 +1,32 @@
 """Gradient-boosted trees: what a net on tabular features has to be held against."""
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
 from robust_fin.errors import ConfigError
+
+Forecast = Callable[[np.ndarray], np.ndarray]
+
+
+def require_lightgbm(*, wanted_by: str, instead: str) -> None:
+    """Ask for the library before anything is computed.
+
+    Args:
+        wanted_by: the setting that needs it.
+        instead: one that does without.
+
+    Raises:
+        ConfigError: LightGBM is not installed.
+    """
+    if importlib.util.find_spec("lightgbm") is None:
+        raise ConfigError(
+            f"{wanted_by} needs LightGBM, which is not installed: "
+            f"pip install 'robust-fin[boost]', or write {instead}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +59,22 @@ class GradientBoosting:
         Raises:
             ConfigError: LightGBM is not installed.
         """
-        if importlib.util.find_spec("lightgbm") is None:
-            raise ConfigError(
-                "baselines=full needs LightGBM: pip install 'robust-fin[boost]', or write "
-                "baselines=default"
-            )
+        require_lightgbm(wanted_by="baselines=full", instead="baselines=default")
 
-    def fit_forecast(
-        self,
-        x: Float[np.ndarray, "rows features"],
-        y: Float[np.ndarray, " rows"],
-        x_test: Float[np.ndarray, "tests features"],
-    ) -> Float[np.ndarray, " tests"]:
-        """Forecasts of the test rows by trees grown on the training rows.
+    def fit(self, x: Float[np.ndarray, "rows features"], y: Float[np.ndarray, " rows"]) -> Forecast:
+        """Trees grown on the training rows, as what makes forecasts of others.
 
         Args:
             x: features of the training rows.
             y: their targets.
-            x_test: features of the test rows.
         """
         import lightgbm  # an extra, and slow to load
 
         train = lightgbm.Dataset(x, y, free_raw_data=True)
         grown = lightgbm.train(self._settings(), train, num_boost_round=self.trees)
-        return np.asarray(grown.predict(x_test, num_threads=self.threads), dtype=np.float64)
+        return lambda rows: np.asarray(
+            grown.predict(rows, num_threads=self.threads), dtype=np.float64
+        )
 
     def _settings(self) -> dict[str, float | str | bool]:
         return {

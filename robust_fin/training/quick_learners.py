@@ -1,16 +1,15 @@
 """Learners that are fitted in seconds, to see what inputs are worth."""
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robust_fin.errors import ConfigError
+from robust_fin.training.gradient_boosting import GradientBoosting, require_lightgbm
+from robust_fin.training.ridge import Spectrum
 
 KNOTS = (-1.0, 0.0, 1.0)  # of inputs that are near standard normal
 PIECE = 1 << 14  # rows expanded at once
@@ -66,7 +65,11 @@ def fit_ridge(x: Inputs, target: Targets, *, seed: int, threads: int) -> RidgeFo
     scale = torch.where(scale > 1e-6 * scale.max(), scale, torch.inf)  # a constant has no slope
     gram = moments[:-1, :-1] / scale / scale[:, None]
     shared = moments[:-1, -1] / scale
-    weights = _ridge(gram, shared, float(moments[-1, -1]), rows=len(x)) / scale
+    spectrum = Spectrum.of(gram.numpy(), shared.numpy())
+    penalty = spectrum.penalty(
+        PENALTIES * spectrum.sizes.max(), spread=float(moments[-1, -1]), rows=len(x)
+    )
+    weights = torch.from_numpy(spectrum.weights(penalty)) / scale
     features = x.shape[1]
     lines = features * (1 + len(KNOTS))
     above = torch.triu_indices(features, features, offset=1)
@@ -110,32 +113,6 @@ def _moments(
     return moments, mean
 
 
-def _ridge(
-    gram: Float[Tensor, "columns columns"],
-    shared: Float[Tensor, " columns"],
-    spread: float,
-    *,
-    rows: int,
-) -> Float[Tensor, " columns"]:
-    """Coefficients of scaled columns, with the penalty of least generalised cross-validation.
-
-    Args:
-        gram: covariances of the columns.
-        shared: their covariances with the target.
-        spread: variance of the target.
-        rows: that all of it comes from.
-    """
-    values, vectors = torch.linalg.eigh(gram)
-    values = values.clamp(min=0)
-    along = vectors.T @ shared
-    penalties = torch.from_numpy(PENALTIES)[:, None] * values.max()
-    kept = along / (values + penalties)
-    left = spread - (2 * along * kept - values * kept**2).sum(dim=1)
-    freedom = (values / (values + penalties)).sum(dim=1)
-    best = int((left / (1 - freedom / rows).clamp(min=1e-9) ** 2).argmin())
-    return vectors @ kept[best]
-
-
 def fit_lightgbm(
     x: Inputs, target: Targets, *, seed: int, threads: int
 ) -> Callable[[np.ndarray], np.ndarray]:
@@ -150,29 +127,12 @@ def fit_lightgbm(
     Raises:
         ConfigError: LightGBM is not installed.
     """
-    package = lightgbm()
-    settings = {
-        "objective": "l2", "num_leaves": LEAVES, "learning_rate": RATE,
-        "min_data_in_leaf": LEAST_ROWS, "seed": seed, "num_threads": threads,
-        "deterministic": True, "verbosity": -1,
-    }  # fmt: skip
-    booster = package.train(settings, package.Dataset(x, label=target), num_boost_round=ROUNDS)
-    return lambda rows: booster.predict(rows, num_threads=threads)
-
-
-def lightgbm() -> ModuleType:
-    """The package, which is an extra.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        return importlib.import_module("lightgbm")
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "select.learner=lightgbm needs LightGBM, which is not installed: "
-            "pip install 'robust-fin[boost]', or write select.learner=ridge"
-        ) from error
+    require_lightgbm(wanted_by="select.learner=lightgbm", instead="select.learner=ridge")
+    trees = GradientBoosting(
+        trees=ROUNDS, learning_rate=RATE, leaves=LEAVES, min_rows=LEAST_ROWS,
+        column_share=1.0, penalty=0.0, threads=threads, seed=seed,
+    )  # fmt: skip
+    return trees.fit(x, target)
 
 
 LEARNERS: dict[str, Learner] = {"ridge": fit_ridge, "lightgbm": fit_lightgbm}

@@ -10,6 +10,54 @@ _PIECE = 1 << 16  # rows summed at once, in float64
 
 
 @dataclass(frozen=True, slots=True)
+class Spectrum:
+    """A least-squares problem along the axes of its features, where any penalty is quick to try.
+
+    Attributes:
+        sizes: eigenvalues of the features' products.
+        axes: their eigenvectors, in columns.
+        along: products of features and target, along the axes.
+
+    Source: Golub, Heath and Wahba (1979), Generalized cross-validation as a method for choosing a
+    good ridge parameter.
+    """
+
+    sizes: Float[np.ndarray, " features"]
+    axes: Float[np.ndarray, "features features"]
+    along: Float[np.ndarray, " features"]
+
+    @classmethod
+    def of(
+        cls, gram: Float[np.ndarray, "features features"], shared: Float[np.ndarray, " features"]
+    ) -> "Spectrum":
+        """From sums (or means) of products of centred features, with each other and the target."""
+        sizes, axes = np.linalg.eigh(gram)
+        return cls(np.maximum(sizes, 0.0), axes, axes.T @ shared)
+
+    def weights(self, penalty: float) -> Float[np.ndarray, " features"]:
+        """Of the features, with that penalty on their squares."""
+        return self.axes @ (self.along / (self.sizes + penalty))
+
+    def penalty(
+        self, penalties: Float[np.ndarray, " penalties"], *, spread: float, rows: int
+    ) -> float:
+        """The one of least squared error on rows left out, to the approximation that all are alike.
+
+        Args:
+            penalties: to choose among.
+            spread: sum (or mean) of squares of the centred target.
+            rows: that all of it comes from.
+        """
+
+        def error(penalty: float) -> float:
+            kept = self.along**2 * (self.sizes + 2 * penalty) / (self.sizes + penalty) ** 2
+            freedom = 1 + float(np.sum(self.sizes / (self.sizes + penalty)))
+            return (spread - float(kept.sum())) / max(rows - freedom, 1e-9) ** 2
+
+        return float(min(penalties, key=error))
+
+
+@dataclass(frozen=True, slots=True)
 class Ridge:
     """A line through standardised features; a feature that never changes has weight 0.
 
@@ -43,13 +91,10 @@ class Ridge:
         used = scale > 1e-12 * np.sqrt(rows) * np.maximum(np.abs(x_mean), 1.0)
         safe = np.where(used, scale, 1.0)
         unit = gram / np.outer(safe, safe) * np.outer(used, used)
-        sizes, axes = np.linalg.eigh(unit)
-        sizes = np.maximum(sizes, 0.0)
-        along = axes.T @ (shared / safe * used)
-        total = float(((y - y_mean) ** 2).sum())
-        penalty = min(_PENALTIES, key=lambda one: _validation_error(one, sizes, along, total, rows))
-        weights = axes @ (along / (sizes + penalty)) / safe * used
-        return cls(weights, y_mean - float(x_mean @ weights), float(penalty))
+        spectrum = Spectrum.of(unit, shared / safe * used)
+        penalty = spectrum.penalty(_PENALTIES, spread=float(((y - y_mean) ** 2).sum()), rows=rows)
+        weights = spectrum.weights(penalty) / safe * used
+        return cls(weights, y_mean - float(x_mean @ weights), penalty)
 
     def forecast(self, x: Float[np.ndarray, "rows features"]) -> Float[np.ndarray, " rows"]:
         """In target units."""
@@ -76,24 +121,3 @@ def _moments(
         gram += apart.T @ apart
         shared += apart.T @ (y[first : first + _PIECE] - y_mean)
     return gram, shared
-
-
-def _validation_error(
-    penalty: float,
-    sizes: Float[np.ndarray, " features"],
-    along: Float[np.ndarray, " features"],
-    total: float,
-    rows: int,
-) -> float:
-    """Mean squared error of rows left out, to the approximation that they are alike.
-
-    Args:
-        penalty: of the fit.
-        sizes: eigenvalues of the features' correlations.
-        along: target along the eigenvectors.
-        total: sum of squares of the centred target.
-        rows: of train.
-    """
-    left = total - float(np.sum(along**2 * (sizes + 2 * penalty) / (sizes + penalty) ** 2))
-    freedom = 1 + float(np.sum(sizes / (sizes + penalty)))
-    return left / max(rows - freedom, 1e-9) ** 2

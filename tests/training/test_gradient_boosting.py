@@ -16,9 +16,9 @@ def test_trees_find_what_no_line_can() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4000, 2))
     y = np.sign(x[:, 0] * x[:, 1]) + 0.1 * rng.normal(size=4000)
-    found = GradientBoosting(**SETTINGS).fit_forecast(x[:3000], y[:3000], x[3000:])
+    found = GradientBoosting(**SETTINGS).fit(x[:3000], y[:3000])(x[3000:])
     assert np.corrcoef(found, y[3000:])[0, 1] > 0.9
-    again = GradientBoosting(**SETTINGS).fit_forecast(x[:3000], y[:3000], x[3000:])
+    again = GradientBoosting(**SETTINGS).fit(x[:3000], y[:3000])(x[3000:])
     assert found.tolist() == again.tolist()
 
 
