@@ -1,24 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from robust_fin.models.prenorm_mlp import PreNormMLP
+from tests.models.by_hand import layer_norm, linear
 
 SETTINGS = {
     "features": 5, "width": 6, "blocks": 2, "expansion": 2, "activation": "silu", "dropout": 0.1,
     "head_start": None,
 }  # fmt: skip
-
-
-def layer_norm(x: np.ndarray, layer: nn.LayerNorm) -> np.ndarray:
-    mean, variance = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)
-    weight, bias = (p.detach().numpy() for p in (layer.weight, layer.bias))
-    return (x - mean) / np.sqrt(variance + 1e-5) * weight + bias
-
-
-def linear(x: np.ndarray, layer: nn.Linear) -> np.ndarray:
-    return x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
 
 
 def test_the_forward_pass_layer_by_layer() -> None:

@@ -7,6 +7,7 @@ from robust_fin.models.links import identity, sigmoid
 from robust_fin.models.residual_mlp import ResidualMLP, skip
 from robust_fin.training.module import parameter_count
 from tests.bars import config, instantiate
+from tests.models.by_hand import layer_norm, linear
 
 SETTINGS = {
     "features": 5,
@@ -15,16 +16,6 @@ SETTINGS = {
     "input_norm": True,
     "dropout": 0.1,
 }
-
-
-def layer_norm(x: np.ndarray, layer: nn.LayerNorm) -> np.ndarray:
-    mean, variance = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)
-    weight, bias = (p.detach().numpy() for p in (layer.weight, layer.bias))
-    return (x - mean) / np.sqrt(variance + 1e-5) * weight + bias
-
-
-def linear(x: np.ndarray, layer: nn.Linear) -> np.ndarray:
-    return x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
 
 
 def jittered(net: ResidualMLP) -> ResidualMLP:
