@@ -81,12 +81,13 @@ class Diagnostics(Callback):
         """Diagnose when due."""
         if self._due(trainer.global_step):
             self._seen = trainer.global_step
-            self._diagnose(trainer, pl_module)
+            # where Lightning draws that step's loss, so that a checkpoint after the step keeps it
+            self._draw(trainer, self._diagnosis(trainer, pl_module), at=trainer.global_step - 1)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Diagnose the steps since the last time."""
+        """Diagnose the steps since the last time; a run that goes on from here loses it again."""
         if trainer.global_step > self._seen:
-            self._diagnose(trainer, pl_module)
+            self._draw(trainer, self._diagnosis(trainer, pl_module))
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -102,7 +103,7 @@ class Diagnostics(Callback):
         return step // self.every_n_steps > self._seen // self.every_n_steps
 
     @torch.no_grad()
-    def _diagnose(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _diagnosis(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
         assert isinstance(pl_module, Forecaster)
         points = counts(pl_module)
         points |= norm_figures(np.array(pl_module.guard.window), clip=self.clip)
@@ -111,8 +112,7 @@ class Diagnostics(Callback):
         probe = probe_rows(trainer)
         if probe is not None:
             points |= self._probe(pl_module, *probe, step=trainer.global_step)
-        # where Lightning draws that step's loss, so that a checkpoint after the step keeps it
-        self._draw(trainer, points, at=trainer.global_step - 1)
+        return points
 
     def _update_ratios(self, trainer: L.Trainer, module: Forecaster) -> dict[str, float]:
         before, self._before = self._before, None

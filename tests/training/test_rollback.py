@@ -160,8 +160,8 @@ def test_stop_keeps_nothing_to_go_back_to(tmp_path: Path, data: BarDataModule) -
 
 def test_it_is_drawn(tmp_path: Path, data: BarDataModule) -> None:
     fit_with(PLAIN, tmp_path, data)
-    assert curve(tmp_path, "stability/rollbacks") == {3: 1.0, 11: 1.0}
-    assert curve(tmp_path, "stability/nonfinite_steps") == {3: 1.0, 11: 1.0}
+    assert curve(tmp_path, "stability/rollbacks") == {3: 1.0, 12: 1.0}
+    assert curve(tmp_path, "stability/nonfinite_steps") == {3: 1.0, 12: 1.0}
 
 
 @pytest.mark.parametrize(
