@@ -7,6 +7,12 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
+    "load_bars": "robust_fin.research.bars",
+    "make_features": "robust_fin.research.bars",
+    "fit": "robust_fin.research.fitting",
+    "predict": "robust_fin.predict",
+    "evaluate": "robust_fin.evaluate",
+    "Run": "robust_fin.run",
     "BarSource": "robust_fin.market.sources",
     "synthetic_market": "robust_fin.market.synthetic",
     "compute_features": "robust_fin.features.registry",
@@ -24,4 +30,6 @@ __all__ = list(_PUBLIC)
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"robust_fin has no {name}; it has {', '.join(_PUBLIC)}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    module = importlib.import_module(_PUBLIC[name])
+    # the module of a verb is called as the function of its name, and importing it takes the name
+    return module if _PUBLIC[name] == f"robust_fin.{name}" else getattr(module, name)

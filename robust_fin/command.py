@@ -1,10 +1,12 @@
 """From the command line to a job: Hydra composes, an error is one message and a true exit code."""
 
+import functools
 import os
 import sys
 import traceback
+import types
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -13,21 +15,34 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from robust_fin.configs import conf_folder
 from robust_fin.errors import Interrupted, RobustFinError
+from robust_fin.suggestions import explained, readable, require_known
+from robust_fin.usage import help_of, wants_help
+
+__all__ = ["USER_ERRORS", "callable_as", "conf_folder", "guarded", "readable", "run_job"]
 
 Job = Callable[[DictConfig], None]
 USER_ERRORS = (RobustFinError, HydraException, OmegaConfBaseException)
 _FULL = "HYDRA_FULL_ERROR"
 
 
-def conf_folder() -> Path:
-    """The folder of YAML files: inside the package in a wheel, beside it in a source tree.
+class CallableModule(types.ModuleType):
+    """A module that can be called as the function of its own name."""
 
-    The source tree comes first, because an editable install can leave a stale copy in the package.
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """Call that function."""
+        return self.__dict__[self.__name__.rpartition(".")[2]](*given, **named)
+
+
+def callable_as(function: Callable[..., object]) -> None:
+    """Let the module that defines a function of its own name be called as that function.
+
+    `robust_fin.predict` is a module, because `python -m` runs it, and `from robust_fin import
+    predict` is to give something that predicts, whoever has imported the module before.
     """
-    package = Path(__file__).parent
-    beside = package.parent / "conf"
-    return beside if (package.parent / "pyproject.toml").is_file() else package / "conf"
+    if function.__module__ != "__main__":
+        sys.modules[function.__module__].__class__ = CallableModule
 
 
 def run_job(job: Job, *, config_name: str, argv: Sequence[str] | None = None) -> int:
@@ -42,6 +57,9 @@ def run_job(job: Job, *, config_name: str, argv: Sequence[str] | None = None) ->
         The exit code: 0, 1 for an error, 130 for Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if wants_help(words):
+        sys.stdout.write(help_of(config_name))
+        return 0
     words.sort(key=lambda word: not word.startswith("-"))  # Hydra wants its flags together
     entry = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)
     kept: list[Exception] = []
@@ -49,6 +67,7 @@ def run_job(job: Job, *, config_name: str, argv: Sequence[str] | None = None) ->
     def deferring(config: DictConfig) -> None:
         """In a sweep a failure must reach Hydra; alone it is kept, as Hydra would print it too."""
         try:
+            require_known(config, verb=config_name, words=HydraConfig.get().overrides.task)
             job(config)
         except USER_ERRORS as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:
@@ -63,22 +82,36 @@ def run_job(job: Job, *, config_name: str, argv: Sequence[str] | None = None) ->
     before = sys.argv
     sys.argv = [before[0], *words]
     try:
-        return guarded(work, wants_traceback="debug=default" in words)
+        return guarded(
+            work,
+            wants_traceback="debug=default" in words,
+            explain=functools.partial(explained, verb=config_name, words=words),
+        )
     finally:
         sys.argv = before
 
 
-def guarded(work: Callable[[], object], *, wants_traceback: bool = False) -> int:
+def guarded(
+    work: Callable[[], object],
+    *,
+    wants_traceback: bool = False,
+    explain: Callable[[BaseException], str] = readable,
+) -> int:
     """Run `work`; print what a user can fix as one message, anything else with its traceback.
 
     With HYDRA_FULL_ERROR=1 every error keeps its traceback.
+
+    Args:
+        work: to be run.
+        wants_traceback: print one also for what a user can fix.
+        explain: an error -> its message.
     """
     already = os.environ.get(_FULL) == "1"
     os.environ[_FULL] = "1"  # else Hydra prints the errors itself, with a traceback
     try:
         work()
     except USER_ERRORS as error:
-        _report(error, wants_traceback=wants_traceback or already)
+        _report(error, explain, wants_traceback=wants_traceback or already)
         return 1
     except Interrupted as stop:
         sys.stderr.write(f"{stop}\n")
@@ -91,21 +124,10 @@ def guarded(work: Callable[[], object], *, wants_traceback: bool = False) -> int
     return 0
 
 
-def _report(error: BaseException, *, wants_traceback: bool) -> None:
+def _report(
+    error: BaseException, explain: Callable[[BaseException], str], *, wants_traceback: bool
+) -> None:
     if wants_traceback:
         traceback.print_exception(error)
         return
-    sys.stderr.write(f"error: {readable(error)}\n")
-
-
-def readable(error: BaseException) -> str:
-    """The message that helps: ours as it is, Hydra's with the cause it hides."""
-    cause = error.__cause__
-    while cause is not None:
-        if isinstance(cause, RobustFinError):
-            return str(cause)
-        cause = cause.__cause__
-    text = str(error)
-    if isinstance(error.__cause__, OmegaConfBaseException) and str(error.__cause__) not in text:
-        text = f"{text}\n{error.__cause__}"
-    return text
+    sys.stderr.write(f"error: {explain(error)}\n")

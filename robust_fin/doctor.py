@@ -4,6 +4,11 @@ Says whether this machine trains what the tests train: versions, devices and com
 against float64, memory, processes that talk, and settings that are known to be bad.
 """
 
+from robust_fin.usage import answer_help
+
+if __name__ == "__main__":
+    answer_help("doctor")  # before torch is imported
+
 import importlib.metadata
 import json
 import os

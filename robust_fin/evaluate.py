@@ -1,43 +1,71 @@
 """python -m robust_fin.evaluate run=RUN_FOLDER [lockbox=true], or run=[A,B] to compare."""
 
-import json
+from robust_fin.usage import answer_help
+
+if __name__ == "__main__":
+    answer_help("evaluate")  # before torch is imported
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
-from robust_fin.bundle import read_config, read_provenance
-from robust_fin.command import run_job
-from robust_fin.errors import BundleError, ConfigError
+from robust_fin.bundle import read_provenance
+from robust_fin.command import callable_as, run_job
+from robust_fin.errors import ConfigError
 from robust_fin.evaluation.console import compare_table, judgement_tables, metric_tables, show
 from robust_fin.evaluation.contest import contest, contest_words
 from robust_fin.evaluation.pairing import paired, pairing_tables
 from robust_fin.evaluation.report import write_report
-from robust_fin.evaluation.significance import Judgement, judge
+from robust_fin.evaluation.significance import Judgement
 from robust_fin.evaluation.verdict import verdict
 from robust_fin.lockbox import LOCKBOX, open_lockbox
+from robust_fin.run import Run
 from robust_fin.trials import daily_of, deflated_words
 
-PREDICTIONS = "predictions.parquet"
 
+def evaluate(run: Run | Path | str) -> Judgement:
+    """Judge the test span of a finished run against its baselines.
 
-def evaluate(run: Path) -> dict[str, Any]:
-    """Print the figures of a finished run beside its baselines, and the verdict.
+    Args:
+        run: a finished run, or its folder.
+
+    Returns:
+        Every figure with its interval, every paired difference, calibration and edge.
 
     Raises:
         BundleError: `run` is not the folder of a finished run.
+
+    Examples:
+        >>> from robust_fin import evaluate, fit, verdict
+        >>> tiny = ["source.synthetic.rows=9000", "features=study", "report.pictures=false"]
+        >>> run = fit("smoke", *tiny)
+        >>> found = evaluate(run)
+        >>> found.net.dates, found.net.skill.low < found.net.skill.estimate < found.net.skill.high
+        (2, True)
+        >>> sorted(found.against), verdict(found) == run.verdict
+        (['constant', 'minus_last_return', 'ridge'], True)
     """
-    metrics = read_metrics(run)
-    config = read_config(run)
-    show(*metric_tables(metrics, title=f"{config.name}, {run.name}"))
-    predictions = pd.read_parquet(run / PREDICTIONS)
-    found = judged(predictions, config)
-    trials = deflated_words(run)
-    written = write_report(run, predictions, found, metrics=metrics, pictures=True, notes=[trials])
+    found = Run.of(run)
+    found.metrics  # noqa: B018  # refuses a run that has not finished
+    return found.judgement
+
+
+def tell(folder: Path) -> dict[str, Any]:
+    """Print the figures of a finished run beside its baselines, and the verdict.
+
+    Raises:
+        BundleError: it is not the folder of a finished run.
+    """
+    run = Run.of(folder)
+    metrics, found = run.metrics, evaluate(run)
+    show(*metric_tables(metrics, title=f"{run.config.name}, {folder.name}"))
+    trials = deflated_words(folder)
+    written = write_report(
+        folder, run.predictions, found, metrics=metrics, pictures=True, notes=[trials]
+    )
     show(*judgement_tables(found), f"report       {written}", trials, verdict(found))
     return metrics
 
@@ -56,15 +84,16 @@ def look(run: Path) -> None:
 
 def compare(runs: Sequence[Path]) -> None:
     """Print finished runs side by side, and what picking the best of them is worth."""
-    show(compare_table({run.name: read_metrics(run) for run in runs}))
-    tables = {str(run): pd.read_parquet(run / PREDICTIONS) for run in runs}
+    finished = {str(run): Run.of(run) for run in runs}
+    show(compare_table({one.folder.name: one.metrics for one in finished.values()}))
+    tables = {name: one.predictions for name, one in finished.items()}
     first, *others = tables
     for other in others:
         show(*pairing_tables(paired(tables[first], tables[other]), first, other))
     if len(runs) > 1:
         show(*picking_words(runs))
     for run in runs:
-        show(f"{run.name}: {verdict(judged(tables[str(run)], read_config(run)))}")
+        show(f"{run.name}: {finished[str(run)].verdict}")
 
 
 def picking_words(runs: Sequence[Path]) -> list[str]:
@@ -74,25 +103,13 @@ def picking_words(runs: Sequence[Path]) -> list[str]:
     return contest_words(contest({str(run): daily_of(run) for run in runs}))
 
 
-def judged(predictions: pd.DataFrame, config: DictConfig) -> Judgement:
-    """What the net's forecasts of the test span carry, from the predictions table alone."""
-    return judge(predictions, instrument=instantiate(config.instrument))
-
-
 def read_metrics(run: Path) -> dict[str, Any]:
     """metrics.json of a run.
 
     Raises:
         BundleError: the run is none, or has not finished.
     """
-    read_config(run)
-    path = run / "metrics.json"
-    if not path.is_file():
-        raise BundleError(
-            f"{run} has no metrics.json: the run has not finished. python -m robust_fin.train "
-            f"resume={run} goes on with it"
-        )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return Run.of(run).metrics
 
 
 def job(config: DictConfig) -> None:
@@ -108,13 +125,15 @@ def job(config: DictConfig) -> None:
     if config.lockbox:
         look(folder)
     else:
-        evaluate(folder)
+        tell(folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
     return run_job(job, config_name="evaluate", argv=argv)
 
+
+callable_as(evaluate)
 
 if __name__ == "__main__":
     sys.exit(main())

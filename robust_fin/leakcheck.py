@@ -1,5 +1,10 @@
 """python -m robust_fin.leakcheck [+experiment=NAME] [source.path=FILE] [any key of train]."""
 
+from robust_fin.usage import answer_help
+
+if __name__ == "__main__":
+    answer_help("leakcheck")  # before torch is imported
+
 import logging
 import sys
 import time

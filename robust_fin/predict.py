@@ -1,30 +1,100 @@
 """python -m robust_fin.predict run=RUN_FOLDER source.path=FILE out=FILE.parquet."""
 
-import logging
+from robust_fin.usage import answer_help
+
+if __name__ == "__main__":
+    answer_help("predict")  # before torch is imported
+
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import pandas as pd
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from robust_fin.bundle import load_bundle
-from robust_fin.command import run_job
+from robust_fin.bar_files import write_bars
+from robust_fin.borrowed import borrowed_process
+from robust_fin.bundle import load_bundle, read_config
+from robust_fin.command import callable_as, run_job
+from robust_fin.composition import composed
 from robust_fin.errors import ConfigError
 from robust_fin.evaluation.console import show
+from robust_fin.run import Run
 
-log = logging.getLogger(__name__)
+
+def predict(run: Run | Path | str, bars: pd.DataFrame | Path | str, *words: str) -> pd.DataFrame:
+    """Score every bar that has all features.
+
+    Args:
+        run: a finished run, or its folder.
+        bars: a file, or a table with stamps that mark the start of a bar.
+        words: overrides of source; what is not among them is taken from the run, so that its
+            timezone and calendar hold for the new bars too.
+
+    Returns:
+        The predictions table, one row a bar; target and outcome are null for the newest.
+
+    Raises:
+        BundleError: the run has not finished.
+        SourceError: the bars break a rule of a bar table.
+
+    Examples:
+        >>> from robust_fin import fit, load_bars, predict
+        >>> tiny = ["source.synthetic.rows=4000", "features=study", "report.pictures=false"]
+        >>> run = fit("smoke", *tiny)
+        >>> table = predict(run, load_bars(None, "source.synthetic.rows=100"))
+        >>> len(table), table["model"].unique().tolist(), int(table["outcome"].isna().sum())
+        (95, ['net'], 1)
+    """
+    folder = Run.of(run).folder
+    given = list(words)
+    with ExitStack() as stack:
+        stack.enter_context(borrowed_process())
+        if isinstance(bars, pd.DataFrame):
+            kept = Path(stack.enter_context(TemporaryDirectory())) / "bars.parquet"
+            source = composed("predict", given).config.source
+            write_bars(bars, kept, length=_length(folder, source, given))
+            given += [f"source.{key}" for key in ("timezone", "time_format", "stamp", "fraction")]
+        else:
+            kept, source = Path(bars), composed("predict", given).config.source
+        source.path = str(kept)
+        return scores(folder, source, given=[*given, "source.path"])
 
 
-def predict(config: DictConfig, *, given: Sequence[str]) -> Path:
-    """Score every bar that has all features, and write the predictions table.
+def scores(run: Path, source: DictConfig, *, given: Sequence[str]) -> pd.DataFrame:
+    """The predictions table of a run's forecaster.
+
+    Args:
+        run: the run folder.
+        source: where the bars come from.
+        given: overrides of source that hold; what is not among them is taken from the run.
+    """
+    bundle = load_bundle(run)
+    torch.set_num_threads(bundle.config.threads)
+    merged = bundle.config.source
+    OmegaConf.update(merged, "spikes", source.spikes)  # a run's own were to test the run
+    for word in given:
+        key = word.partition("=")[0].lstrip("+").removeprefix("source.")
+        OmegaConf.update(merged, key, OmegaConf.select(source, key))
+    return bundle.predict_source(instantiate(merged))
+
+
+def _length(run: Path, source: DictConfig, given: Sequence[str]) -> str:
+    named = any(word.startswith("source.bar=") for word in given)
+    return str(source.bar if named else read_config(run).source.bar)
+
+
+def write_scores(config: DictConfig, *, given: Sequence[str]) -> Path:
+    """Score, and write the predictions table.
 
     Args:
         config: run, source and out.
-        given: the overrides of source that were written on the command line; what is not among
-            them is taken from the run, so that its timezone and calendar hold for the new bars too.
+        given: the overrides of source that were written on the command line.
 
     Returns:
         The file written.
@@ -32,14 +102,7 @@ def predict(config: DictConfig, *, given: Sequence[str]) -> Path:
     out = Path(str(config.out)).expanduser()
     if out.suffix != ".parquet":
         raise ConfigError(f"out={config.out} must end in .parquet")
-    bundle = load_bundle(Path(config.run).expanduser())
-    torch.set_num_threads(bundle.config.threads)
-    source = bundle.config.source
-    OmegaConf.update(source, "spikes", config.source.spikes)  # a run's own were to test the run
-    for word in given:
-        key = word.partition("=")[0].lstrip("+").removeprefix("source.")
-        OmegaConf.update(source, key, OmegaConf.select(config.source, key))
-    table = bundle.predict_source(instantiate(source))
+    table = scores(Path(config.run).expanduser(), config.source, given=given)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         table.to_parquet(out, index=False)
@@ -53,13 +116,15 @@ def predict(config: DictConfig, *, given: Sequence[str]) -> Path:
 def job(config: DictConfig) -> None:
     """What Hydra calls."""
     words = HydraConfig.get().overrides.task
-    predict(config, given=[word for word in words if word.lstrip("+").startswith("source.")])
+    write_scores(config, given=[word for word in words if word.lstrip("+").startswith("source.")])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
     return run_job(job, config_name="predict", argv=argv)
 
+
+callable_as(predict)
 
 if __name__ == "__main__":
     sys.exit(main())

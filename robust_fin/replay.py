@@ -1,5 +1,10 @@
 """python -m robust_fin.replay record=RUN_FOLDER/nonfinite/step_<n>.safetensors."""
 
+from robust_fin.usage import answer_help
+
+if __name__ == "__main__":
+    answer_help("replay")  # before torch is imported
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,6 +3,11 @@
 Ranks the candidate features on training rows alone, and says which few of them to train with.
 """
 
+from robust_fin.usage import answer_help
+
+if __name__ == "__main__":
+    answer_help("select")  # before torch is imported
+
 import json
 import math
 import sys

@@ -1,5 +1,6 @@
 """What a finished run is on disk; save, load, predict. No pickle in it."""
 
+from robust_fin.bundle.folder import FOLDER as BUNDLE
 from robust_fin.bundle.folder import (
     Bundle,
     finish_bundle,
@@ -15,6 +16,7 @@ from robust_fin.bundle.predictions import Forecast, MemberMean, mean_forecast, p
 from robust_fin.bundle.span_forecast import SpanForecast, spread
 
 __all__ = [
+    "BUNDLE",
     "SCORE_BLOCK",
     "Bundle",
     "Forecast",

@@ -1,7 +1,9 @@
 """What a run says at the keyboard: tables and the verdict."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +14,10 @@ from robust_fin.evaluation.bootstrap import Interval
 from robust_fin.evaluation.edge import Edge
 from robust_fin.evaluation.significance import Judgement
 from robust_fin.metrics import excess_kurtosis
+
+NOTHING, RESULT, USUAL, DETAILS = range(-1, 3)
+_loudness = ContextVar("loudness", default=USUAL)
+_LEAST_WIDTH = 110  # of a file or pipe, which has none of its own
 
 Figure = float | int | None
 _SPAN_ROWS = ("loss", "loss_trivial", "skill", "skill_squared", "mae", "mae_trivial", "rank_ic")
@@ -146,9 +152,33 @@ def compare_table(runs: Mapping[str, Mapping[str, Figure]]) -> Table:
     return table
 
 
-def show(*parts: Table | str) -> None:
-    """Write tables and lines to the console."""
+@contextmanager
+def talking(loudness: int) -> Iterator[None]:
+    """Show what matters so much and no less; within NOTHING, nothing.
+
+    Args:
+        loudness: NOTHING, RESULT (the verdict alone), USUAL or DETAILS.
+    """
+    silent = _loudness.get() == NOTHING
+    before = _loudness.set(NOTHING if silent else loudness)
+    try:
+        yield
+    finally:
+        _loudness.reset(before)
+
+
+def show(*parts: Table | str, loudness: int = USUAL) -> None:
+    """Write tables and lines to the console.
+
+    Args:
+        parts: to be written.
+        loudness: RESULT is shown also where little is.
+    """
+    if loudness > _loudness.get():
+        return
     console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, _LEAST_WIDTH)
     for part in parts:
         console.print(part, highlight=False, markup=False)
 

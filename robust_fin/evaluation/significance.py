@@ -27,6 +27,7 @@ from robust_fin.evaluation.date_sums import (
     tie_share_of,
 )
 from robust_fin.evaluation.edge import Edge, Instrument, edge
+from robust_fin.progress import shown_progress
 
 DRAWS = 2000
 NET, CONSTANT = "net", "constant"
@@ -141,13 +142,20 @@ def judge(
     scores = {name: one["score"].to_numpy(dtype=np.float64) for name, one in models.items()}
     sums = {name: rows.sums(score) for name, score in scores.items()}
     samples = date_draws(sums[NET], draws=draws, seed=seed)
-    figures = {name: figures_of(one, samples) for name, one in sums.items()}
     others = [name for name in models if name != NET]
+    figures, against = dict[str, Significance](), dict[str, Comparison]()
+    with shown_progress("intervals", total=len(models) + len(others)) as advance:
+        for name, one in sums.items():
+            figures[name] = figures_of(one, samples)
+            advance(1)
+        for name in others:
+            against[name] = less(sums[NET], sums[name], samples)
+            advance(1)
     close = shared["close"].to_numpy(dtype=np.float64) if "close" in shared else None
     return Judgement(
         net=figures[NET],
         baselines={name: figures[name] for name in others},
-        against={name: less(sums[NET], sums[name], samples) for name in others},
+        against=against,
         calibration=calibration(rows, scores[NET], samples),
         edge=edge(rows, scores[NET], samples, close=close, instrument=_traded(instrument, shared)),
     )

@@ -9,7 +9,9 @@ import pandas as pd
 
 from robust_fin.errors import ConfigError, SchemaError
 from robust_fin.features.history import chained_bars, contract_rows, take_rows
+from robust_fin.progress import hidden, shown_progress
 
+_LONG = 500_000  # values that take long enough to show how far they are
 BARS, TRADING_DATES, SESSION = "bars", "trading dates", "since the session's start"
 
 
@@ -110,16 +112,18 @@ def compute_features(bars: pd.DataFrame, names: Sequence[str], *, first: int = 0
     """
     wanted = [get_feature(name) for name in names]
     values = {name: np.full(len(bars), np.nan) for name in names}
-    contracts = contract_rows(bars)
-    for position, rows in enumerate(contracts):
-        if rows[-1] < first:
-            continue
-        history = {(False, ""): take_rows(bars, rows)}
-        for unit, count in longest_chains(wanted).items():
-            history[True, unit] = chained_bars(bars, contracts, position, count, unit)
-        for one in wanted:
-            seen = history[one.chained, one.lookback.unit if one.chained else ""]
-            values[one.name][rows] = _values(one, seen)[-len(rows) :]
+    contracts, total = contract_rows(bars), len(bars) * len(wanted)
+    with hidden(when=total < _LONG), shown_progress("features", total=total) as advance:
+        for position, rows in enumerate(contracts):
+            if rows[-1] < first:
+                continue
+            history = {(False, ""): take_rows(bars, rows)}
+            for unit, count in longest_chains(wanted).items():
+                history[True, unit] = chained_bars(bars, contracts, position, count, unit)
+            for one in wanted:
+                seen = history[one.chained, one.lookback.unit if one.chained else ""]
+                values[one.name][rows] = _values(one, seen)[-len(rows) :]
+                advance(len(rows))
     return pd.DataFrame(values, columns=list(names), index=bars.index, copy=False)
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from robust_fin.errors import SchemaError
+from robust_fin.progress import Advance, shown_progress
 
 CODES = pa.dictionary(pa.int32(), pa.string())
 _BLOCK = 8 << 20  # bytes a thread parses at once
@@ -42,8 +43,11 @@ def csv_table(path: Path, compression: str | None, columns: Mapping[str, pa.Data
     Raises:
         SchemaError: a value runs over the end of its line.
     """
-    with pa.input_stream(str(path), compression=compression) as stream:
-        lines = _Lines(stream)
+    with (
+        pa.input_stream(str(path), compression=compression) as stream,
+        shown_progress(f"reading {path.name}", total=_size(path, compression)) as advance,
+    ):
+        lines = _Lines(stream, advance)
         table = pyarrow.csv.read_csv(
             lines, read_options=_READ_OPTIONS, convert_options=_convert(columns)
         )
@@ -60,8 +64,11 @@ def csv_batches(
         SchemaError: a value runs over the end of its line; told after the last batch.
     """
     rows = 0
-    with pa.input_stream(str(path), compression=compression) as stream:
-        lines = _Lines(stream)
+    with (
+        pa.input_stream(str(path), compression=compression) as stream,
+        shown_progress(f"reading {path.name}", total=_size(path, compression)) as advance,
+    ):
+        lines = _Lines(stream, advance)
         for batch in pyarrow.csv.open_csv(
             lines, read_options=_READ_OPTIONS, convert_options=_convert(columns)
         ):
@@ -71,6 +78,11 @@ def csv_batches(
 
 
 _READ_OPTIONS = pyarrow.csv.ReadOptions(block_size=_BLOCK)
+
+
+def _size(path: Path, compression: str | None) -> int | None:
+    """Bytes to be parsed, where the file's size tells."""
+    return path.stat().st_size if compression is None else None
 
 
 def _convert(columns: Mapping[str, pa.DataType]) -> pyarrow.csv.ConvertOptions:
@@ -89,8 +101,9 @@ class _Lines:
 
     closed = False
 
-    def __init__(self, stream: pa.NativeFile) -> None:
+    def __init__(self, stream: pa.NativeFile, advance: Advance | None = None) -> None:
         self.count = 0
+        self._advance = advance
         self._stream, self._ahead = stream, stream.read(_FIRST)
         self._at_start = True
 
@@ -98,6 +111,8 @@ class _Lines:
         piece, self._ahead = self._ahead, self._stream.read(size) if self._ahead else b""
         if piece and not self._ahead:
             piece += b"\n"  # beyond the last line end it is an empty line
+        if self._advance is not None:
+            self._advance(len(piece))
         if piece:
             marks = np.frombuffer(piece, dtype=np.uint8)
             ends = (marks == _LF) | (marks == _CR)

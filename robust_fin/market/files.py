@@ -12,6 +12,7 @@ import pyarrow.parquet
 from robust_fin.errors import RobustFinError, SchemaError, SourceError
 from robust_fin.market.columns import NUMBERS, match_headers
 from robust_fin.market.csv_text import CODES, csv_batches, csv_headers, csv_table
+from robust_fin.progress import shown_progress, shown_seconds
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _BUFFER = 1 << 20  # bytes of a column read at once where a file is read in blocks
@@ -143,7 +144,10 @@ def _csv_batches(
 def _read_parquet(path: Path, compression: str | None) -> pa.Table:
     with pa.input_stream(str(path), compression=compression) as stream:
         content = pa.BufferReader(stream.read_buffer())
-    with pyarrow.parquet.ParquetFile(content, **_CAREFUL) as file:
+    with (
+        pyarrow.parquet.ParquetFile(content, **_CAREFUL) as file,
+        shown_seconds(f"reading {path.name}"),
+    ):
         headers = _parquet_headers(file, path.name, names=())
         table = file.read(columns=list(headers.values()))
     return _in_utc(table.select(list(headers.values())).rename_columns(list(headers)))
@@ -160,9 +164,12 @@ def _parquet_batches(
         source, pre_buffer=False, buffer_size=_BUFFER, **_CAREFUL
     ) as file:
         headers = _parquet_headers(file, path.name, names=names)
-        for batch in file.iter_batches(batch_size=rows, columns=list(headers.values())):
-            batch = batch.select(list(headers.values())).rename_columns(list(headers))
-            yield _in_utc(batch)
+        total = file.metadata.num_rows
+        with shown_progress(f"reading {path.name}", total=total) as advance:
+            for batch in file.iter_batches(batch_size=rows, columns=list(headers.values())):
+                batch = batch.select(list(headers.values())).rename_columns(list(headers))
+                yield _in_utc(batch)
+                advance(batch.num_rows)
 
 
 def _parquet_headers(

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from robust_fin.data.batches import CallPlan
 from robust_fin.errors import ConfigError
+from robust_fin.progress import shown_seconds
 from robust_fin.training.calls import StepCalls
 from robust_fin.training.loop_library import NoCompilerError
-from robust_fin.training.progress import shown_seconds
 from robust_fin.training.steps import StepLoop, StepSettings
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def compiled_loop(
         own_dropout: whether each call is given a rate of dropout.
     """
     try:
-        with shown_seconds("compiling, once", show=config.trainer.enable_progress_bar):
+        with shown_seconds("compiling, once"):
             loop = StepLoop(
                 net.train(),
                 link=link,

@@ -1,13 +1,9 @@
-"""The progress bar of a fit, and of the compilation before it."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""The progress bar of a fit."""
 
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
-from rich.console import Console
-from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task
-from rich.text import Text
+
+from robust_fin.progress import is_watched
 
 
 class FitProgress(RichProgressBar):
@@ -19,7 +15,17 @@ class FitProgress(RichProgressBar):
 
     def __init__(self, *, refresh_rate: int) -> None:
         """Leave the finished bars of all epochs out of the scroll."""
-        super().__init__(refresh_rate=refresh_rate)
+        super().__init__(refresh_rate=refresh_rate, console_kwargs={"stderr": True})
+
+    @property
+    def is_enabled(self) -> bool:
+        """Only where a terminal looks on."""
+        return super().is_enabled and is_watched()
+
+    @property
+    def is_disabled(self) -> bool:
+        """The opposite."""
+        return not self.is_enabled
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
@@ -28,33 +34,3 @@ class FitProgress(RichProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
-
-
-class _Seconds(ProgressColumn):
-    """`compiling, once: 12 s`."""
-
-    def render(self, task: Task) -> Text:
-        """What was written when the task began, and the seconds since."""
-        return Text(f"{task.description}: {task.elapsed or 0:.0f} s")
-
-
-@contextmanager
-def shown_seconds(what: str, *, show: bool, console: Console | None = None) -> Iterator[None]:
-    """A line that counts the seconds of something whose end is not known; gone when it is done.
-
-    Args:
-        what: such as `compiling, once`.
-        show: False, or a console that is no terminal, shows nothing.
-        console: where; None takes standard output.
-    """
-    console = console or Console()
-    bar = Progress(
-        SpinnerColumn(),
-        _Seconds(),
-        console=console,
-        transient=True,
-        disable=not (show and console.is_terminal),
-    )
-    with bar:
-        bar.add_task(what, total=None)
-        yield

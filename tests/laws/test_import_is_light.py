@@ -28,6 +28,8 @@ def test_bars_and_features_pull_in_no_torch() -> None:
     held = modules_after("from robust_fin import BarSource, synthetic_market, feature, Lookback")
     assert "pandas" in held
     assert held.isdisjoint({"torch", "lightning", "hydra"})
+    held = modules_after("from robust_fin import load_bars, make_features")
+    assert held.isdisjoint({"torch", "lightning"})
 
 
 @pytest.mark.parametrize("name", robust_fin.__all__)
@@ -36,5 +38,5 @@ def test_every_public_name_is_there(name: str) -> None:
 
 
 def test_a_name_that_is_not_there_is_said_with_those_that_are() -> None:
-    with pytest.raises(AttributeError, match=r"robust_fin has no Net; it has BarSource, "):
+    with pytest.raises(AttributeError, match=r"robust_fin has no Net; it has load_bars, "):
         _ = robust_fin.Net

@@ -22,11 +22,17 @@ def test_a_wheel_trains_elsewhere(tmp_path: Path) -> None:
     assert shipped == {str(path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml")}
     assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
 
+    (entry,) = (name for name in names if name.endswith("entry_points.txt"))
+    assert "robust-fin = robust_fin.__main__:main" in (unpacked / entry).read_text()
+
     where = tmp_path / "elsewhere"
     where.mkdir()
     words = ["+experiment=smoke", "hydra.run.dir=run", "trainer.enable_progress_bar=false"]
+    script = (
+        "import sys; from robust_fin.__main__ import main; sys.exit(main())"  # the script's own
+    )
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "robust_fin.train", *words],
+        [sys.executable, "-P", "-c", script, "train", *words],
         cwd=where,
         env={**os.environ, "PYTHONPATH": str(unpacked)},
         capture_output=True,

@@ -1,0 +1,1 @@
+"""Short looks at a training run that is not to be a result: what `debug=` chooses."""

@@ -1,0 +1,105 @@
+"""How far a long step is: a line on the terminal's standard error, and nothing where there is none.
+
+Files, pipes and notebooks get no line, so that what they keep has no control characters.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+_hidden = ContextVar("hidden", default=0)  # how many ask for it, in whatever order they end
+
+Advance = Callable[[float], None]
+
+
+class _Seconds(ProgressColumn):
+    """`compiling, once: 12 s`."""
+
+    def render(self, task: Task) -> Text:
+        """What was written when the task began, and the seconds since."""
+        return Text(f"{task.description}: {task.elapsed or 0:.0f} s")
+
+
+def terminal() -> Console:
+    """Standard error."""
+    return Console(stderr=True)
+
+
+def is_watched(console: Console | None = None) -> bool:
+    """Whether a terminal looks on, and nothing has asked for silence."""
+    return _hidden.get() == 0 and (console or terminal()).is_terminal
+
+
+@contextmanager
+def hidden(*, when: bool = True) -> Iterator[None]:
+    """No progress is shown within.
+
+    Args:
+        when: False leaves it as it is.
+    """
+    _hidden.set(_hidden.get() + when)
+    try:
+        yield
+    finally:
+        _hidden.set(_hidden.get() - when)
+
+
+@contextmanager
+def shown_progress(
+    what: str, *, total: float | None, console: Console | None = None
+) -> Iterator[Advance]:
+    """A bar with the time left; gone when it is done.
+
+    Args:
+        what: such as `features`.
+        total: how much there is to do, in any unit; None where that is not known.
+        console: where; None takes standard error.
+
+    Yields:
+        To be called with how much more was done.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with _line(columns, console) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+@contextmanager
+def shown_seconds(what: str, *, console: Console | None = None) -> Iterator[None]:
+    """A line that counts the seconds of something whose end is not known; gone when it is done.
+
+    Args:
+        what: such as `reading es.parquet`.
+        console: where; None takes standard error.
+    """
+    with _line((SpinnerColumn(), _Seconds()), console) as bar:
+        bar.add_task(what, total=None)
+        yield
+
+
+@contextmanager
+def _line(columns: tuple[ProgressColumn, ...], console: Console | None) -> Iterator[Progress]:
+    """One line at a time: a step within a step shows none of its own."""
+    console = console or terminal()
+    bar = Progress(*columns, console=console, transient=True, disable=not is_watched(console))
+    with bar, hidden():
+        yield bar
