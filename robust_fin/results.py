@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from safetensors.numpy import save_file
@@ -25,6 +24,8 @@ from robust_fin.metrics import Yardstick, excess_kurtosis
 from robust_fin.training.baselines import NAMES, Baselines
 from robust_fin.training.fitting import Fit
 from robust_fin.training.module import parameter_count
+from robust_fin.training.trivial import TAG as TRIVIAL
+from robust_fin.training.trivial import trivial_objective
 
 METRICS, PREDICTIONS, ROWS = "metrics.json", "predictions.parquet", "rows.json"
 MEMBERS, MEMBER_SCORES = "members.json", "member_scores.safetensors"
@@ -152,24 +153,8 @@ def run_metrics(
         "train/outcome_excess_kurtosis": excess_kurtosis(folds[0].chosen.outcome("train")),
     }
     frozen = sum(one.frozen_at is not None for fold in folds for one in fold.fit.members)
-    trivial = {"train/objective_trivial": trivial_objective(config, folds)}
+    trivial = {TRIVIAL: trivial_objective(config, [fold.chosen for fold in folds])}
     return sizes | run_figures(fits, frozen=frozen) | trivial | {"seed": config.seed}
-
-
-def trivial_objective(config: DictConfig, folds: Sequence[FoldRun]) -> float:
-    """Training objective of a constant: the median of what is trained on, or its mean if better.
-
-    NaN where members have objectives of their own.
-    """
-    if config.population.delta is not None:
-        return math.nan
-    loss, found = instantiate(config.loss), []
-    for data in (fold.chosen for fold in folds):
-        trained = data.scale.trained(outcome=data.outcome("train"), rank=data.target("train"))
-        wanted = torch.from_numpy(trained)
-        constants = (wanted.median(), wanted.mean())
-        found.append(min(float(loss(one.expand_as(wanted), wanted)) for one in constants))
-    return _mean(found)
 
 
 def run_figures(fits: Sequence[Fit], *, frozen: int) -> dict[str, float]:

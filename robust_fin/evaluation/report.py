@@ -1,7 +1,6 @@
 """The report of a run: one HTML file that needs no network, the verdict on top."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,7 +10,8 @@ from typing import Any
 import pandas as pd
 import yaml  # type: ignore[import-untyped]
 
-from robust_fin.evaluation.board import show_in_tensorboard
+from robust_fin.evaluation.board import FOLDER, show_in_tensorboard, shown_of
+from robust_fin.evaluation.board_texts import config_text, provenance_text
 from robust_fin.evaluation.markup import page_html, words_html
 from robust_fin.evaluation.pictures import Drawn, can_draw, drawn
 from robust_fin.evaluation.report_origin import origin_section, rows_section
@@ -63,12 +63,17 @@ class RunFolder:
             _json(run / "bundle" / "provenance.json"),
             _json(run / "rows.json"),
             _json(run / "members.json").get("members", []),
-            read_curves(run / "tensorboard"),
+            read_curves(run / FOLDER),
         )
 
     def settings(self) -> dict[str, Any]:
         """The config as plain values."""
         return yaml.safe_load(self.config) or {}
+
+    def texts(self) -> dict[str, str]:
+        """Config and provenance in Markdown."""
+        kept = {"config": config_text(self.config)} if self.config else {}
+        return kept | ({"provenance": provenance_text(self.provenance)} if self.provenance else {})
 
 
 def write_report(
@@ -98,21 +103,16 @@ def write_report(
     unfinished = run / f"{REPORT}.part"
     unfinished.write_text(page, encoding="utf-8")
     unfinished.replace(run / REPORT)
-    show_in_tensorboard(
-        run / "tensorboard", drawings, figures=board_figures(found), verdict=verdict(found)
+    shown = shown_of(
+        found,
+        models[NET],
+        metrics=metrics,
+        drawings=drawings,
+        curves=folder.curves,
+        texts=folder.texts(),
     )
+    show_in_tensorboard(run / FOLDER, shown)
     return run / REPORT
-
-
-def board_figures(found: Judgement) -> dict[str, float]:
-    """Skill and rank IC of the net and of every baseline, a chart each; null is left out."""
-    every = {NET: found.net, **found.baselines}
-    return {
-        f"report/{name}/{model}": interval.estimate
-        for name in ("skill", "rank_ic")
-        for model, one in every.items()
-        if math.isfinite((interval := one.intervals()[name]).estimate)
-    }
 
 
 def report_sections(

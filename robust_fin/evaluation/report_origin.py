@@ -45,13 +45,19 @@ def origin_section(provenance: Mapping[str, Any], *, config: str) -> Section:
         provenance: as bundle/provenance.json has it.
         config: text of bundle/config.yaml.
     """
+    rows = origin_rows(provenance)
+    table = PlainTable("What was read, with which code", ("", "value"), rows, numbers=False)
+    folded = {"The whole config": config} if config else {}
+    return Section("origin", "Provenance and config", (), (table,), folded=folded)
+
+
+def origin_rows(provenance: Mapping[str, Any]) -> list[list[str]]:
+    """What was read and with which code, and its value, as words."""
     rows = []
     for name, value in provenance.items():
         inner = value.items() if isinstance(value, Mapping) else [("", value)]
         rows += [[f"{name} {key}".strip().replace("_", " "), _said(one)] for key, one in inner]
-    table = PlainTable("What was read, with which code", ("", "value"), rows, numbers=False)
-    folded = {"The whole config": config} if config else {}
-    return Section("origin", "Provenance and config", (), (table,), folded=folded)
+    return rows
 
 
 def _said(value: Any) -> str:

@@ -3,6 +3,7 @@
 | tag | what it is |
 |---|---|
 | stability/gradient_norm_p50, _p99, _max | of the steps since the last diagnosis, before clipping |
+| stability/gradient_clip | norm above which a step is clipped |
 | stability/clipped_share | share of those steps that were clipped |
 | stability/update_ratio/LAYER | L2 of the last update of a layer's weights over L2 of the weights |
 | stability/saturated/MODULE | share of an activation's outputs whose slope is below 0.01 |
@@ -108,6 +109,7 @@ class Diagnostics(Callback):
         points = counts(pl_module)
         points |= norm_figures(np.array(pl_module.guard.window), clip=self.clip)
         pl_module.guard.window.clear()
+        points |= {"stability/gradient_clip": self.clip} if self.clip else {}
         points |= self._update_ratios(trainer, pl_module)
         probe = probe_rows(trainer)
         if probe is not None:

@@ -25,6 +25,7 @@ from robust_fin.training.parts import (
     make_trainer,
     step_limit,
 )
+from robust_fin.training.pruning import pruning_callbacks
 from robust_fin.training.record import Recorder
 from robust_fin.training.rollback import ROLLBACK, Attempt, KeptStates, run_attempts
 from robust_fin.training.stability import (
@@ -33,6 +34,7 @@ from robust_fin.training.stability import (
     check_precision,
     require_finite_weights,
 )
+from robust_fin.training.trivial import TrivialObjective, trivial_objective
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +177,9 @@ def _attempt(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Attempt:
             plan.checkpoints, monitor=config.checkpoint.monitor, mode=config.checkpoint.mode
         )
     # last.ckpt comes last: it holds what the callbacks before it know of the epoch
-    ours = [*shared_callbacks(), *_watching(config, plan), *([best] if best else []), last]
+    trivial = TrivialObjective(trivial_objective(config, [data]))
+    watching = [trivial, *_watching(config, plan), *pruning_callbacks(has_val=data.has_val())]
+    ours = [*shared_callbacks(), *watching, *([best] if best else []), last]
     trainer = make_trainer(
         config,
         plan.folder,

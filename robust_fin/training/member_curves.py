@@ -1,31 +1,17 @@
 """Curves of a population: the mean over members, and the band that holds 95 % of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 from robust_fin.training.steps import StepResult
 
 BAND = ("mean", "low", "high")
-_CHARTS = {
-    "training objective": "members/train/objective",
-    "skill on val": "members/val/skill",
-    "rank IC on val": "members/val/rank_ic",
-}
 
 
 class MemberCurves:
     """Draws the points of the training curves that fall due within a window."""
-
-    def lay_out(self, loggers: Iterable[Logger]) -> None:
-        """Tell TensorBoard's custom scalars which curves are the edges of a band."""
-        charts = {
-            name: ["Margin", [f"{tag}_{part}" for part in BAND]] for name, tag in _CHARTS.items()
-        }
-        for logger in loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_custom_scalars({"members": charts})
 
     def draw(
         self,

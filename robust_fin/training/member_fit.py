@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.data.population import MemberSet, PopulationData
 from robust_fin.errors import ConfigError, NonFiniteError
+from robust_fin.progress import shown_seconds
 from robust_fin.training.checkpoints import LastCheckpoint
 from robust_fin.training.engine import (
     call_plan,
@@ -41,11 +42,11 @@ from robust_fin.training.parts import (
     steps_in_all,
 )
 from robust_fin.training.population import PopulationForecaster
-from robust_fin.training.progress import shown_seconds
 from robust_fin.training.schedules import check_warmup
 from robust_fin.training.stability import StopOnNonFiniteWeights
 from robust_fin.training.step_state import Layout, only_group
 from robust_fin.training.steps import OneStep
+from robust_fin.training.trivial import TrivialObjective, trivial_objective
 
 
 def fit_population(
@@ -73,7 +74,7 @@ def fit_population(
     trainer = make_trainer(
         config,
         plan.folder,
-        [StopOnNonFiniteWeights(), last],
+        [StopOnNonFiniteWeights(), TrivialObjective(trivial_objective(config, folds)), last],
         stage=plan.stage,
         has_val=has_val,
         compiled=True,
@@ -176,7 +177,7 @@ def member_engine(
             own_dropout=own_dropout,
         )
         if loop is not None:
-            with shown_seconds("compiling, once", show=config.trainer.enable_progress_bar):
+            with shown_seconds("compiling, once"):
                 return LoopedMembers(loop, block=asked or 1)
     step = OneStep(net, Layout(net), link, objective, step_settings(config), own_delta, own_dropout)
     return StackedMembers(step, block=asked or AUTO)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from jaxtyping import Float
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -115,6 +116,10 @@ class Forecaster(L.LightningModule):
         for name, value in self.val.compute().items():
             self.log(f"val/{name}", value, prog_bar=name == "skill")
         self.val.reset()
+
+    def val_forecasts(self) -> Float[np.ndarray, " rows"]:
+        """Of the val span, in rank units, before the figures of it are made."""
+        return self.val.forecasts()
 
     def configure_gradient_clipping(
         self,

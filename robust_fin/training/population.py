@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from jaxtyping import Float
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -71,6 +73,7 @@ class PopulationForecaster(L.LightningModule):
         self.automatic_optimization = False
         self.objective = MeanMetric(nan_strategy="disable")
         self.curves = MemberCurves()
+        self._forecasts: dict[int, Float[np.ndarray, " rows"]] = {}  # of val, by data set
         self._pool = ThreadPoolExecutor(workers)
         self._settled = False
         self.anchor = nn.Parameter(torch.zeros(()))  # several processes want a module to have one
@@ -116,14 +119,11 @@ class PopulationForecaster(L.LightningModule):
         for member, figures in zip(members, found.members, strict=True):
             if not self.trainer.sanity_checking:
                 self.states.keep_better(member, self.sign * figures[self.monitor])
+        self._forecasts[batch] = found.forecast.score
         for name, value in yardstick.figures(found.forecast.score).items():
             self.log(f"val/{name}", value, prog_bar=name == "skill", batch_size=1)
         for name, value in spread(found.members).items():
             self.log(f"members/val/{name}", value, batch_size=1)
-
-    def on_fit_start(self) -> None:
-        """Draw the band of the members."""
-        self.curves.lay_out(self._loggers())
 
     def on_fit_end(self) -> None:
         """Without a val span the last weights count."""
@@ -141,6 +141,14 @@ class PopulationForecaster(L.LightningModule):
     def _nets(self, flat: Tensor, members: Sequence[int], data: MemberSet) -> Nets:
         stack = self.states.stack(flat, members)
         return Nets(self.architecture, self.link, data.to_rank, stack)
+
+    def val_forecasts(self) -> Float[np.ndarray, " rows"]:
+        """The members' mean forecasts of the val spans, at the last validation."""
+        return np.concatenate([np.zeros(0), *self._forecasts.values()])
+
+    def living_weights(self) -> dict[str, Tensor]:
+        """The weights as they are trained, with a leading axis of members."""
+        return self.states.stack(self.states.weights, self._living())
 
     @property
     def architecture(self) -> nn.Module:

@@ -55,6 +55,11 @@ class SpanScores(Metric):
         self.target.append(target)
         self.outcome.append(outcome)
 
+    def forecasts(self) -> Scores:
+        """Those gathered so far in this process, in rank units."""
+        score = dim_zero_cat(self.score).double().cpu().numpy()
+        return score if self.to_rank is None else self.to_rank(score)
+
     def compute(self) -> dict[str, Float[Tensor, ""]]:
         """The figures of the span, float32 scalars by name."""
         vectors = (self.score, self.target, self.outcome)

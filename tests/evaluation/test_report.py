@@ -194,10 +194,11 @@ def test_the_pictures_are_in_tensorboard_once(planted: tuple) -> None:
     (image,) = events.Images("report/calibration")
     assert image.encoded_image_string.startswith(b"\x89PNG")
     assert [one.step for one in events.Scalars("val/loss")] == [99, 199]
-    (skill,) = events.Scalars("report/skill/net")
+    skill, last = events.Scalars("report/skill/net")
+    assert (skill.step, last.step, last.value) == (0, 199, skill.value)
     assert skill.value == pytest.approx(found.net.skill.estimate, rel=1e-6)
     for name, one in found.baselines.items():
-        (skill,) = events.Scalars(f"report/skill/{name}")
+        skill, _ = events.Scalars(f"report/skill/{name}")
         assert skill.value == pytest.approx(one.skill.estimate, rel=1e-6)
     assert "report/rank_ic/constant" not in events.Tags()["scalars"]
     (said,) = events.Tensors("report/verdict")

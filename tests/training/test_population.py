@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.custom_scalar import layout_pb2
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import Interrupted, NonFiniteError
@@ -334,25 +333,3 @@ def test_the_band_of_the_members_is_drawn_at_optimizer_steps(whole_run: tuple[Fi
     mean = sum(last_epoch) / len(last_epoch)
     assert whole_run[0].summary.objective == pytest.approx(mean, rel=1e-6)
     assert all(points["val/skill"][at] != points["members/val/skill_mean"][at] for at in validated)
-
-
-def test_tensorboard_is_told_to_draw_margins(whole_run: tuple[Fit, Path]) -> None:
-    events = EventAccumulator(str(whole_run[1] / "tensorboard")).Reload()
-    (event,) = events.Tensors("custom_scalars__config__")
-    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
-    (category,) = layout.category
-    assert category.title == "members"
-    assert [
-        (one.title, one.margin.series[0].value, one.margin.series[0].lower)
-        for one in category.chart
-    ] == [
-        (title, f"members/{tag}_mean", f"members/{tag}_low")
-        for title, tag in (
-            ("training objective", "train/objective"),
-            ("skill on val", "val/skill"),
-            ("rank IC on val", "val/rank_ic"),
-        )
-    ]
-    assert {one.margin.series[0].upper for one in category.chart} == {
-        f"members/{tag}_high" for tag in ("train/objective", "val/skill", "val/rank_ic")
-    }
