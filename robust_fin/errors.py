@@ -47,3 +47,7 @@ class Interrupted(BaseException):
 
 class NonFiniteError(RobustFinError):
     """A loss, gradient or weight that stopped being a number; training ends where it happened."""
+
+
+class Pruned(RobustFinError):  # noqa: N818 - nobody's mistake
+    """A trial of a search that was ended early, because others did better on val by then."""

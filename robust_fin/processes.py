@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 from robust_fin.bundle.failure import loss_kept
 from robust_fin.command import USER_ERRORS, readable
 from robust_fin.errors import ConfigError
+from robust_fin.hardware.devices import check_trainer
 from robust_fin.hardware.ending import RankError, end_in, end_with_starter
 from robust_fin.hardware.group import gathered, joined, require_agreement, share_first
-from robust_fin.hardware.launch import WORD, launch, launched_place, launched_task
+from robust_fin.hardware.launch import (
+    WORD,
+    launch,
+    launched_place,
+    launched_task,
+    rank_environment,
+)
 from robust_fin.hardware.place import Place, outside_rank, place_from_outside
 from robust_fin.hardware.start import plan_start
 from robust_fin.settings import typed
@@ -41,34 +49,27 @@ class Job:
     resume: bool
 
 
-def start(job: Job, work: Work, *, module: str) -> None:
+def start(job: Job, work: Work, *, module: str, logging: Mapping[str, Any] | None = None) -> None:
     """Do the work here, or start the processes that do it and wait for them.
 
     Args:
         job: what to do.
         work: how.
         module: whose `main` does the same in a process with the word launched=FOLDER.
+        logging: settings of the run's log file; None takes Hydra's where it has a part in the run.
 
     Raises:
         ConfigError: trainer, hardware, machine and environment do not fit together.
         RankError: one of the processes was lost, or failed with a message.
     """
     config = job.config
-    if place_from_outside(os.environ) is not None and _is_sweep():
-        raise ConfigError(
-            "a sweep cannot be run under torchrun or srun: every process would go through all jobs "
-            "by itself. Start it alone; each job then starts its own processes on this machine"
-        )
+    if _is_sweep():
+        refuse_outside_ranks(os.environ)
     plan = plan_start(config.trainer, instantiate(config.hardware), os.environ)
     if plan.processes == 0:
         _take_part(job, work, plan.place)
         return
-    task = {
-        "config": OmegaConf.to_yaml(config, resolve=True),
-        "run": str(job.run),
-        "resume": job.resume,
-        "logging": _logging(job.run),
-    }
+    task = task_of(job, logging=logging or _logging(job.run))
     with loss_kept(job.run):
         launch(
             module,
@@ -79,26 +80,60 @@ def start(job: Job, work: Work, *, module: str) -> None:
         )
 
 
+def task_of(job: Job, *, logging: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a process is told of a job: its settings to the last digit, where, and how to log."""
+    return {
+        "config": OmegaConf.to_yaml(job.config, resolve=True),
+        "run": str(job.run),
+        "resume": job.resume,
+        "logging": logging,
+    }
+
+
+def refuse_outside_ranks(environ: Mapping[str, str]) -> None:
+    """Refuse a sweep in each of the processes that torchrun or srun started.
+
+    Raises:
+        ConfigError: there are several of them.
+    """
+    if place_from_outside(environ) is not None:
+        raise ConfigError(
+            "a sweep cannot be run under torchrun or srun: every process would go through all jobs "
+            "by itself. Start it alone; each job then starts its own processes on this machine"
+        )
+
+
 def is_launched(words: Sequence[str]) -> bool:
     """Whether a command line is that of a rank that `start` has started."""
     return any(word.startswith(f"{WORD}=") for word in words)
 
 
 def run_rank(words: Sequence[str], work: Work) -> int:
-    """What a started process does; returns its exit code."""
+    """What a started process does; returns its exit code.
+
+    One that was started for a whole job (its task names a `module`) starts the job's ranks itself.
+    """
     (folder,) = (Path(one.partition("=")[2]) for one in words if one.startswith(f"{WORD}="))
     end_with_starter(folder)
     task = launched_task(folder)
+    module = task.get("module")
+    if module is not None:
+        for name in rank_environment(0, 1):
+            os.environ.pop(name, None)  # whoever set it, it is not of this job
     place = launched_place(folder, os.environ) or place_from_outside(os.environ)
     if task["logging"] and (place is None or place.rank == 0):
         configure_log(OmegaConf.create(task["logging"]))
     config = OmegaConf.create(task["config"])
     assert isinstance(config, DictConfig)
     job = Job(typed(config), Path(task["run"]), task["resume"])
+    if module is not None:
+        part = partial(start, job, work, module=module, logging=task["logging"])
+    else:
+        part = partial(_take_part, job, work, place)
     return end_in(
         folder,
         0 if place is None else place.rank,
-        lambda: _take_part(job, work, place),
+        part,
         errors=USER_ERRORS,
         readable=readable,
     )
@@ -115,10 +150,21 @@ def _take_part(job: Job, work: Work, place: Place | None) -> None:
     if place is None:
         work(job)
         return
+    _require_world(job.config, place)
     # Lightning would set torch's threads itself
     os.environ.setdefault("OMP_NUM_THREADS", str(job.config.threads))
     with joined(place, accelerator=job.config.trainer.accelerator):
         work(_agreed(job))
+
+
+def _require_world(config: DictConfig, place: Place) -> None:
+    """Refuse to train with another number of processes than the settings ask for.
+
+    Raises:
+        ConfigError: says both numbers.
+    """
+    devices = check_trainer(config.trainer, instantiate(config.hardware))
+    place.check_world(devices=devices, nodes=int(config.trainer.num_nodes))
 
 
 def _agreed(job: Job) -> Job:

@@ -8,6 +8,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from robust_fin.errors import ConfigError
 
+OF_SWEEPS = ("sweep", "executor")  # groups that no run sees
+
 
 @dataclass
 class PredictionSettings:
@@ -42,6 +44,7 @@ class TrainSettings:
         batch_size: rows a training batch and process.
         score_batch_size: rows a validation batch.
         threads: of torch.
+        verbose: how much a run says: 0, 1 or 2.
         predictions: what is kept of them.
         report: how it is written.
     """
@@ -52,6 +55,7 @@ class TrainSettings:
     batch_size: int = MISSING
     score_batch_size: int = MISSING
     threads: int = MISSING
+    verbose: int = MISSING
     predictions: PredictionSettings = field(default_factory=PredictionSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
     source: Any = MISSING
@@ -77,6 +81,8 @@ class TrainSettings:
     baselines: Any = MISSING
     instrument: Any = MISSING
     debug: Any = MISSING
+    sweep: Any = MISSING
+    executor: Any = MISSING
 
 
 @dataclass
@@ -112,7 +118,12 @@ def typed(config: DictConfig) -> DictConfig:
     """A config read from a file, held against the schema as one composed by Hydra is."""
     merged = OmegaConf.merge(OmegaConf.structured(TrainSettings), config)
     assert isinstance(merged, DictConfig)
-    return merged
+    return merged if any(key in config for key in OF_SWEEPS) else of_run(merged)
+
+
+def of_run(config: DictConfig) -> DictConfig:
+    """The settings of one run alone: without what only a sweep needs, so that no hash knows it."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key not in OF_SWEEPS])
 
 
 def check_ranges(config: DictConfig) -> None:

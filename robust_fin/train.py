@@ -3,6 +3,12 @@
 python -m robust_fin.train resume=RUN_FOLDER [trainer.max_epochs=N]
 """
 
+from robust_fin.usage import answer_help
+
+if __name__ == "__main__":
+    answer_help("train")  # before torch is imported
+
+import contextlib
 import logging
 import math
 import os
@@ -17,7 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from robust_fin.bundle import read_config, start_bundle, write_config
+from robust_fin.bundle import BUNDLE, read_config, start_bundle, write_config
 from robust_fin.bundle.failure import reason_kept
 from robust_fin.bundle.whole_files import full_disk_said
 from robust_fin.command import guarded, run_job
@@ -25,13 +31,24 @@ from robust_fin.data.datamodule import BarDataModule, Market
 from robust_fin.data.folds import cut_folds
 from robust_fin.data.label_controls import KEPT
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.console import judgement_tables, metric_tables, show, target_table
+from robust_fin.evaluation.board_session import failure_shown, open_session
+from robust_fin.evaluation.console import (
+    DETAILS,
+    RESULT,
+    judgement_tables,
+    metric_tables,
+    show,
+    target_table,
+)
 from robust_fin.evaluation.report import REPORT
+from robust_fin.evaluation.summary import summary_table
 from robust_fin.evaluation.verdict import verdict
 from robust_fin.hardware.group import first_on_machine_first, is_first, require_agreement
 from robust_fin.processes import Job, is_launched, run_rank, start, words_of_rank
+from robust_fin.progress import hidden
 from robust_fin.results import METRICS, FoldRun, write_results
-from robust_fin.settings import check_ranges, register_schema, typed
+from robust_fin.settings import check_ranges, of_run, register_schema, typed
+from robust_fin.sweeps.plugin import is_resumed, register_sweeper, words_of_sweep
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.lineage import (
     refit_goes_on,
@@ -42,6 +59,7 @@ from robust_fin.training.lineage import (
 from robust_fin.training.member_fit import fit_population
 from robust_fin.training.members import wants_population
 from robust_fin.trials import placed, record_trial
+from robust_fin.verbosity import saying, verbosity_of
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +98,7 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
         if not resume:
             remove_checkpoints(run)
         start_bundle(run, config, bars=bars)
+        open_session(run, members=wants_population(config, folds=len(folds)))
         show(target_table(folds[0].outcome("train"), folds[0].target("train")))
     plan = FitPlan(run, stage="", max_steps=None, resume=resume)
     chosen = final = fit_folds(config, folds, plan)
@@ -96,15 +115,35 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
     every = zip(folds, chosen, final_folds, final, strict=True)
     runs = [FoldRun(*one) for one in every]
     metrics, tested = write_results(config, run, runs, fits=stages)
-    show(*metric_tables(metrics, title=f"{config.name} on {bars.origin}"))
-    show(*judgement_tables(tested))
-    show(f"report       {run / REPORT}")
-    show(f"run folder   {run}", f"TensorBoard  tensorboard --logdir {run}")
-    show(record_trial(run))
+    title = f"{config.name} on {bars.origin}"
+    show(*metric_tables(metrics, title=title), *judgement_tables(tested), loudness=DETAILS)
+    show(summary_table(metrics, tested, title=title), record_trial(run))
+    show_places(run)
     if config.debug.labels != KEPT:
         show(f"This is a control: the net was trained on {config.debug.labels} labels.")
-    show(verdict(tested))
+    show(verdict(tested), loudness=RESULT)
     return metrics
+
+
+def show_places(run: Path) -> None:
+    """Where to look next: three paths."""
+    show(
+        f"report       {run / REPORT}",
+        f"TensorBoard  tensorboard --logdir {run}",
+        f"bundle       {run / BUNDLE}",
+    )
+
+
+def look(config: DictConfig, run: Path) -> None:
+    """A debugging run: no result comes of it, and no trial."""
+    (run / METRICS).unlink(missing_ok=True)
+    check_ranges(config)
+    config = placed(config)
+    write_config(run, config)
+    torch.set_num_threads(config.threads)
+    data = load_data(config)
+    start_bundle(run, config, bars=data.market.bars)
+    instantiate(config.debug.check).look(config, data, run)
 
 
 def fit_folds(config: DictConfig, folds: Sequence[BarDataModule], plan: FitPlan) -> tuple[Fit, ...]:
@@ -213,14 +252,33 @@ def quiet() -> None:
 def work(job: Job) -> None:
     """What each process of a run does."""
     quiet()
-    with full_disk_said(job.run), reason_kept(job.run):
-        train(job.config, job.run, resume=job.resume)
+    with (
+        full_disk_said(job.run),
+        reason_kept(job.run),
+        failure_shown(job.run),
+        saying(verbosity_of(job.config)),
+        hidden(when=not job.config.trainer.enable_progress_bar),
+    ):
+        if OmegaConf.select(job.config, "debug.check") is None:
+            train(job.config, job.run, resume=job.resume)
+        else:
+            look(job.config, job.run)
 
 
 def job(config: DictConfig) -> None:
     """What Hydra calls, once a job of a sweep."""
     run = Path(HydraConfig.get().runtime.output_dir)
-    start(Job(config, run, resume=False), work, module=MODULE)
+    start(Job(of_run(config), run, resume=False), work, module=MODULE)
+
+
+def resume_sweep(words: Sequence[str]) -> int:
+    """Go on with a sweep in its own folder; returns the exit code."""
+    found: list[tuple[list[str], Path]] = []
+    if code := guarded(lambda: found.append(words_of_sweep(words))):
+        return code
+    ((whole, folder),) = found
+    with contextlib.chdir(folder):
+        return run_job(job, config_name="train", argv=whole)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -229,6 +287,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     register_schema()
     if is_launched(words):
         return run_rank(words, work)
+    register_sweeper()
+    if is_resumed(words):
+        return resume_sweep(words)
     if any(word.startswith("resume=") for word in words):
         return guarded(lambda: resume_run(words))
     return run_job(job, config_name="train", argv=[*words, *words_of_rank(os.environ)])

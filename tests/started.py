@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["robust_fin.train", "tests.runs"])
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["robust_fin.train", "tests.runs"])
 SMALL = (  # a run with dropout, a choice and a refit, and many checkpoints
     "+experiment=smoke",
     "trainer.enable_progress_bar=false",
@@ -49,7 +49,7 @@ class Started:
     def __init__(self, words: Sequence[str], *, log: Path) -> None:
         """Start."""
         self.log = log
-        self.process: BaseProcess = _SERVER.Process(target=_train, args=(list(words), str(log)))
+        self.process: BaseProcess = SERVER.Process(target=_train, args=(list(words), str(log)))
         self.process.start()
 
     def wait_for(self, *paths: Path) -> None:

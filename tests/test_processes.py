@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from robust_fin import processes
 from robust_fin.errors import ConfigError
 from robust_fin.hardware.ending import Ending, RankError
+from robust_fin.hardware.place import Place
 from robust_fin.processes import Job, is_launched, run_rank, start, words_of_rank
 from tests.bars import config
 from tests.hardware.forked import in_group_of
@@ -136,3 +137,36 @@ def test_a_sweep_under_torchrun_is_refused(
     with pytest.raises(ConfigError, match="a sweep cannot be run under torchrun or srun"):
         start(Job(settings, tmp_path, resume=False), lambda _: None, module="none")
     assert os.environ["RANK"] == "3"
+
+
+def test_a_process_of_a_whole_job_starts_its_ranks_and_knows_no_other(
+    tmp_path: Path, settings: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = {
+        "config": OmegaConf.to_yaml(settings),
+        "run": "r",
+        "resume": True,
+        "logging": {"root": None},
+    }
+    monkeypatch.setattr(processes, "launched_task", lambda _: {**task, "module": "verb"})
+    monkeypatch.setattr(processes, "end_with_starter", lambda _: None)
+    for name in ("ROBUST_FIN_RANK", "ROBUST_FIN_WORLD", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "7")
+    given: dict[str, Any] = {}
+
+    def started(job: Job, work: Any, **more: Any) -> None:  # noqa: ARG001
+        given.update(run=job.run, resume=job.resume, **more)
+
+    monkeypatch.setattr(processes, "start", started)
+    assert run_rank([f"launched={tmp_path}"], lambda _: None) == 0
+    assert given == {"run": Path("r"), "resume": True, "module": "verb", "logging": {"root": None}}
+    assert not {"ROBUST_FIN_RANK", "LOCAL_RANK", "WORLD_SIZE"} & set(os.environ)
+
+
+def test_a_rank_that_finds_another_world_than_its_settings_ask_for_ends(
+    tmp_path: Path, settings: DictConfig
+) -> None:
+    job = Job(settings, tmp_path, resume=False)
+    alone = Place(0, 3, 0, f"file://{tmp_path / 'store'}", "this run")
+    with pytest.raises(ConfigError, match=r"this run started 3 processes, and trainer.devices=2"):
+        processes._take_part(job, lambda _: pytest.fail("trained"), alone)

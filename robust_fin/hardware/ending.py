@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 import sys
 import threading
 import traceback
@@ -95,9 +96,13 @@ def end_in(
 def end_with_starter(folder: Path) -> None:
     """End this process when the one that started it is gone, which its standard input tells.
 
+    Only a pipe tells it: a process that is to outlive its starter gets none.
+
     Args:
         folder: of the launch; removed then, since nobody else does.
     """
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return
 
     def wait() -> None:
         while os.read(0, 1):

@@ -81,7 +81,7 @@ def launch(
     """
     with tempfile.TemporaryDirectory(prefix="robust_fin_") as name, ExitStack() as files:
         folder = Path(name)
-        (folder / _TASK).write_text(json.dumps(task), encoding="utf-8")
+        write_task(folder, task)
         # a rank whose standard input ends knows that this process is gone
         read, write = os.pipe()
         files.callback(os.close, write)
@@ -248,6 +248,11 @@ def _last_lines(rank: Rank) -> str:
     rank.log.seek(0)
     lines = rank.log.read().decode(errors="replace").splitlines()
     return "\n".join(lines[-_LINES_KEPT:])
+
+
+def write_task(folder: Path, task: Mapping[str, Any]) -> None:
+    """Leave what the processes of a launch are to do where they look for it."""
+    (folder / _TASK).write_text(json.dumps(task), encoding="utf-8")
 
 
 def launched_task(folder: Path) -> dict[str, Any]:

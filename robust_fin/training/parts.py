@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError, SplitError
+from robust_fin.hardware.ending import RankError
+from robust_fin.hardware.group import world_size
 from robust_fin.training.engine import call_plan, compiled_calls
 from robust_fin.training.module import Forecaster
 from robust_fin.training.schedules import check_warmup
@@ -123,6 +125,9 @@ def make_trainer(
         has_val: else nothing is validated, and callbacks that watch val are left out.
         compiled: many steps a call, which draw their own learning rate.
         settings: arguments of the Trainer that stand above the config's.
+
+    Raises:
+        RankError: the Trainer counts on other processes than those that are here.
     """
     callbacks = [instantiate(one) for one in config.callbacks.values()]
     if not has_val:
@@ -132,7 +137,7 @@ def make_trainer(
     if not config.trainer.enable_progress_bar:
         callbacks = [one for one in callbacks if not isinstance(one, ProgressBar)]
     logger = instantiate(config.logger, save_dir=folder, name="tensorboard", version=stage)
-    return instantiate(
+    trainer: L.Trainer = instantiate(
         config.trainer,
         logger=logger,
         callbacks=[*callbacks, *ours],
@@ -140,6 +145,18 @@ def make_trainer(
         **({} if has_val else {"limit_val_batches": 0}),
         **settings,
     )
+    _require_world(trainer.world_size)
+    return trainer
+
+
+def _require_world(counted: int) -> None:
+    """Refuse a Trainer that would train on a part of every batch, its rest being nobody's."""
+    if counted != world_size():
+        raise RankError(
+            f"the Trainer counts on {counted} processes, and {world_size()} train together here. "
+            "The environment of this process is not that of its run (WORLD_SIZE, LOCAL_RANK); "
+            "start it from a shell without them"
+        )
 
 
 def step_limit(steps: int, *, an_epoch: int) -> dict[str, object]:

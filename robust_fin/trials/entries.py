@@ -12,15 +12,17 @@ from omegaconf import DictConfig, OmegaConf
 Figures = Mapping[str, float | int | None]
 # how and where a run is made, not what comes out of it; the bars are known by their fingerprint
 _UNSEEN = frozenset({
-    "name", "ledger", "threads", "score_batch_size", "cache", "hardware", "logger", "report",
-    "debug.traceback", "engine", "predictions", "baselines", "instrument", "callbacks.progress",
-    "callbacks.lr", "checkpoint.every_n_steps", "stability.keep_every_n_steps",
-    "stability.diagnose_every_n_steps", "population.workers", "population.steps_per_call",
+    "name", "ledger", "threads", "verbose", "score_batch_size", "cache", "hardware", "logger",
+    "report", "debug.traceback", "debug.check", "engine", "predictions", "baselines", "instrument",
+    "callbacks.progress", "callbacks.lr", "callbacks.histograms", "checkpoint.every_n_steps",
+    "stability.keep_every_n_steps", "stability.diagnose_every_n_steps", "population.workers",
+    "population.steps_per_call",
     "population.block", "source.path", "source.vix_path", "source.block_rows",
     "trainer.accelerator", "trainer.strategy", "trainer.log_every_n_steps",
     "trainer.enable_checkpointing", "trainer.enable_progress_bar",
     "trainer.enable_model_summary", "trainer.enable_autolog_hparams", "trainer.benchmark",
-    "trainer.inference_mode", "trainer.profiler", "trainer.num_sanity_val_steps",
+    "trainer.inference_mode", "trainer.profiler", "trainer.num_sanity_val_steps", "sweep",
+    "executor",
 })  # fmt: skip
 
 

@@ -25,6 +25,8 @@ from robust_fin.features.registry import FeatureSet
 from robust_fin.hardware.environment import Hardware
 from robust_fin.market.sources import BarSource
 from robust_fin.market.spikes import Spikes
+from robust_fin.sweeps.executor import Executor
+from robust_fin.sweeps.strategy import Strategy
 from robust_fin.training.baselines import Baselines
 from tests.bars import config, instantiate
 
@@ -45,6 +47,8 @@ CALLS = {  # what the code calls a built part with, and what it then gets
     "target_scale": (None, TargetScale),
     "trainer": (None, L.Trainer),
     "hardware": (None, Hardware),
+    "sweep": (None, Strategy),
+    "executor": (None, Executor),
     "model": (None, torch.nn.Module),
     "logger": (None, Logger),
     "transform": ({"names": ["a", "b"]}, FeatureTransform),

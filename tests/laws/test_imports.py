@@ -11,16 +11,21 @@ ROOT = Path(robust_fin.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # from the top down; rooms of one line never import each other
 FLOORS = (
+    {"research", "__main__"},
     {"train", "predict", "evaluate", "replay", "doctor", "leakcheck", "select"},
-    {"processes", "lockbox"},
-    {"command", "settings", "results", "trials"},
+    {"sweeps"},
+    {"processes", "lockbox", "run"},
+    {"command", "results", "trials", "verbosity", "debugging"},
+    {"usage"},
+    {"composition"},
+    {"suggestions", "settings"},
     {"evaluation", "trading", "serving", "training"},
     {"bundle"},
     {"data", "models"},
-    {"features"},
+    {"features", "bar_files"},
     {"market"},
-    {"metrics", "hardware"},
-    {"errors"},
+    {"metrics", "hardware", "borrowed"},
+    {"errors", "progress", "configs"},
 )
 FLOOR = {room: len(FLOORS) - place for place, rooms in enumerate(FLOORS) for room in rooms}
 MAX_LINES, MAX_BODY = 300, 60

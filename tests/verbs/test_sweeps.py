@@ -13,7 +13,11 @@ from robust_fin.command import conf_folder
 from tests.conftest import ROOT
 from tests.runs import QUICK, read_metrics
 
-SMALL = (*QUICK, "source.synthetic.rows=6000", "features.names=[close_change_pct]", "batch_size=64")
+FORKED = "executor._target_=tests.sweeps.forked.Forked"  # a start takes no seconds
+SMALL = (
+    *(*QUICK, FORKED, "source.synthetic.rows=6000"),
+    *("features.names=[close_change_pct]", "batch_size=64"),
+)
 
 
 def swept(experiment: str) -> dict[str, list[str]]:

@@ -18,13 +18,14 @@ def test_a_sweep_and_a_resumed_run_are_counted_in_the_ledger_of_the_project(
     monkeypatch.delenv("ROBUST_FIN_LEDGER")
     monkeypatch.chdir(tmp_path)
     assert train.main(["+experiment=smoke", *QUICK, *SMALL, "seed=0,1", "-m"]) == 0
-    said = capsys.readouterr().out
-    assert "Trial 1 on these bars." in said
-    assert "Trial 2 of 2 on these bars." in said
+    capsys.readouterr()
     ledger = tmp_path / "outputs" / "trials.jsonl"
     found = Trials.read(ledger)
     assert [one.seed for one in found.trials] == [0, 1]
     (sweep,) = (tmp_path / "outputs" / "smoke").iterdir()
+    said = [(sweep / job / "output.log").read_text() for job in "01"]
+    assert "Trial 1 on these bars." in said[0]
+    assert "Trial 2 of 2 on these bars." in said[1]
     assert [one.run for one in found.trials] == [f"smoke/{sweep.name}/{job}" for job in (0, 1)]
     metrics = read_metrics(sweep / "1")
     for span in ("val", "test"):

@@ -1,0 +1,199 @@
+"""Whether a search finds what the default settings leave: 60 Optuna trials, on three markets.
+
+python benchmarks/search.py [--trials 60] [--seeds 0 1 2] [--rows 40000] [--workers 1]
+                            [--folder DIR] [--json FILE] [key=value ...]
+
+Each market is synthetic, with a planted signal. The search sees its val span alone. What it found
+is held against two kinds of luck: that of the best of as many trials which are all equally good,
+with the spread of the trials themselves, and that of as many seeds of the default settings, with
+the spread of such seeds. The test span, which no choice has seen, says what is left of it: the
+difference has a paired 95 % interval. With --folder a run that was interrupted goes on.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.table import Table
+
+from robust_fin.evaluation.bootstrap import Interval
+from robust_fin.evaluation.cells import percent
+from robust_fin.evaluation.console import show
+from robust_fin.evaluation.pairing import paired
+from robust_fin.evaluation.selection import expected_maximum, spread_of
+from robust_fin.sweeps.record import RECORD
+from robust_fin.sweeps.table import CSV, FIGURE
+
+SIGNAL = 0.15  # rank IC of the oracle
+MEMBERS = 16  # seeds of the default settings
+WORDS = (
+    "+experiment=search", "engine=plain", "split.refit=false", "report.pictures=false",
+    "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1000",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search came to, on one market; skills as fractions.
+
+    Attributes:
+        seed: of market, nets and sampler.
+        states: how many trials ended how.
+        default: val/skill of the default settings.
+        best: val/skill of the chosen trial.
+        settings: of it.
+        luck_of_trials: what the best of as many equal trials would show, with their spread.
+        luck_of_seeds: what the best of as many seeds of the default settings would show.
+        test_default: test/skill of the default settings.
+        test_best: test/skill of the chosen trial.
+        apart: the second less the first on the rows of both, with its interval.
+        hours: of the search.
+    """
+
+    seed: int
+    states: dict[str, int]
+    default: float
+    best: float
+    settings: str
+    luck_of_trials: float
+    luck_of_seeds: float
+    test_default: float
+    test_best: float
+    apart: Interval
+    hours: float
+
+
+def train(words: Sequence[str], log: Path) -> None:
+    """One command; its end must be a good one, or that of a sweep of which a job failed."""
+    with log.open("ab") as file:
+        command = [sys.executable, "-m", "robust_fin.train", *words]
+        code = subprocess.run(command, stdout=file, stderr=file, check=False).returncode
+    if code not in (0, 1):
+        raise RuntimeError(f"{' '.join(command)} ended with {code}; see {log}")
+
+
+def search(folder: Path, seed: int, options: argparse.Namespace) -> Found:
+    """Search one market, and train the default settings with other seeds."""
+    market = [f"source.synthetic.{key}={value}" for key, value in
+              {"rows": options.rows, "seed": seed, "signal": SIGNAL}.items()]  # fmt: skip
+    common = [
+        *WORDS, *market, f"seed={seed}", f"cache.folder={folder / 'cache'}",
+        f"ledger={folder / 'trials.jsonl'}", *options.words,
+    ]  # fmt: skip
+    sweep, many = folder / f"search_{seed}", folder / f"seeds_{seed}"
+    began = time.perf_counter()
+    if (sweep / RECORD).exists():
+        train([f"sweep.resume={sweep}"], folder / "log")
+    else:
+        asked = [f"sweep.trials={options.trials}", f"sweep.workers={options.workers}"]
+        asked += [f"sweep.seed={seed}", f"hydra.sweep.dir={sweep}"]
+        train([*common, *asked], folder / "log")
+    hours = (time.perf_counter() - began) / 3600
+    if not (many / "metrics.json").exists():
+        plain = [word for word in common if word != WORDS[0]]
+        words = ["+experiment=top5", f"population.members={MEMBERS}", f"hydra.run.dir={many}"]
+        train([*words, *plain], folder / "log")
+    return judged(seed, sweep, many, hours)
+
+
+def judged(seed: int, sweep: Path, many: Path, hours: float) -> Found:
+    """Read what a search and the seeds beside it left."""
+    table = pd.read_csv(sweep / CSV)
+    skills = table[FIGURE].dropna().tolist()
+    best, default = table[table["chosen"]].iloc[0], table[table["job"] == 0].iloc[0]
+    members = json.loads((many / "members.json").read_text(encoding="utf-8"))["members"]
+    seeds = [one[FIGURE] for one in members if one.get(FIGURE) is not None]
+    runs = [sweep / str(one["run"]) for one in (best, default)]
+    both = paired(*(pd.read_parquet(run / "predictions.parquet") for run in runs))
+    assert both is not None
+    return Found(
+        seed=seed,
+        states=table["state"].value_counts().to_dict(),
+        default=float(default[FIGURE]),
+        best=float(best[FIGURE]),
+        settings=searched(best, table),
+        luck_of_trials=luck(skills, len(table)),
+        luck_of_seeds=luck(seeds, len(table)),
+        test_default=both.second.skill.estimate,
+        test_best=both.first.skill.estimate,
+        apart=both.apart.skill,
+        hours=hours,
+    )
+
+
+def luck(figures: Sequence[float], trials: int) -> float:
+    """What the best of so many equal trials is expected to show, with the spread of these."""
+    mean = math.fsum(figures) / len(figures)
+    return mean + expected_maximum(trials, spread=spread_of(figures))
+
+
+def searched(row: pd.Series, table: pd.DataFrame) -> str:
+    """The values of the searched keys, which stand between the reason and the figures."""
+    columns = list(table.columns)
+    keys = columns[columns.index("reason") + 1 : columns.index(FIGURE)]
+    values = (f"{row[key]:.3g}" if isinstance(row[key], float) else row[key] for key in keys)
+    return ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+
+
+def shown(found: Sequence[Found]) -> Table:
+    """A line a market."""
+    table = Table(title="the best of a search, and the default settings; skill over the constant")
+    for name in (
+        "market", "trials", "val, default", "val, best", "luck of trials", "luck of seeds",
+        "test, default", "test, best", "test, apart",
+    ):  # fmt: skip
+        table.add_column(name, justify="right")
+    for one in found:
+        states = ", ".join(f"{count} {state}" for state, count in one.states.items())
+        figures = (
+            one.default, one.best, one.luck_of_trials, one.luck_of_seeds,
+            one.test_default, one.test_best,
+        )  # fmt: skip
+        cells = [f"{100 * figure:+.3f} %" for figure in figures]
+        table.add_row(str(one.seed), states, *cells, percent(one.apart))
+    return table
+
+
+def words_of(found: Sequence[Found]) -> list[str]:
+    """What was shown, in sentences."""
+    counts = {
+        "val/skill above that of the default settings": lambda one: one.best > one.default,
+        "beyond the luck of as many equal trials": lambda one: one.best > one.luck_of_trials,
+        "beyond the luck of as many seeds": lambda one: one.best > one.luck_of_seeds,
+        "test/skill above, its interval above 0": lambda one: one.apart.is_above(0),
+        "test/skill below, its interval below 0": lambda one: one.apart.is_below(0),
+    }
+    said = [f"{name}: {sum(map(holds, found))} of {len(found)}" for name, holds in counts.items()]
+    return [*said, *(f"market {one.seed}: {one.settings}; {one.hours:.2f} h" for one in found)]
+
+
+def main() -> None:
+    """Search, judge, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", type=int, default=40_000)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("words", nargs="*", help="further settings of all trials")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.folder or Path(temporary)).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        found = [search(folder, seed, options) for seed in options.seeds]
+    show(shown(found), *words_of(found))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(one) for one in found], indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Jobs as processes of this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_CTRL_C = signal.SIGINT if os.name == "posix" else signal.SIGTERM
+
+
+class LocalJob:
+    """A process that ends when this one does.
+
+    Args:
+        process: as started, with a pipe for its standard input.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        """Keep it."""
+        self.process = process
+
+    def poll(self) -> int | None:
+        """See `Handle.poll`."""
+        return self.process.poll()
+
+    def stop(self) -> None:
+        """See `Handle.stop`."""
+        if self.process.poll() is None:
+            self.process.send_signal(_CTRL_C)
+
+    def kill(self) -> None:
+        """See `Handle.kill`; its ranks see their standard input end."""
+        if self.process.poll() is None:
+            self.process.kill()
+
+    def close(self) -> None:
+        """Not a zombie, and no open pipe."""
+        self.kill()
+        self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+
+class Local:
+    """Starts jobs here."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._jobs: list[LocalJob] = []
+
+    def start(
+        self,
+        words: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        log: Path,
+        name: str,  # noqa: ARG002
+    ) -> LocalJob:
+        """See `Executor.start`."""
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, *words],
+                env={**os.environ, **environment},
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=file,
+                # else the terminal's Ctrl-C reaches it beside the one that the sweep passes on
+                process_group=0 if os.name == "posix" else None,
+            )
+        job = LocalJob(process)
+        self._jobs.append(job)
+        return job
+
+    def close(self) -> None:
+        """See `Executor.close`."""
+        for job in self._jobs:
+            job.close()
+        self._jobs.clear()

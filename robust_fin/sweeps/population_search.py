@@ -1,0 +1,106 @@
+"""sweep=population: what a population can vary becomes its members, the rest makes jobs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.override_parser.types import Override
+
+from robust_fin.errors import ConfigError
+from robust_fin.sweeps.member_grid import MEMBER_KEYS, Settings, combinations, points
+from robust_fin.sweeps.member_rows import member_rows
+from robust_fin.sweeps.search_space import read_space
+from robust_fin.sweeps.trial import STOPPED, Outcome, Row, Trial
+
+_SEED = "seed"
+
+
+class PopulationSearch:
+    """A grid, or a number of points, as populations: a job for each architecture.
+
+    Learning rate, weight decay, Huber delta, dropout and seed are what members differ in; every
+    other swept key makes one job a value. A member has the numbers of the single run with its
+    settings: with engine=compiled bit for bit.
+
+    Args:
+        workers: jobs that run at a time.
+        trials: None takes every combination; else so many points of a Sobol sequence.
+        space: of the points, beside what the command line sweeps.
+        seed: of the points.
+    """
+
+    def __init__(
+        self, *, workers: int, trials: int | None, space: Mapping[str, Any] | None, seed: int
+    ) -> None:
+        """Keep the settings."""
+        if trials is not None and trials < 1:
+            raise ConfigError(f"sweep.trials={trials} must be a whole number above 0, or null")
+        if space and trials is None:
+            raise ConfigError("sweep.space needs a number of points; set sweep.trials")
+        self.workers, self._count, self._given, self._seed = workers, trials, space or {}, seed
+        self._members: list[Settings] = []
+        self._left: list[Trial] = []
+
+    def plan(self, words: Sequence[Override], *, folder: Path, done: Mapping[int, Outcome]) -> int:
+        """See `Strategy.plan`."""
+        del folder
+        swept = [word for word in words if word.is_sweep_override()]
+        fixed = [str(word.input_line) for word in words if not word.is_sweep_override()]
+        own = [word for word in swept if word.get_key_element() in MEMBER_KEYS]
+        others = [word for word in swept if word.get_key_element() not in MEMBER_KEYS]
+        self._members = self._settings_of_members(own)
+        jobs = list(self._jobs(fixed, combinations(others)))
+        self._left = [
+            one for one in jobs if one.number not in done or done[one.number].state == STOPPED
+        ]
+        return len(jobs)
+
+    def ask(self) -> Trial | None:
+        """See `Strategy.ask`."""
+        return self._left.pop(0) if self._left else None
+
+    def tell(self, outcome: Outcome) -> None:
+        """Nothing is learnt from it."""
+
+    def rows(self, outcome: Outcome) -> Sequence[Row]:
+        """A row a member, as if each had been a job."""
+        return member_rows(outcome, self._members)
+
+    def _settings_of_members(self, own: Sequence[Override]) -> list[Settings]:
+        if self._count is None:
+            found = combinations(own)
+        else:
+            space = read_space(self._given, own)
+            strangers = sorted(set(space) - set(MEMBER_KEYS))
+            if strangers:
+                raise ConfigError(
+                    f"sweep.space.{strangers[0]} is nothing that members can differ in; those are "
+                    f"{', '.join(MEMBER_KEYS)}. Sweep it on the command line, a job a value"
+                )
+            found = points(space, self._count, seed=self._seed)
+        if not found or not found[0]:
+            raise ConfigError(
+                "sweep=population has nothing that members could differ in. Sweep one of "
+                f"{', '.join(MEMBER_KEYS)}, such as optimizer.lr=0.001,0.003,0.01"
+            )
+        return found
+
+    def _jobs(self, fixed: Sequence[str], others: Sequence[Settings]) -> Iterator[Trial]:
+        for number, settings in enumerate(others):
+            words = (*fixed, *(f"{key}={value}" for key, value in settings.items()))
+            yield Trial(number, (*words, *self._population(words)))
+
+    def _population(self, words: Sequence[str]) -> list[str]:
+        """The members of a job, as words; without a list of seeds each would get one of its own."""
+        config = compose("train", overrides=list(words))
+        if config.population.members is not None:
+            raise ConfigError(
+                f"population.members={config.population.members} is what sweep=population sets "
+                "itself; leave it at null, or take sweep=grid"
+            )
+        lists = {key: [one[key] for one in self._members] for key in self._members[0]}
+        lists.setdefault(_SEED, [str(config.seed)] * len(self._members))
+        return [f"population.members={len(self._members)}"] + [
+            f"population.{MEMBER_KEYS[key]}=[{','.join(values)}]" for key, values in lists.items()
+        ]

@@ -1,0 +1,56 @@
+"""A job that trains nothing, as a process: it leaves in its folder what a run would leave.
+
+Seed 13 fails, seed 7 ends by itself at once, and every other seed waits until it is asked to stop,
+unless it goes on from a checkpoint: then it finishes.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from robust_fin.hardware.ending import INTERRUPTED, end_with_starter
+
+MODULE = "tests.sweeps.executors.pretend_job"
+
+
+def main(words: list[str]) -> int:
+    folder = Path(words[0].partition("=")[2])
+    end_with_starter(folder)
+    task = json.loads((folder / "task.json").read_text())
+    run, settings = Path(task["run"]), yaml.safe_load(task["config"])
+    sys.stdout.write(f"resume {task['resume']}, cwd {Path.cwd()}, {os.environ.get('TOLD')}\n")
+    sys.stdout.write(f"tasks {os.environ.get('SLURM_NTASKS')}, process {os.getpid()}\n")
+    sys.stdout.flush()
+    (run / "bundle").mkdir(exist_ok=True)
+    (run / "bundle/config.yaml").write_text(task["config"])
+    if settings["seed"] == 13:
+        said = {"error": "NonFiniteError", "message": "the loss is nan at step 3"}
+        (run / "failure.json").write_text(json.dumps(said))
+        return 1
+    if settings["seed"] != 7 and not task["resume"]:
+        return held(run)
+    figures = {"val/skill": 0.01, "test/skill": 0.5, "steps": 7, "seed": settings["seed"]}
+    (run / "metrics.json").write_text(json.dumps(figures))
+    return 0
+
+
+def held(run: Path) -> int:
+    """Until SIGINT: then a checkpoint is written; a second one is an error."""
+    asked: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    (run / "held").touch()
+    while not asked:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints/last.ckpt").write_text(f"asked {len(asked)} times")
+    return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,48 @@
+"""What each rank of a run trained on, told by a callback: +callbacks.witness._target_=..."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+FIRST_FIT = 0
+
+
+class Witness(L.Callback):
+    """Adds a line to witness_RANK.jsonl in the run folder at the end of each fit."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def on_train_batch_start(
+        self,
+        trainer: L.Trainer,  # noqa: ARG002
+        pl_module: L.LightningModule,  # noqa: ARG002
+        batch: Any,
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        self.rows += len(batch[0])
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        weights = torch.cat([one.detach().reshape(-1) for one in pl_module.parameters()])
+        note = {
+            "world": trainer.world_size,
+            "pid": os.getpid(),
+            "lr": trainer.optimizers[0].defaults["lr"],
+            "rows": self.rows,
+            "epochs": trainer.current_epoch,
+            "weights": hashlib.sha256(weights.numpy().tobytes()).hexdigest(),
+        }
+        path = Path(trainer.default_root_dir) / f"witness_{trainer.global_rank}.jsonl"
+        with path.open("a") as file:
+            file.write(json.dumps(note) + "\n")
+
+
+def witnessed(run: Path) -> list[dict[str, Any]]:
+    """What the ranks told of the first fit of a run."""
+    paths = sorted(run.glob("witness_*.jsonl"))
+    return [json.loads(path.read_text().splitlines()[FIRST_FIT]) for path in paths]
