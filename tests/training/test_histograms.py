@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from robust_fin.data.datamodule import BarDataModule
@@ -132,15 +134,11 @@ def test_members_are_drawn_together(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    class Told:
-        is_global_zero = True
-        loggers = (TensorBoardLogger(tmp_path, name="", version=""),)
-
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    trainer = L.Trainer(accelerator="cpu", logger=logger, enable_checkpointing=False)
     watch, values = Histograms(every_n_steps=1), np.array([np.nan, 1.0, 2.0, np.inf])
-    watch._draw(Told(), {"some": values, "none": values[:1]}, at=3)  # type: ignore[arg-type]
-    Told.loggers[0].save()
+    watch._draw(trainer, {"some": values, "none": values[:1]}, at=3)
+    logger.save()
     board = Board(tmp_path)
     assert board.tags["histograms"] == ["some"]
     assert board.events.Histograms("some")[0].histogram_value.num == 2

@@ -59,6 +59,8 @@ class NodeJob:
                     "all machines share, with hydra.sweep.dir=FOLDER"
                 )
         os.chdir(cwd)
+        # Ray blocks it in the threads of its actors, and a process inherits that
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         added = {name: value for name, value in inherited.items() if name not in os.environ}
         executor = Local()
         self._job = executor.start(
