@@ -1,4 +1,4 @@
-# make train: set up and train. make test: everything a change must pass.
+# make train: set up and train. make test: everything a change must pass. make docs: into site/.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 EXPERIMENT ?= top5
@@ -6,7 +6,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: train test test-slow lint types wheel clean
+.PHONY: train test test-slow lint types docs notebooks wheel clean
 
 train: $(VENV)/.runs
 	$(BIN)/python -m robust_fin.train +experiment=$(EXPERIMENT) $(ARGS)
@@ -24,11 +24,18 @@ lint: $(VENV)/.tests
 types: $(VENV)/.tests
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	ROBUST_FIN_SITE=site $(BIN)/python -m pytest -q -m slow tests/docs/test_site.py
+
+notebooks: $(VENV)/.notebooks
+	$(BIN)/python -m pytest -q -n 2 -m slow tests/docs/test_notebooks.py
+
 wheel: $(VENV)/.tests
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf $(VENV) outputs multirun dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) outputs multirun site dist .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/.runs: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,4 +44,12 @@ $(VENV)/.runs: pyproject.toml constraints.txt
 
 $(VENV)/.tests: $(VENV)/.runs
 	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.tests
+	$(PIP) install -q -c constraints.txt -e ".[docs]"
+	touch $@
+
+$(VENV)/.notebooks: $(VENV)/.tests
+	$(PIP) install -q -c constraints.txt -e ".[notebooks]"
 	touch $@

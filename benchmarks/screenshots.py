@@ -22,7 +22,7 @@ from tests.browser.tensorboards import tensorboard
 WIDTH = 1200
 COLOURS = 128  # of a picture that is kept: letters stay sharp, and the file small
 RUN = ("+experiment=top5", "source.synthetic.signal=0.1", "trainer.enable_progress_bar=false")
-RATES, NETS = ("0.001", "0.003", "0.01"), ("[16,8]", "[64,32]")
+RATES, NETS = "0.001,0.003,0.01", "[16,8],[64,32]"
 DEEP = """const deep = (node) => [node, ...(node.shadowRoot ? deep(node.shadowRoot) : []),
   ...[...node.childNodes].flatMap(deep)];"""
 # the columns that say the same of every run
@@ -39,12 +39,11 @@ SCROLL = f"""(() => {{ {DEEP}
 
 def make_runs(folder: Path) -> None:
     """Train what is not there yet."""
-    jobs = {"top5": RUN}
-    for number, (lr, net) in enumerate((lr, net) for lr in RATES for net in NETS):
-        jobs[f"sweep/{number}"] = (*RUN, f"optimizer.lr={lr}", f"model.hidden={net}")
-    for name, words in jobs.items():
-        if not (folder / name / "metrics.json").is_file():
-            train.main([*words, f"hydra.run.dir={folder / name}", "cache.folder=null"])
+    if not (folder / "top5" / "metrics.json").is_file():
+        train.main([*RUN, f"hydra.run.dir={folder / 'top5'}", "cache.folder=null"])
+    if not (folder / "sweep" / "sweep.csv").is_file():
+        swept = [f"optimizer.lr={RATES}", f"model.hidden={NETS}", f"hydra.sweep.dir={folder}/sweep"]
+        train.main([*RUN, *swept, "-m"])
 
 
 @contextmanager
@@ -83,7 +82,7 @@ def main() -> None:
         with opened(one, "#custom_scalars", {"skill on val"}, height=1180) as page:
             keep(page, out / "tensorboard_custom_scalars.png")
         with opened(
-            one, "?tagFilter=^val/(skill|rank_ic)$#timeseries", {"val/skill"}, height=900
+            one, "?tagFilter=^val/(skill|rank_ic)$#timeseries", {"/skill"}, height=900
         ) as page:
             keep(page, out / "tensorboard_time_series.png")
         with opened(one, "#images", {"report/calibration"}, height=1000) as page:

@@ -1,0 +1,40 @@
+"""The tests that the README and docs/guarantees.md name are there."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+_TEST = re.compile(r"`(?P<file>tests/[\w/]+\.py)(?:::(?P<name>\w+))?`")
+
+
+def named_tests(page: str) -> list[tuple[str, str]]:
+    text = Path(ROOT, page).read_text(encoding="utf-8")
+    return [(found["file"], found["name"] or "") for found in _TEST.finditer(text)]
+
+
+def functions_of(file: str) -> set[str]:
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guarantees.md"])
+def test_every_test_that_holds_a_guarantee_exists(page: str) -> None:
+    absent = [
+        (file, name)
+        for file, name in named_tests(page)
+        if not (ROOT / file).is_file() or (name and name not in functions_of(file))
+    ]
+    assert absent == []
+
+
+def test_every_guarantee_names_a_test() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    guarantees = re.split(r"^- ", text, flags=re.MULTILINE)[1:]
+    assert len(guarantees) >= 20
+    assert [one for one in guarantees if not re.search(r"\n    - `tests/", one)] == []
+    law = ("tests/laws/test_features.py", "test_the_future_cannot_move_a_feature")
+    assert law in named_tests("docs/guarantees.md")

@@ -1,0 +1,79 @@
+"""Links of the README and of docs/ lead somewhere, and every page is in the menu."""
+
+import re
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.docs.blocks import PAGES
+
+_FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"!?\[[^]]*\]\((?P<to>[^)\s]+)\)")
+_HEADING = re.compile(r"^#{1,6} (?P<words>.+)$", re.MULTILINE)
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks."""
+    return _FENCED.sub("", page.read_text(encoding="utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """The names of its headings, as both the README's readers and MkDocs make them."""
+    words = (found["words"] for found in _HEADING.finditer(prose(page)))
+    plain = (re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", one).strip().lower() for one in words)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", one)) for one in plain}
+
+
+def broken(page: Path) -> list[str]:
+    """The links of a page that lead nowhere."""
+    return [found["to"] for found in _LINK.finditer(prose(page)) if not leads(page, found["to"])]
+
+
+def leads(page: Path, to: str) -> bool:
+    """Whether a link leads to a file, an anchor, or an address that could be one."""
+    if "//" in to:
+        address = urlparse(to)
+        return address.scheme == "https" and "." in address.netloc
+    path, _, anchor = to.partition("#")
+    target = (page.parent / path).resolve() if path else page
+    return target.exists() and (not anchor or anchor in anchors(target))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    assert broken(ROOT / page) == []
+
+
+def test_a_broken_link_would_be_noticed(tmp_path: Path) -> None:
+    (tmp_path / "there.md").write_text("# Two words\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[a](there.md) [b](there.md#two-words) [c](#none) [d](there.md#three) [e](gone.md)\n"
+        "![f](gone.png) [g](https://example.org/x) [h](http://nowhere)\n```\n[i](shown.md)\n```\n"
+    )
+    assert broken(page) == ["#none", "there.md#three", "gone.md", "gone.png", "http://nowhere"]
+
+
+def test_every_page_is_in_the_menu_once() -> None:
+    def pages(entry: object) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        parts = entry.values() if isinstance(entry, dict) else entry
+        return [page for part in parts for page in pages(part)]
+
+    menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    assert sorted(pages(menu)) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+def test_docs_link_to_nothing_outside_of_docs() -> None:
+    outside = [
+        (page, found["to"])
+        for page in PAGES
+        if page != "README.md"
+        for found in _LINK.finditer(prose(ROOT / page))
+        if found["to"].startswith("../")
+    ]
+    assert outside == []
