@@ -15,6 +15,7 @@ _FILE = f"{FIRST}session{OURS}"
 # a Trainer that begins tells TensorBoard to forget every point from its first step on
 _BEFORE_STEP = -1
 _LOGGER = "TensorBoardLogger"
+_FINISHED = "metrics.json"
 
 
 def open_session(run: Path, *, members: bool) -> None:
@@ -46,7 +47,8 @@ def open_session(run: Path, *, members: bool) -> None:
 class failure_shown(contextlib.AbstractContextManager[None]):  # noqa: N801
     """Mark a run that ends early as failed, with its reason and its config.
 
-    A run that was interrupted goes on, and stays open.
+    A run that was interrupted goes on, and stays open. One that has finished keeps its report: what
+    failed was asked of it afterwards, and refused.
 
     Args:
         run: the run folder.
@@ -64,6 +66,8 @@ class failure_shown(contextlib.AbstractContextManager[None]):  # noqa: N801
     ) -> None:
         """Write the reason; the error goes its way."""
         if not isinstance(error, Exception) or not is_first():
+            return
+        if (self.run / _FINISHED).is_file():
             return
         config = self.run / "bundle" / "config.yaml"
         texts = {"failure": f"{type(error).__name__}: {error}"}

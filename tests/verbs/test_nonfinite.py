@@ -114,7 +114,7 @@ def test_fp16_on_a_cpu_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixt
         ((), "Missing mandatory value: record"),
         (("record=absent",), "record=absent cannot be read as a record"),
         (("record=absent", "rows=0"), "rows=0 must be at least 1"),
-        (("record=absent", "step=3"), "Could not override 'step'"),
+        (("record=absent", "step=3"), "error: step is not a key"),
     ],
 )
 def test_replay_says_what_it_needs(
