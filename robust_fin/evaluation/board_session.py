@@ -6,6 +6,7 @@ from types import TracebackType
 
 import yaml  # type: ignore[import-untyped]
 
+from robust_fin.errors import ResumeError
 from robust_fin.evaluation.board import FIRST, FOLDER, Shown, forget_end, show_in_tensorboard
 from robust_fin.evaluation.board_texts import config_text
 from robust_fin.evaluation.scalars import OURS
@@ -47,8 +48,8 @@ def open_session(run: Path, *, members: bool) -> None:
 class failure_shown(contextlib.AbstractContextManager[None]):  # noqa: N801
     """Mark a run that ends early as failed, with its reason and its config.
 
-    A run that was interrupted goes on, and stays open. One that has finished keeps its report: what
-    failed was asked of it afterwards, and refused.
+    A run that was interrupted goes on, and stays open. A resume that was refused changed nothing,
+    and changes nothing here.
 
     Args:
         run: the run folder.
@@ -67,7 +68,7 @@ class failure_shown(contextlib.AbstractContextManager[None]):  # noqa: N801
         """Write the reason; the error goes its way."""
         if not isinstance(error, Exception) or not is_first():
             return
-        if (self.run / _FINISHED).is_file():
+        if isinstance(error, ResumeError) or (self.run / _FINISHED).is_file():
             return
         config = self.run / "bundle" / "config.yaml"
         texts = {"failure": f"{type(error).__name__}: {error}"}

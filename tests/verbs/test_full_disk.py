@@ -55,7 +55,7 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_when_there_is_room(
     started.wait_for(run / "checkpoints/previous.ckpt")
     fill(small_disk / "filler")
     assert started.code() == 1
-    assert "error: the disk is full: " in started.said()
+    assert "error: the disk is full: " in started.said(), started.said()
     assert f"resume={run} goes on" in started.said()
     assert "Traceback" not in started.said()
     assert not (run / "metrics.json").exists()
