@@ -6,13 +6,16 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: train test test-slow lint types docs notebooks wheel clean
+.PHONY: train test test-processes test-slow lint types docs notebooks wheel clean
 
 train: $(VENV)/.runs
 	$(BIN)/python -m robust_fin.train +experiment=$(EXPERIMENT) $(ARGS)
 
 test: lint types
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not processes and not docs"
+
+test-processes: $(VENV)/.tests
+	$(BIN)/python -m pytest -q -n 2 -m "processes and not slow"
 
 test-slow: $(VENV)/.tests
 	$(BIN)/python -m pytest -q -n 2 -m "slow"
@@ -26,6 +29,7 @@ types: $(VENV)/.tests
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m pytest -q -n 2 -m "docs and not slow"
 	ROBUST_FIN_SITE=site $(BIN)/python -m pytest -q -m slow tests/docs/test_site.py
 
 notebooks: $(VENV)/.notebooks

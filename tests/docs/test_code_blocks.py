@@ -22,6 +22,8 @@ from tests.docs.rules import COMPOSE, EXPAND, HELP, NOT, RULES, RUN, Rule, rules
 from tests.docs.workshop import furnish, make_store, ran, shell
 from tests.planted import registry
 
+pytestmark = pytest.mark.docs
+
 KINDS = {
     "sh": "commands, each matched by one rule",
     "python": "executed, or written as the file that its first line names",

@@ -16,6 +16,8 @@ from tests.conftest import ROOT
 from tests.docs.blocks import blocks_of
 from tests.docs.workshop import shell
 
+pytestmark = pytest.mark.docs
+
 PAGE = "docs/study_csv.md"
 
 

@@ -10,6 +10,8 @@ import yaml
 from tests.conftest import ROOT
 from tests.docs.blocks import PAGES
 
+pytestmark = pytest.mark.docs
+
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^]]*\]\((?P<to>[^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} (?P<words>.+)$", re.MULTILINE)

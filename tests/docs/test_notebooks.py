@@ -11,6 +11,8 @@ from tests.docs.notebooks import NOTEBOOKS, cells_of
 OFFLINE = '''
 import socket
 
+pytestmark = pytest.mark.docs
+
 connect = socket.socket.connect
 
 
@@ -67,7 +69,9 @@ def test_it_runs_and_draws(path: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    monkeypatch.setenv("PYTHONWARNINGS", "default")
+    # Inductor imports parts of torch that torch calls deprecated
+    inductor = "ignore::DeprecationWarning:torch.jit._script"
+    monkeypatch.setenv("PYTHONWARNINGS", f"default,{inductor}")
     kept = nbformat.read(path, as_version=4)
     runner = client.NotebookClient(
         kept, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}

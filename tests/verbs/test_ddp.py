@@ -52,7 +52,7 @@ if rank is not None and sys.argv[:1] == ["-m"]:
 """
 
 posix = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
-pytestmark = posix
+pytestmark = [pytest.mark.processes, posix]
 
 
 def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

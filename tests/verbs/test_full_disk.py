@@ -14,6 +14,8 @@ from tests.full_disk import FullAfter
 from tests.same_run import assert_same_run
 from tests.started import SMALL, Started, run_to_end
 
+pytestmark = pytest.mark.processes
+
 Capture = pytest.CaptureFixture[str]
 
 

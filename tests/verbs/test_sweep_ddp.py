@@ -16,6 +16,8 @@ from robust_fin.run import Run
 from tests.runs import QUICK, read_metrics
 from tests.sweeps.witness import witnessed
 
+pytestmark = pytest.mark.processes
+
 SMALL = (
     *("+experiment=smoke", *QUICK, "features=study", "source.synthetic.rows=4000"),
     *("trainer=ddp", "engine=plain", "trainer.accelerator=cpu", "trainer.max_epochs=1"),

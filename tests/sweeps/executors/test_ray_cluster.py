@@ -19,7 +19,10 @@ from tests.bars import config, instantiate
 from tests.sweeps.executors.pretend_job import MODULE
 from tests.sweeps.executors.submissions import code, processes_of, submit, until
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="tested on Linux")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(sys.platform != "linux", reason="tested on Linux"),
+]
 
 
 def executor(*words: str) -> RayCluster:

@@ -21,7 +21,10 @@ from tests.sweeps.executors.fake_slurm import FakeSlurm
 from tests.sweeps.executors.pretend_job import MODULE
 from tests.sweeps.executors.submissions import code, processes_of, submit, until
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="SLURM runs on Linux")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(sys.platform != "linux", reason="SLURM runs on Linux"),
+]
 
 
 def executor(*words: str) -> Submitit:
