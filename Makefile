@@ -1,4 +1,5 @@
-# make train: set up and train. make test: everything a change must pass. make docs: into site/.
+# make train: set up and train. make test: what every change must pass. make test-processes, make docs
+# and make notebooks: the rest of what continuous integration runs. make test-slow: the long counts.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 EXPERIMENT ?= top5
@@ -12,10 +13,10 @@ train: $(VENV)/.runs
 	$(BIN)/python -m robust_fin.train +experiment=$(EXPERIMENT) $(ARGS)
 
 test: lint types
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not processes and not docs"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not processes and not docs"
 
 test-processes: $(VENV)/.tests
-	$(BIN)/python -m pytest -q -n 2 -m "processes and not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "processes and not slow"
 
 test-slow: $(VENV)/.tests
 	$(BIN)/python -m pytest -q -n 2 -m "slow"
@@ -29,7 +30,7 @@ types: $(VENV)/.tests
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	$(BIN)/python -m pytest -q -n 2 -m "docs and not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "docs and not slow"
 	ROBUST_FIN_SITE=site $(BIN)/python -m pytest -q -m slow tests/docs/test_site.py
 
 notebooks: $(VENV)/.notebooks

@@ -8,6 +8,8 @@ import pytest
 from tests.browser.chromium import Seen, find_browser, look
 from tests.evaluation.run_folders import scored, write_run
 
+pytestmark = pytest.mark.processes
+
 TITLES = [
     "Rank IC by month", "Rank IC by hour", "Calibration by decile of the forecast",
     "Skill over time", "Spread of the members", "Loss against the constant's", "Gradient norms",

@@ -21,6 +21,8 @@ from tests.runs import QUICK
 from tests.studies import read
 from tests.sweeps.pretend import STARTED, skill
 
+pytestmark = pytest.mark.processes
+
 PRETEND = "executor._target_=tests.sweeps.pretend.Pretend"
 TINY = (*QUICK, "source.synthetic.rows=3000", "features.names=[close_change_pct]", "batch_size=128")
 LEARNS_OR_NOT = "optimizer.lr=0.003,1e-12"  # the second leaves the net as it starts

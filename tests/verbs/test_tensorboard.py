@@ -18,6 +18,8 @@ from tests.browser.tensorboards import tensorboard
 from tests.evaluation.boards import Board
 from tests.runs import QUICK, read_metrics
 
+pytestmark = pytest.mark.processes
+
 SMALL = (
     "+experiment=smoke", *QUICK, "features=study", "source.synthetic.rows=4000", "batch_size=64",
     "trainer.max_epochs=2", "split.refit=false",

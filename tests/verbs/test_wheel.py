@@ -6,8 +6,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 from tests.runs import read_metrics
+
+pytestmark = pytest.mark.processes
 
 
 def test_a_wheel_trains_elsewhere(tmp_path: Path) -> None:
