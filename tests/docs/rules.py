@@ -58,7 +58,9 @@ class Rule:
 def small_training(command: Command) -> tuple[str, ...]:
     """The words that make a training command small."""
     few = [words for name, words in _JOBS.items() if name in command.words]
-    return (*SMALL, *(few[0] if few else ()))
+    if "split.by=contract" in command.words:  # the bars at hand are of one
+        few.append(("split.by=trading_date", "split.test_blocks=2"))
+    return (*SMALL, *(word for words in few for word in words))
 
 
 def _first(*names: str) -> Callable[[Command], bool]:
@@ -96,7 +98,7 @@ def _installs(command: Command) -> bool:
 RULES = (
     Rule("make", _first("make"), EXPAND),
     Rule("benchmark", lambda one: one.says(r"benchmarks/\w+\.py"), HELP),
-    Rule("example", lambda one: one.says(r".*examples/.*\.py"), RUN, lambda _: ("--rows=3000",)),
+    Rule("example", lambda one: one.says(r".*examples/.*\.py"), RUN, lambda _: ("--rows=14000",)),
     Rule("tensorboard", _first("tensorboard"), RUN, lambda _: ("--inspect",)),
     Rule("train", _trains, RUN, small_training),
     Rule("resume", lambda one: _verb("train")(one) and _resumes(one), RUN),
