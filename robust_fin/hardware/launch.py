@@ -10,18 +10,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
 from robust_fin.errors import Interrupted
 from robust_fin.hardware.ending import INTERRUPTED, Ending, RankError
 from robust_fin.hardware.place import Place
+from robust_fin.hardware.signals import counted_signals
 
 WORD = "launched"  # of a rank's command line: launched=FOLDER
 RANK, WORLD = "ROBUST_FIN_RANK", "ROBUST_FIN_WORLD"
@@ -146,23 +145,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def _passed_on(ranks: Sequence[Rank]) -> Iterator[list[int]]:
     """Hand Ctrl-C and SIGTERM to the ranks, which answer them together; the second one kills."""
-    received: list[int] = []
 
-    def pass_on(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        received.append(number)
+    def pass_on(number: int, count: int) -> None:
         for one in ranks:
             if one.process.poll() is None:
-                one.process.send_signal(number if len(received) == 1 else signal.SIGKILL)
+                one.process.send_signal(number if count == 1 else signal.SIGKILL)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # signals come to the main thread only
-        return
-    before = {one: signal.signal(one, pass_on) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with counted_signals(pass_on) as received:
         yield received
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 def _wait(ranks: Sequence[Rank], signals: Sequence[int]) -> None:

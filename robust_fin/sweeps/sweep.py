@@ -1,20 +1,17 @@
 """The sweep itself: places filled, jobs watched, every end a row, until nothing is left to try."""
 
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from hydra.core.override_parser.types import Override
 
 from robust_fin.bundle import read_config
 from robust_fin.command import USER_ERRORS
 from robust_fin.errors import BundleError, ConfigError
+from robust_fin.hardware.signals import counted_signals
 from robust_fin.suggestions import explained
 from robust_fin.sweeps.composition import Composed, Composer
 from robust_fin.sweeps.executor import Executor
@@ -211,22 +208,3 @@ class Sweep:
 def _can_go_on(run: Path) -> bool:
     """Whether a run was far enough for a checkpoint; else it starts anew."""
     return (run / CHECKPOINTS / LAST).is_file() and (run / "bundle" / "config.yaml").is_file()
-
-
-@contextmanager
-def counted_signals() -> Iterator[list[int]]:
-    """Count Ctrl-C and SIGTERM instead of being ended by them."""
-    received: list[int] = []
-
-    def count(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        received.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # signals come to the main thread only
-        return
-    before = {one: signal.signal(one, count) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
