@@ -1,4 +1,4 @@
-"""Jobs of executors that reach other machines, without a sweep around them."""
+"""Jobs of executors that reach other machines, in a sweep and without one around them."""
 
 import contextlib
 import os
@@ -6,9 +6,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+
+from robust_fin import train
 from robust_fin.hardware.launch import write_task
 from robust_fin.sweeps.executor import Executor, Handle
 from tests.sweeps.executors.pretend_job import MODULE
+
+
+def sweep(executor: str, folder: Path, *words: str) -> tuple[int, pd.DataFrame]:
+    """The exit code and the table of a sweep of pretended jobs."""
+    base = ["+experiment=smoke", f"hydra.sweep.dir={folder}", f"hydra.sweeper.verb={MODULE}"]
+    result = train.main([*base, f"executor={executor}", "-m", *words])
+    return result, pd.read_csv(folder / "sweep.csv").set_index("job").sort_index()
 
 
 def submit(executor: Executor, run: Path, *, seed: int, resume: bool = False) -> Handle:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from robust_fin import train
@@ -17,7 +16,7 @@ from robust_fin.sweeps.executor import Executor
 from robust_fin.sweeps.executors.ray_cluster import NodeJob, RayCluster
 from tests.bars import config, instantiate
 from tests.sweeps.executors.pretend_job import MODULE
-from tests.sweeps.executors.submissions import code, processes_of, submit, until
+from tests.sweeps.executors.submissions import code, processes_of, submit, sweep, until
 
 pytestmark = [
     pytest.mark.processes,
@@ -38,12 +37,6 @@ def ray() -> Iterator[RayCluster]:
     one.close()
 
 
-def sweep(folder: Path, *words: str) -> tuple[int, pd.DataFrame]:
-    base = ["+experiment=smoke", f"hydra.sweep.dir={folder}", f"hydra.sweeper.verb={MODULE}"]
-    result = train.main([*base, "executor=ray", "-m", *words])
-    return result, pd.read_csv(folder / "sweep.csv").set_index("job").sort_index()
-
-
 def test_the_protocol_is_held() -> None:
     assert isinstance(executor(), Executor)
 
@@ -53,7 +46,7 @@ def test_a_sweep_of_which_one_job_fails(
 ) -> None:
     monkeypatch.setattr(plugin, "tell", lambda _, over: None)  # noqa: ARG005
     before = signal.getsignal(signal.SIGTERM)
-    result, found = sweep(tmp_path, "seed=7,13", "sweep.workers=2")
+    result, found = sweep("ray", tmp_path, "seed=7,13", "sweep.workers=2")
     assert result == 1
     assert signal.getsignal(signal.SIGTERM) is before
     assert found["state"].tolist() == ["finished", "failed"]

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from hydra.errors import InstantiationException
 
@@ -18,8 +17,7 @@ from robust_fin.sweeps.executor import Executor
 from robust_fin.sweeps.executors.slurm import Submitit
 from tests.bars import config, instantiate
 from tests.sweeps.executors.fake_slurm import FakeSlurm
-from tests.sweeps.executors.pretend_job import MODULE
-from tests.sweeps.executors.submissions import code, processes_of, submit, until
+from tests.sweeps.executors.submissions import code, processes_of, submit, sweep, until
 
 pytestmark = [
     pytest.mark.processes,
@@ -52,12 +50,6 @@ def submitted(slurm: FakeSlurm) -> Iterator[Submitit]:  # noqa: ARG001
     one.close()
 
 
-def sweep(folder: Path, *words: str) -> tuple[int, pd.DataFrame]:
-    base = ["+experiment=smoke", f"hydra.sweep.dir={folder}", f"hydra.sweeper.verb={MODULE}"]
-    result = train.main([*base, "executor=submitit", "-m", *words])
-    return result, pd.read_csv(folder / "sweep.csv").set_index("job").sort_index()
-
-
 def log(run: Path) -> str:
     return (run / "output.log").read_text()
 
@@ -71,7 +63,7 @@ def test_a_sweep_of_which_one_job_fails(
     tmp_path: Path, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(plugin, "tell", lambda _, over: None)  # noqa: ARG005
-    result, found = sweep(tmp_path / "sweep", "seed=7,13", "sweep.workers=2", *words)
+    result, found = sweep("submitit", tmp_path / "sweep", "seed=7,13", "sweep.workers=2", *words)
     assert result == 1
     assert found["state"].tolist() == ["finished", "failed"]
     assert found.loc[1, "reason"] == "the loss is nan at step 3"
