@@ -4,13 +4,13 @@ python benchmarks/logging_cost.py [--engines compiled plain] [--rounds 12] [--ro
                                   [--epochs 12] [--json FILE]
 
 Both fits are `+experiment=top5` on synthetic bars at batch 1,024: once as configured, once with no
-logger, no learning rates, no diagnoses and no histograms. They take turns, round by round, and
-swap who goes first; a round's ratio is of its own two fits, and the figure is the median of the
-rounds with its 95 % interval, that of order statistics. Twelve epochs are the experiment's own: of
-fewer the histograms of the first steps, where they are drawn most often, are the greater part.
-Seconds are the processor's, of all
-threads, from the Trainer's start to its end: what other processes take of it is not in them, nor is
-compiling. What is written once a run, at its beginning, stands below.
+logger, no learning rates, no diagnoses and no histograms. They run side by side and take turns of
+50 ms, or of one call of the compiled engine, so that what else the machine does slows both alike.
+Seconds are the processor's, of all threads, from the first hook to the last: of the bare fit those
+of its turns, less what the thread that writes the other's events takes of them; of the other all
+that remain. Compiling is not among them. A round is both fits from beginning to end, the one that
+begins changes from round to round, and the figure is the median of the rounds' ratios with its 95 %
+interval, that of order statistics. What is written once a run, at its beginning, stands below.
 """
 
 import argparse
@@ -18,9 +18,11 @@ import json
 import logging
 import statistics
 import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 from rich.table import Table
 from scipy.stats import quantile_test
+from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
 from robust_fin.bundle import write_config
 from robust_fin.command import conf_folder
@@ -42,22 +45,113 @@ from robust_fin.training.fitting import FitPlan, fit
 
 ENGINES = ("compiled", "plain")
 LIMIT = 1.05
+SECONDS_TURN = 0.05  # of a turn, at least
+PATIENCE = 60.0  # seconds for a fit that waits
 
 
-class Clock(L.Callback):
-    """Processor seconds of a fit, from its first hook to its last."""
+class Turns:
+    """Two fits in two threads, of which one runs at a time.
 
-    seconds = 0.0
+    Args:
+        first: whether the logged one begins.
+
+    Attributes:
+        bare: processor seconds of the turns that do not log.
+        whole: of the process, while both fits last.
+    """
+
+    def __init__(self, *, first: bool) -> None:
+        """Nobody runs yet."""
+        self.bare = self.whole = 0.0
+        self._whose, self._fits = first, {True, False}
+        self._changed, self._building = threading.Condition(), threading.Lock()
+        self._began = 0.0
+        self._start = threading.Barrier(2, self._add(-1), timeout=PATIENCE)
+        self._end = threading.Barrier(2, self._add(1), timeout=PATIENCE)
+
+    def build(self) -> None:
+        """Be the only one that is built: tracing a step is no work for two threads."""
+        if not self._building.acquire(timeout=PATIENCE):
+            raise RuntimeError("the other fit is not built; it may have failed")
+
+    def begin(self, *, logged: bool) -> None:
+        """Let the other be built too, wait for it, and for one's turn."""
+        self._building.release()
+        self._start.wait()
+        self._take(logged)
+
+    def hand_over(self, *, logged: bool) -> None:
+        """Let the other go on, once the turn was long enough, and wait until it has."""
+        if without_writer() - self._began >= SECONDS_TURN:
+            self._leave(logged)
+            self._take(logged)
+
+    def end(self, *, logged: bool) -> None:
+        """Leave the turns to the other, and wait for its end."""
+        self._fits.discard(logged)
+        self._leave(logged)
+        self._end.wait()
+
+    def _take(self, logged: bool) -> None:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._whose is logged, timeout=PATIENCE):
+                raise RuntimeError("the other fit does not hand over; it may have failed")
+        self._began = without_writer()
+
+    def _leave(self, logged: bool) -> None:
+        with self._changed:
+            self.bare += 0.0 if logged else without_writer() - self._began
+            if (not logged) in self._fits:
+                self._whose = not logged
+            self._changed.notify_all()
+
+    def _add(self, sign: int) -> Callable[[], None]:
+        def add() -> None:
+            self.whole += sign * time.process_time()
+
+        return add
+
+
+def without_writer() -> float:
+    """Processor seconds of the process, less those of the threads that write events."""
+    writers = (one for one in threading.enumerate() if isinstance(one, _AsyncWriterThread))
+    clocks = [time.pthread_getcpuclockid(one.ident) for one in writers if one.ident is not None]
+    return time.process_time() - sum(time.clock_gettime(clock) for clock in clocks)
+
+
+class Turn(L.Callback):
+    """A fit's part in the turns.
+
+    Args:
+        logged: which of the two it is.
+    """
+
+    turns = Turns(first=True)
+
+    def __init__(self, *, logged: bool) -> None:
+        """Not begun."""
+        self.logged = logged
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Start."""
-        self._start = time.process_time()
+        """Begin."""
+        Turn.turns.begin(logged=self.logged)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,  # noqa: ARG002
+        pl_module: L.LightningModule,  # noqa: ARG002
+        outputs: object,  # noqa: ARG002
+        batch: object,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Let the other go on."""
+        Turn.turns.hand_over(logged=self.logged)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Stop, when the last points are on the disk."""
+        """End, when the last points are on the disk."""
         for logger in trainer.loggers:
             logger.finalize("success")
-        Clock.seconds = time.process_time() - self._start
+        Turn.turns.end(logged=self.logged)
 
 
 def no_logger(save_dir: Path, name: str, version: str) -> bool:  # noqa: ARG001
@@ -75,7 +169,8 @@ def config_of(engine: str, *, rows: int, epochs: int, logged: bool) -> DictConfi
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("train", overrides=words)
     with open_dict(config):
-        config.callbacks = {"clock": {"_target_": f"{__name__}.Clock"}, **config.callbacks}
+        turn = {"_target_": f"{__name__}.Turn", "logged": logged}
+        config.callbacks = {"turn": turn, **config.callbacks}
         if not logged:
             config.logger = {"_target_": f"{__name__}.no_logger"}
             config.stability.diagnose_every_n_steps = None
@@ -84,13 +179,14 @@ def config_of(engine: str, *, rows: int, epochs: int, logged: bool) -> DictConfi
     return config
 
 
-def seconds_of(config: DictConfig, data: BarDataModule) -> float:
-    """Processor seconds of the training of one fit, in a folder of its own."""
+def train(config: DictConfig, data: BarDataModule) -> None:
+    """One fit, in a folder of its own."""
+    torch.set_num_threads(1)  # which every thread has its own number of
     data.calls = None
     with tempfile.TemporaryDirectory() as folder:
         plan = FitPlan(Path(folder), "", max_steps=None, resume=False)
+        Turn.turns.build()
         fit(config, data, plan)
-    return Clock.seconds
 
 
 def rounds_of(engine: str, *, rows: int, epochs: int, rounds: int) -> list[dict[str, float]]:
@@ -99,12 +195,15 @@ def rounds_of(engine: str, *, rows: int, epochs: int, rounds: int) -> list[dict[
         logged: config_of(engine, rows=rows, epochs=epochs, logged=logged)
         for logged in (True, False)
     }
-    data = load_data(configs[True])
+    data = {logged: load_data(config) for logged, config in configs.items()}
     found = []
     for number in range(rounds + 1):
-        order = (True, False) if number % 2 else (False, True)
-        seconds = {logged: seconds_of(configs[logged], data) for logged in order}
-        found.append({"logged": seconds[True], "bare": seconds[False]})
+        turns = Turn.turns = Turns(first=bool(number % 2))
+        with ThreadPoolExecutor(2) as pool:
+            fits = [pool.submit(train, configs[logged], data[logged]) for logged in (True, False)]
+            for one in as_completed(fits):
+                one.result()
+        found.append({"logged": turns.whole - turns.bare, "bare": turns.bare})
     return found[1:]
 
 
@@ -137,7 +236,6 @@ def main() -> None:
     asked.add_argument("--json", type=Path)
     given = asked.parse_args()
     register_schema()
-    torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     quiet()

@@ -1,7 +1,7 @@
 """Whether a search finds what the default settings leave: 60 Optuna trials, on three markets.
 
-python benchmarks/search.py [--trials 60] [--seeds 0 1 2] [--rows 40000] [--workers 1]
-                            [--folder DIR] [--json FILE] [key=value ...]
+python benchmarks/search.py [--trials 60] [--seeds 0 1 2] [--rows 40000] [--signal 0.3]
+                            [--workers 1] [--folder DIR] [--json FILE] [key=value ...]
 
 Each market is synthetic, with a planted signal. The search sees its val span alone. What it found
 is held against two kinds of luck: that of the best of as many trials which are all equally good,
@@ -32,7 +32,6 @@ from robust_fin.evaluation.selection import expected_maximum, spread_of
 from robust_fin.sweeps.record import RECORD
 from robust_fin.sweeps.table import CSV, FIGURE
 
-SIGNAL = 0.15  # rank IC of the oracle
 MEMBERS = 16  # seeds of the default settings
 WORDS = (
     "+experiment=search", "engine=plain", "split.refit=false", "report.pictures=false",
@@ -83,7 +82,7 @@ def train(words: Sequence[str], log: Path) -> None:
 def search(folder: Path, seed: int, options: argparse.Namespace) -> Found:
     """Search one market, and train the default settings with other seeds."""
     market = [f"source.synthetic.{key}={value}" for key, value in
-              {"rows": options.rows, "seed": seed, "signal": SIGNAL}.items()]  # fmt: skip
+              {"rows": options.rows, "seed": seed, "signal": options.signal}.items()]  # fmt: skip
     common = [
         *WORDS, *market, f"seed={seed}", f"cache.folder={folder / 'cache'}",
         f"ledger={folder / 'trials.jsonl'}", *options.words,
@@ -181,6 +180,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", type=int, default=40_000)
+    parser.add_argument("--signal", type=float, default=0.3, help="rank IC of the oracle")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--json", type=Path)

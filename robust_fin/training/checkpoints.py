@@ -1,6 +1,7 @@
 """Checkpoints for choosing (best) and for going on (last)."""
 
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -60,10 +61,14 @@ class LastCheckpoint(Checkpoint):
             remove_unfinished(self.path.parent)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Listen to Ctrl-C and SIGTERM, and take the curves back to the checkpoint."""
+        """Listen to Ctrl-C and SIGTERM, and take the curves back to the checkpoint.
+
+        Signals come to the main thread only; a fit in another one goes on to its end.
+        """
         self._connector = trainer._signal_connector
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._ask)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
         if trainer.is_global_zero and self._next_point is not None:
             forget_points(trainer.loggers, first=self._next_point)
 
