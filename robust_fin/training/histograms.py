@@ -27,7 +27,7 @@ from robust_fin.training.module import Forecaster
 from robust_fin.training.population import PopulationForecaster
 
 FIRST = 64  # optimizer steps before the first
-BUCKETS = 60
+BUCKETS = 30  # as many as TensorBoard shows
 FORECASTS = 8192  # of the val span, at most, evenly spaced
 
 
