@@ -19,6 +19,7 @@ from robust_fin.configs import conf_folder
 from robust_fin.errors import Interrupted, RobustFinError
 from robust_fin.suggestions import explained, readable, require_known
 from robust_fin.usage import help_of, wants_help
+from robust_fin.verbosity import saying, verbosity_of
 
 __all__ = ["USER_ERRORS", "callable_as", "conf_folder", "guarded", "readable", "run_job"]
 
@@ -68,7 +69,8 @@ def run_job(job: Job, *, config_name: str, argv: Sequence[str] | None = None) ->
         """In a sweep a failure must reach Hydra; alone it is kept, as Hydra would print it too."""
         try:
             require_known(config, verb=config_name, words=HydraConfig.get().overrides.task)
-            job(config)
+            with saying(verbosity_of(config)):
+                job(config)
         except USER_ERRORS as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise

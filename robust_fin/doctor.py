@@ -30,7 +30,7 @@ from rich.table import Table
 
 from robust_fin.command import run_job
 from robust_fin.errors import ConfigError, RobustFinError
-from robust_fin.evaluation.console import show
+from robust_fin.evaluation.console import RESULT, show
 from robust_fin.hardware.all_reduce import check_all_reduce
 from robust_fin.hardware.canary import Churn, damage_after_churn
 from robust_fin.hardware.devices import Machine, check_devices, this_machine
@@ -196,7 +196,8 @@ def diagnose(config: DictConfig) -> None:
     """
     began = time.perf_counter()
     findings = examine(config)
-    show(report(findings), f"{len(findings)} checks in {time.perf_counter() - began:.0f} s")
+    show(report(findings))
+    show(f"{len(findings)} checks in {time.perf_counter() - began:.0f} s", loudness=RESULT)
     if config.out is not None:
         text = json.dumps([asdict(one) for one in findings], indent=2) + "\n"
         Path(config.out).expanduser().write_text(text, encoding="utf-8")

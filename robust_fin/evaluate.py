@@ -15,7 +15,13 @@ from omegaconf import DictConfig, ListConfig
 from robust_fin.bundle import read_provenance
 from robust_fin.command import callable_as, run_job
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.console import compare_table, judgement_tables, metric_tables, show
+from robust_fin.evaluation.console import (
+    RESULT,
+    compare_table,
+    judgement_tables,
+    metric_tables,
+    show,
+)
 from robust_fin.evaluation.contest import contest, contest_words
 from robust_fin.evaluation.pairing import paired, pairing_tables
 from robust_fin.evaluation.report import write_report
@@ -66,7 +72,8 @@ def tell(folder: Path) -> dict[str, Any]:
     written = write_report(
         folder, run.predictions, found, metrics=metrics, pictures=True, notes=[trials]
     )
-    show(*judgement_tables(found), f"report       {written}", trials, verdict(found))
+    show(*judgement_tables(found), f"report       {written}", trials)
+    show(verdict(found), loudness=RESULT)
     return metrics
 
 
@@ -79,7 +86,8 @@ def look(run: Path) -> None:
     read_metrics(run)
     opened = open_lockbox(run)
     show(*judgement_tables(opened.judgement), opened.words)
-    show(f"Lockbox: {verdict(opened.judgement)}", f"written to   {run / LOCKBOX}")
+    show(f"Lockbox: {verdict(opened.judgement)}", loudness=RESULT)
+    show(f"written to   {run / LOCKBOX}")
 
 
 def compare(runs: Sequence[Path]) -> None:
@@ -93,7 +101,7 @@ def compare(runs: Sequence[Path]) -> None:
     if len(runs) > 1:
         show(*picking_words(runs))
     for run in runs:
-        show(f"{run.name}: {finished[str(run)].verdict}")
+        show(f"{run.name}: {finished[str(run)].verdict}", loudness=RESULT)
 
 
 def picking_words(runs: Sequence[Path]) -> list[str]:

@@ -27,7 +27,7 @@ from robust_fin.data.leaks import Checked, Findings, Leak
 from robust_fin.data.splits import Split
 from robust_fin.data.vix_leaks import SAME_DAY, VIX, check_vix
 from robust_fin.errors import ConfigError, RobustFinError, SchemaError
-from robust_fin.evaluation.console import show
+from robust_fin.evaluation.console import RESULT, show
 from robust_fin.features.registry import FEATURES, compute_features
 from robust_fin.market.sources import Bars
 from robust_fin.settings import register_schema
@@ -166,8 +166,11 @@ def leakcheck(config: DictConfig) -> None:
     show(
         checked_table(found.checked, origin=instantiate(config.source).origin),
         *notes(found.checked),
-        f"No leak: {columns} columns, {values:,} values compared, in "
-        f"{time.perf_counter() - began:.0f} s",
+    )
+    seconds = time.perf_counter() - began
+    show(
+        f"No leak: {columns} columns, {values:,} values compared, in {seconds:.0f} s",
+        loudness=RESULT,
     )
 
 

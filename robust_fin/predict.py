@@ -23,7 +23,7 @@ from robust_fin.bundle import load_bundle, read_config
 from robust_fin.command import callable_as, run_job
 from robust_fin.composition import composed
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.console import show
+from robust_fin.evaluation.console import RESULT, show
 from robust_fin.run import Run
 
 
@@ -109,7 +109,8 @@ def write_scores(config: DictConfig, *, given: Sequence[str]) -> Path:
     except OSError as error:
         raise ConfigError(f"out={out} cannot be written: {error}") from error
     unknown = int(table["outcome"].isna().sum())
-    show(f"{len(table):,} rows scored, {unknown:,} of them without an outcome yet: {out}")
+    said = f"{len(table):,} rows scored, {unknown:,} of them without an outcome yet: {out}"
+    show(said, loudness=RESULT)
     return out
 
 

@@ -26,11 +26,21 @@ Advance = Callable[[float], None]
 
 
 class _Seconds(ProgressColumn):
-    """`compiling, once: 12 s`."""
+    """`compiling, once: 4 s, about 8 s left`."""
+
+    def __init__(self, usual: float) -> None:
+        """Seconds that it usually takes."""
+        super().__init__()
+        self.usual = usual
 
     def render(self, task: Task) -> Text:
-        """What was written when the task began, and the seconds since."""
-        return Text(f"{task.description}: {task.elapsed or 0:.0f} s")
+        """What it is, the seconds since it began, and what is left of the usual ones."""
+        passed = task.elapsed or 0.0
+        left = self.usual - passed
+        said = (
+            f"about {left:.0f} s left" if left > 0 else f"and it usually takes {self.usual:.0f} s"
+        )
+        return Text(f"{task.description}: {passed:.0f} s, {said}")
 
 
 def terminal() -> Console:
@@ -84,14 +94,15 @@ def shown_progress(
 
 
 @contextmanager
-def shown_seconds(what: str, *, console: Console | None = None) -> Iterator[None]:
-    """A line that counts the seconds of something whose end is not known; gone when it is done.
+def shown_seconds(what: str, *, usual: float, console: Console | None = None) -> Iterator[None]:
+    """A line that counts the seconds of something that cannot say how far it is; gone when done.
 
     Args:
-        what: such as `reading es.parquet`.
+        what: such as `compiling, once`.
+        usual: seconds that it usually takes, which the time left is told by.
         console: where; None takes standard error.
     """
-    with _line((SpinnerColumn(), _Seconds()), console) as bar:
+    with _line((SpinnerColumn(), _Seconds(usual)), console) as bar:
         bar.add_task(what, total=None)
         yield
 

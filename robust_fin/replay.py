@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from robust_fin.command import run_job
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.console import show
+from robust_fin.evaluation.console import RESULT, show
 from robust_fin.training.record import Record, read_record
 from robust_fin.training.step_replay import DOUBLE, Replay, replay
 
@@ -33,7 +33,7 @@ def replay_record(path: Path, *, rows: int) -> list[Replay]:
         raise ConfigError(f"rows={rows} must be at least 1")
     record = read_record(path)
     found = replay(record)
-    show(*story(record, found))
+    show(*story(record, found), loudness=RESULT)
     show(*row_lines(record, guilty_rows(found), most=rows))
     return found
 

@@ -31,7 +31,7 @@ from robust_fin.data.training_parts import TrainingSpan
 from robust_fin.errors import ConfigError
 from robust_fin.evaluation.bootstrap import Interval
 from robust_fin.evaluation.collinear import collinear_groups, rank_correlations
-from robust_fin.evaluation.console import show
+from robust_fin.evaluation.console import RESULT, show
 from robust_fin.evaluation.importance import (
     PartSums,
     ScoredPart,
@@ -124,7 +124,8 @@ def select(config: DictConfig, run: Path) -> list[Answer]:
     write_whole(run / WORDS, f"{override}\n".encode())
     for one in answers:
         tell(one, origin=market.bars.origin)
-    show(f"run folder  {run}", *last_words(answers[0], folds=len(answers)), override)
+    show(f"run folder  {run}", *last_words(answers[0], folds=len(answers)))
+    show(override, loudness=RESULT)
     return answers
 
 

@@ -22,7 +22,7 @@ with shown_progress("features", total=4) as advance:
     for _ in range(4):
         time.sleep(0.06)
         advance(1)
-with shown_seconds("compiling, once"):
+with shown_seconds("compiling, once", usual=9.0):
     time.sleep(0.15)
 sys.stdout.write("done")
 """
@@ -48,20 +48,25 @@ def test_a_terminal_sees_how_far_and_how_long_yet() -> None:
     assert re.search(r"0:00:0\d.{0,5} left", written(out))
 
 
-def test_a_terminal_counts_the_seconds_of_what_has_no_known_end() -> None:
+@pytest.mark.parametrize(
+    ("usual", "said"), [(9.0, "0 s, about 9 s left"), (0.02, "0 s, and it usually takes 0 s")]
+)
+def test_what_cannot_say_how_far_it_is_goes_by_what_it_usually_takes(
+    usual: float, said: str
+) -> None:
     out = console(terminal=True)
-    with shown_seconds("compiling, once", console=out):
+    with shown_seconds("compiling, once", usual=usual, console=out):
         time.sleep(0.15)
-    assert "compiling, once: 0 s" in written(out)
+    assert f"compiling, once: {said}" in written(out)
 
 
 def test_what_is_no_terminal_or_wants_silence_gets_nothing() -> None:
     out = console(terminal=False)
-    with shown_seconds("compiling, once", console=out):
+    with shown_seconds("compiling, once", usual=9.0, console=out):
         assert not is_watched(out)
     assert written(out) == ""
     out = console(terminal=True)
-    with hidden(), shown_seconds("compiling, once", console=out):
+    with hidden(), shown_seconds("compiling, once", usual=9.0, console=out):
         assert not is_watched(out)
     assert written(out).strip() == ""
     with hidden(when=False):
@@ -70,7 +75,10 @@ def test_what_is_no_terminal_or_wants_silence_gets_nothing() -> None:
 
 def test_a_step_within_a_step_shows_no_second_line() -> None:
     out = console(terminal=True)
-    with shown_progress("outer", total=1, console=out), shown_seconds("inner", console=out):
+    with (
+        shown_progress("outer", total=1, console=out),
+        shown_seconds("inner", usual=1.0, console=out),
+    ):
         time.sleep(0.15)
     assert "outer" in written(out)
     assert "inner" not in written(out)
@@ -105,7 +113,7 @@ def test_a_real_terminal_and_a_pipe(tmp_path: Path) -> None:
     os.close(ours)
     assert done.returncode == 0
     assert "features" in seen
-    assert "compiling, once: 0 s" in seen
+    assert "compiling, once: 0 s, about 9 s left" in seen
     assert "\x1b[" in seen
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from robust_fin import train
+from robust_fin import evaluate, predict, train
 from robust_fin.bundle import read_config
 from robust_fin.errors import ConfigError
 from robust_fin.evaluation.console import show
@@ -57,6 +57,13 @@ def test_quiet_leaves_the_verdict_and_the_same_run(tmp_path: Path, capfd: Captur
     assert config_hash(quiet) == config_hash(detailed)
     skills = [Run(one).metrics["test/skill"] for one in folders]
     assert skills[0] == skills[1]
+    capfd.readouterr()
+    assert evaluate.main([f"run={folders[0]}", "verbose=0"]) == 0
+    assert capfd.readouterr() == (f"{Run(folders[0]).verdict}\n", "")
+    scores = tmp_path / "scores.parquet"
+    words = [f"run={folders[0]}", f"out={scores}", "source.synthetic.rows=50", "verbose=0"]
+    assert predict.main(words) == 0
+    assert capfd.readouterr().out.endswith(f"without an outcome yet: {scores}\n")
 
 
 @pytest.mark.parametrize(

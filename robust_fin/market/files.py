@@ -1,6 +1,6 @@
 """A CSV or Parquet file of bars -> the columns that mean something, under the schema's names."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pyarrow.parquet
 from robust_fin.errors import RobustFinError, SchemaError, SourceError
 from robust_fin.market.columns import NUMBERS, match_headers
 from robust_fin.market.csv_text import CODES, csv_batches, csv_headers, csv_table
-from robust_fin.progress import shown_progress, shown_seconds
+from robust_fin.progress import shown_progress
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _BUFFER = 1 << 20  # bytes of a column read at once where a file is read in blocks
@@ -144,13 +144,25 @@ def _csv_batches(
 def _read_parquet(path: Path, compression: str | None) -> pa.Table:
     with pa.input_stream(str(path), compression=compression) as stream:
         content = pa.BufferReader(stream.read_buffer())
-    with (
-        pyarrow.parquet.ParquetFile(content, **_CAREFUL) as file,
-        shown_seconds(f"reading {path.name}"),
-    ):
+    with pyarrow.parquet.ParquetFile(content, **_CAREFUL) as file:
         headers = _parquet_headers(file, path.name, names=())
-        table = file.read(columns=list(headers.values()))
+        table = _row_groups(file, path.name, columns=list(headers.values()))
     return _in_utc(table.select(list(headers.values())).rename_columns(list(headers)))
+
+
+def _row_groups(
+    file: pyarrow.parquet.ParquetFile, name: str, *, columns: Sequence[str]
+) -> pa.Table:
+    """All of a file, a row group at a time, so that it can be told how far it is."""
+    count = file.metadata.num_row_groups
+    if not count:
+        return file.read(columns=columns)
+    tables = []
+    with shown_progress(f"reading {name}", total=file.metadata.num_rows) as advance:
+        for number in range(count):
+            tables.append(file.read_row_group(number, columns=columns))
+            advance(tables[-1].num_rows)
+    return pa.concat_tables(tables)
 
 
 def _parquet_batches(

@@ -20,6 +20,7 @@ from robust_fin.processes import refuse_outside_ranks
 from robust_fin.settings import OF_SWEEPS
 from robust_fin.suggestions import require_known
 from robust_fin.sweeps.composition import Composer
+from robust_fin.sweeps.lock import only_command
 from robust_fin.sweeps.record import RECORD, SweepRecord
 from robust_fin.sweeps.strategy import Strategy
 from robust_fin.sweeps.sweep import Sweep
@@ -91,7 +92,7 @@ class JobSweeper(Sweeper):
         record = self._record(composer.folder)
         strategy, executor = (instantiate(self.config[key]) for key in OF_SWEEPS)
         check_workers(strategy)
-        with contextlib.closing(executor):
+        with only_command(record.folder), contextlib.closing(executor):
             sweep = Sweep(strategy, executor, composer, record, self.verb, self.retry_failed)
             run_sweep(sweep, words)
 

@@ -21,7 +21,7 @@ class PopulationSearch:
 
     Learning rate, weight decay, Huber delta, dropout and seed are what members differ in; every
     other swept key makes one job a value. A member has the numbers of the single run with its
-    settings: with engine=compiled bit for bit.
+    settings: with engine=compiled bit for bit, but for the last digits where dropout is swept.
 
     Args:
         workers: jobs that run at a time.

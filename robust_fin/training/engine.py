@@ -10,7 +10,7 @@ from robust_fin.data.batches import CallPlan
 from robust_fin.errors import ConfigError
 from robust_fin.progress import shown_seconds
 from robust_fin.training.calls import StepCalls
-from robust_fin.training.loop_library import NoCompilerError
+from robust_fin.training.loop_library import NoCompilerError, note_seconds, usual_seconds
 from robust_fin.training.steps import StepLoop, StepSettings
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def compiled_loop(
         own_dropout: whether each call is given a rate of dropout.
     """
     try:
-        with shown_seconds("compiling, once"):
+        with shown_seconds("compiling, once", usual=usual_seconds()):
             loop = StepLoop(
                 net.train(),
                 link=link,
@@ -119,6 +119,7 @@ def compiled_loop(
         log.warning("%s; the plain engine trains, slower and with the same numbers", error)
         return None
     if not loop.cached:
+        note_seconds(loop.compile_seconds)
         log.info("compiling, once: %.1f s", loop.compile_seconds)
     return loop
 

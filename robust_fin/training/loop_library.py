@@ -31,6 +31,8 @@ OPTIONS: dict[str, Any] = {
     "realize_reads_threshold": 1,  # what is read twice is stored, not computed twice
 }
 LINE = 64  # bytes the arena is aligned to
+TYPICAL_SECONDS = 12.0  # of tracing and building a small net, where none was timed yet
+_SECONDS = "seconds.txt"  # in the cache
 
 
 class NoCompilerError(RobustFinError):
@@ -154,6 +156,19 @@ def cache_folder() -> Path:
     """Where libraries lie: in Inductor's cache folder, found without importing it (2 s)."""
     default = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
     return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", default)) / "step_loops"
+
+
+def usual_seconds() -> float:
+    """How long the last build on this machine took; a typical one where there was none."""
+    try:
+        return float((cache_folder() / _SECONDS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return TYPICAL_SECONDS
+
+
+def note_seconds(seconds: float) -> None:
+    """Keep how long a build took, for who waits for the next one."""
+    _write_atomically(cache_folder() / _SECONDS, f"{seconds:.1f}\n".encode())
 
 
 def _key(step: TracedStep) -> str:

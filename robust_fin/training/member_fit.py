@@ -25,6 +25,7 @@ from robust_fin.training.engine import (
     wants_compiled,
 )
 from robust_fin.training.fitting import Fit, FitPlan, FitSummary, MemberFate, steps_in
+from robust_fin.training.loop_library import usual_seconds
 from robust_fin.training.member_states import NEVER, MemberStates
 from robust_fin.training.member_steps import (
     AUTO,
@@ -177,7 +178,7 @@ def member_engine(
             own_dropout=own_dropout,
         )
         if loop is not None:
-            with shown_seconds("compiling, once"):
+            with shown_seconds("compiling, once", usual=usual_seconds()):
                 return LoopedMembers(loop, block=asked or 1)
     step = OneStep(net, Layout(net), link, objective, step_settings(config), own_delta, own_dropout)
     return StackedMembers(step, block=asked or AUTO)

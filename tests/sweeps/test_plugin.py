@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from robust_fin import train
 from robust_fin.errors import ConfigError
 from robust_fin.sweeps import plugin
+from robust_fin.sweeps.lock import only_command
 from robust_fin.sweeps.plugin import one_a_key, words_of_sweep
 from robust_fin.sweeps.record import SweepRecord
 from tests.sweeps.pretend import STARTED
@@ -130,3 +131,13 @@ def test_a_folder_that_is_gone_is_said(tmp_path: Path, capsys: Capture) -> None:
     SweepRecord(tmp_path, ["seed=1,2"], str(tmp_path / "gone")).write()
     assert train.main([f"sweep.resume={tmp_path}"]) == 1
     assert f"the folder {tmp_path / 'gone'}, in which the sweep" in capsys.readouterr().err
+
+
+def test_two_commands_on_one_sweep_are_one_too_many(tmp_path: Path, capsys: Capture) -> None:
+    assert sweep(tmp_path, "seed=1,2", "-m") == 0
+    STARTED.clear()
+    with only_command(tmp_path):
+        assert train.main([f"sweep.resume={tmp_path}"]) == 1
+    assert f"another command works on the sweep in {tmp_path}" in capsys.readouterr().err
+    assert STARTED == []
+    assert train.main([f"sweep.resume={tmp_path}"]) == 0

@@ -114,3 +114,13 @@ def test_a_failure_inside_the_library_is_an_error(
     inputs = LoopInputs((torch.ones(3),), (torch.ones(1),), (torch.ones(4, 3),), (torch.ones(3),))
     with pytest.raises(loop_library.LoopFailedError, match="failed with code 2"):
         library.run(inputs, rows=torch.ones(1, 2, dtype=torch.int64))
+
+
+def test_how_long_a_build_takes_is_told_by_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    loop_library.cache_folder().mkdir()
+    assert loop_library.usual_seconds() == loop_library.TYPICAL_SECONDS
+    loop_library.note_seconds(23.04)
+    assert loop_library.usual_seconds() == 23.0
