@@ -58,7 +58,7 @@ class Rule:
 def small_training(command: Command) -> tuple[str, ...]:
     """The words that make a training command small."""
     few = [words for name, words in _JOBS.items() if name in command.words]
-    if "split.by=contract" in command.words:  # the bars at hand are of one
+    if command.says(r"split=walk_forward|split\.by=contract"):  # the bars are few dates of one
         few.append(("split.by=trading_date", "split.test_blocks=2"))
     return (*SMALL, *(word for words in few for word in words))
 
