@@ -5,7 +5,7 @@ data set. Everything between the marks is read from finished runs, words include
 typed by hand. A kind of sweep that is not given keeps its tables.
 """
 
-import sys
+import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -51,6 +51,6 @@ def replaced(text: str, name: str, tables: str) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        raise SystemExit(__doc__)
-    main([Path(word) for word in sys.argv[1:]])
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("folders", type=Path, nargs="+", metavar="SWEEP_FOLDER")
+    main(asked.parse_args().folders)

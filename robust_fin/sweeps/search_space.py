@@ -124,9 +124,11 @@ def text_of(value: object) -> str:
 
 
 def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Keys with their fields, however they are nested."""
+    """Keys with their fields, however they are nested; null takes one out of the defaults."""
     for name, below in node.items():
         key = f"{prefix}{name}"
+        if below is None:
+            continue
         if not isinstance(below, Mapping):
             raise ConfigError(
                 f"sweep.space.{key}={below} says nothing of its values; write {{low: .., high: ..}}"

@@ -63,6 +63,12 @@ def test_a_field_can_be_changed_by_its_dotted_key() -> None:
     assert read_space(given) == {"optimizer.lr": Between(1e-4, 1.0, log=True)}
 
 
+def test_null_takes_a_key_out() -> None:
+    given = {"model": {"dropout": None, "hidden": {"choices": [8]}}, "optimizer": None}
+    assert read_space(given) == {"model.hidden": OneOf(("8",))}
+    assert read_space({"model": {"dropout": None}}) == {}
+
+
 @pytest.mark.parametrize(
     "value", [None, True, 3, 1e-4, 0.1, "huber", "32-true", "null", "a b, c='d'", [16, 8], ["a b"]]
 )
