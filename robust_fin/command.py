@@ -19,7 +19,6 @@ from robust_fin.configs import conf_folder
 from robust_fin.errors import Interrupted, RobustFinError
 from robust_fin.suggestions import explained, readable, require_known
 from robust_fin.usage import help_of, wants_help
-from robust_fin.verbosity import saying, verbosity_of
 
 __all__ = ["USER_ERRORS", "callable_as", "conf_folder", "guarded", "readable", "run_job"]
 
@@ -68,6 +67,9 @@ def run_job(job: Job, *, config_name: str, argv: Sequence[str] | None = None) ->
     def deferring(config: DictConfig) -> None:
         """In a sweep a failure must reach Hydra; alone it is kept, as Hydra would print it too."""
         try:
+            # here, because what it says it with takes a second that help is not to wait for
+            from robust_fin.verbosity import saying, verbosity_of
+
             require_known(config, verb=config_name, words=HydraConfig.get().overrides.task)
             with saying(verbosity_of(config)):
                 job(config)
