@@ -6,8 +6,9 @@ python benchmarks/search.py [--trials 60] [--seeds 0 1 2] [--rows 40000] [--sign
 Each market is synthetic, with a planted signal. The search sees its val span alone. What it found
 is held against two kinds of luck: that of the best of as many trials which are all equally good,
 with the spread of the trials themselves, and that of as many seeds of the default settings, with
-the spread of such seeds. The test span, which no choice has seen, says what is left of it: the
-difference has a paired 95 % interval. With --folder a run that was interrupted goes on.
+the spread of such seeds. Deflated is what it is worth on val dates that did not choose it. The test
+span, which no choice has seen, says what is left of it: the difference has a paired 95 % interval.
+With --folder a run that was interrupted goes on.
 """
 
 import argparse
@@ -26,9 +27,12 @@ from rich.table import Table
 
 from robust_fin.evaluation.bootstrap import Interval
 from robust_fin.evaluation.cells import percent
+from robust_fin.evaluation.choice import Choice, choice
 from robust_fin.evaluation.console import show
 from robust_fin.evaluation.pairing import paired
 from robust_fin.evaluation.selection import expected_maximum, spread_of
+from robust_fin.results import VAL_LOSSES
+from robust_fin.sweeps.deflation import val_gains
 from robust_fin.sweeps.record import RECORD
 from robust_fin.sweeps.table import CSV, FIGURE
 
@@ -49,6 +53,8 @@ class Found:
         default: val/skill of the default settings.
         best: val/skill of the chosen trial.
         settings: of it.
+        deflated: val/skill of the best where dates that did not choose it measure it, and how far
+            that is above the default settings.
         luck_of_trials: what the best of as many equal trials would show, with their spread.
         luck_of_seeds: what the best of as many seeds of the default settings would show.
         test_default: test/skill of the default settings.
@@ -62,6 +68,7 @@ class Found:
     default: float
     best: float
     settings: str
+    deflated: Choice
     luck_of_trials: float
     luck_of_seeds: float
     test_default: float
@@ -119,6 +126,7 @@ def judged(seed: int, sweep: Path, many: Path, hours: float) -> Found:
         default=float(default[FIGURE]),
         best=float(best[FIGURE]),
         settings=searched(best, table),
+        deflated=chosen_again(sweep, table),
         luck_of_trials=luck(skills, len(table)),
         luck_of_seeds=luck(seeds, len(table)),
         test_default=both.second.skill.estimate,
@@ -126,6 +134,14 @@ def judged(seed: int, sweep: Path, many: Path, hours: float) -> Found:
         apart=both.apart.skill,
         hours=hours,
     )
+
+
+def chosen_again(sweep: Path, table: pd.DataFrame) -> Choice:
+    """The choice among the trials that finished, held against the default settings."""
+    ended = table[table[FIGURE].notna()]
+    runs = [sweep / str(run) / VAL_LOSSES for run in ended["run"]]
+    gains = pd.concat([val_gains(pd.read_parquet(run), None) for run in runs], axis=1, join="inner")
+    return choice(gains.to_numpy(), reference=ended["job"].tolist().index(0))
 
 
 def luck(figures: Sequence[float], trials: int) -> float:
@@ -146,25 +162,37 @@ def shown(found: Sequence[Found]) -> Table:
     """A line a market."""
     table = Table(title="the best of a search, and the default settings; skill over the constant")
     for name in (
-        "market", "trials", "val, default", "val, best", "luck of trials", "luck of seeds",
-        "test, default", "test, best", "test, apart",
+        "market", "trials", "val, default", "val, best", "val, best, deflated", "and over default",
+        "luck of trials", "luck of seeds", "test, default", "test, best", "test, apart",
     ):  # fmt: skip
         table.add_column(name, justify="right")
     for one in found:
         states = ", ".join(f"{count} {state}" for state, count in one.states.items())
-        figures = (
-            one.default, one.best, one.luck_of_trials, one.luck_of_seeds,
-            one.test_default, one.test_best,
+        deflated, apart = percent(one.deflated.deflated), percent(over_default(one))
+        others = (one.luck_of_trials, one.luck_of_seeds, one.test_default, one.test_best)
+        table.add_row(
+            str(one.seed), states, *shares(one.default, one.best), deflated, apart,
+            *shares(*others), percent(one.apart),
         )  # fmt: skip
-        cells = [f"{100 * figure:+.3f} %" for figure in figures]
-        table.add_row(str(one.seed), states, *cells, percent(one.apart))
     return table
+
+
+def shares(*figures: float) -> list[str]:
+    """As they are printed."""
+    return [f"{100 * figure:+.3f} %" for figure in figures]
+
+
+def over_default(one: Found) -> Interval:
+    """How far the best is above the default settings, deflated."""
+    assert one.deflated.apart is not None
+    return one.deflated.apart
 
 
 def words_of(found: Sequence[Found]) -> list[str]:
     """What was shown, in sentences."""
     counts = {
         "val/skill above that of the default settings": lambda one: one.best > one.default,
+        "the same deflated, its interval above 0": lambda one: over_default(one).is_above(0),
         "beyond the luck of as many equal trials": lambda one: one.best > one.luck_of_trials,
         "beyond the luck of as many seeds": lambda one: one.best > one.luck_of_seeds,
         "test/skill above, its interval above 0": lambda one: one.apart.is_above(0),

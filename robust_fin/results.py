@@ -14,7 +14,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from safetensors.numpy import save_file
 
-from robust_fin.bundle import Forecast, SpanForecast, finish_bundle, predictions_table, spread
+from robust_fin.bundle import (
+    DailyLosses,
+    Forecast,
+    SpanForecast,
+    finish_bundle,
+    predictions_table,
+    spread,
+)
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.evaluation.figures import judged_figures
 from robust_fin.evaluation.report import write_report
@@ -29,6 +36,7 @@ from robust_fin.training.trivial import trivial_objective
 
 METRICS, PREDICTIONS, ROWS = "metrics.json", "predictions.parquet", "rows.json"
 MEMBERS, MEMBER_SCORES = "members.json", "member_scores.safetensors"
+VAL_LOSSES = "val_losses.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +62,20 @@ class FoldScores:
 
     val: SpanForecast | None
     val_yardstick: Yardstick | None
+    val_daily: DailyLosses | None
     test: SpanForecast
 
 
 def score_fold(fold: FoldRun, *, keep: int) -> FoldScores:
     """Score val with what was chosen there, and test once, with the final weights."""
-    val = val_yardstick = None
+    val = val_yardstick = daily = None
     if fold.chosen.has_val():
-        val_yardstick = yardstick_of(fold.chosen, "val")
-        val = SpanForecast.of(fold.chosen_fit.nets, fold.chosen.x("val"), val_yardstick, keep=0)
+        val_yardstick, daily = yardstick_of(fold.chosen, "val"), daily_losses_of(fold.chosen, "val")
+        nets, x = fold.chosen_fit.nets, fold.chosen.x("val")
+        val = SpanForecast.of(nets, x, val_yardstick, keep=0, daily=daily)
     test = yardstick_of(fold.data, "test")
     scored = SpanForecast.of(fold.fit.nets, fold.data.x("test"), test, keep=keep)
-    return FoldScores(val, val_yardstick, scored)
+    return FoldScores(val, val_yardstick, daily, scored)
 
 
 def yardstick_of(data: BarDataModule, span: str) -> Yardstick:
@@ -77,6 +87,29 @@ def yardstick_of(data: BarDataModule, span: str) -> Yardstick:
         train_median=target.median,
         train_mean=target.mean,
     )
+
+
+def daily_losses_of(data: BarDataModule, span: str) -> DailyLosses:
+    """The same by trading date."""
+    dates = data.market.examples.trading_date[data.fitted.span(span)]
+    return DailyLosses(data.target(span), dates, train_median=data.fitted.target.median)
+
+
+def val_losses(folds: Sequence[FoldRun], scores: Sequence[FoldScores]) -> pd.DataFrame | None:
+    """What choices were made by, a trading date at a time; None where no fold has val.
+
+    Of a population the mean forecast comes first, then every member that was not frozen.
+    """
+    parts = []
+    for number, (fold, one) in enumerate(zip(folds, scores, strict=True)):
+        if one.val is None or one.val_daily is None:
+            continue
+        fates = enumerate(fold.chosen_fit.members)
+        moving = [member for member, fate in fates if fate.frozen_at is None]
+        members = dict(zip(moving, one.val.losses, strict=True)) if moving else {}
+        net = one.val_daily.of(one.val.forecast.score)
+        parts.append(one.val_daily.table(net, members, fold=number))
+    return pd.concat(parts, ignore_index=True) if parts else None
 
 
 def test_predictions(
@@ -116,6 +149,9 @@ def write_results(
     )
     predictions = test_predictions(folds, scores, baselines=instantiate(config.baselines))
     predictions.to_parquet(run / PREDICTIONS, index=False)
+    chosen_by = val_losses(folds, scores)
+    if chosen_by is not None:
+        chosen_by.to_parquet(run / VAL_LOSSES, index=False)
     write_json(run / ROWS, row_ledgers(folds))
     if last.fit.members:
         write_members(run, folds, scores)

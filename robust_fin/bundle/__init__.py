@@ -1,5 +1,6 @@
 """What a finished run is on disk; save, load, predict. No pickle in it."""
 
+from robust_fin.bundle.daily_losses import DailyLosses
 from robust_fin.bundle.folder import FOLDER as BUNDLE
 from robust_fin.bundle.folder import (
     Bundle,
@@ -19,6 +20,7 @@ __all__ = [
     "BUNDLE",
     "SCORE_BLOCK",
     "Bundle",
+    "DailyLosses",
     "Forecast",
     "MemberMean",
     "Nets",

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from robust_fin.bundle.daily_losses import DailyLosses
 from robust_fin.bundle.nets import Nets
 from robust_fin.bundle.predictions import Forecast, MemberMean
 from robust_fin.metrics import Yardstick
@@ -21,15 +22,23 @@ class SpanForecast:
         forecast: mean and spread.
         members: figures of each member.
         kept: scores of the first members.
+        losses: of each member by trading date; no columns where they were not asked for.
     """
 
     forecast: Forecast
     members: tuple[Figures, ...]
     kept: Float[np.ndarray, "kept rows"]
+    losses: Float[np.ndarray, "members dates"]
 
     @classmethod
     def of(
-        cls, nets: Nets, x: Float[Tensor, "rows features"], yardstick: Yardstick, *, keep: int
+        cls,
+        nets: Nets,
+        x: Float[Tensor, "rows features"],
+        yardstick: Yardstick,
+        *,
+        keep: int,
+        daily: DailyLosses | None = None,
     ) -> "SpanForecast":
         """Score a span.
 
@@ -38,14 +47,19 @@ class SpanForecast:
             x: transformed features, float32, on the CPU.
             yardstick: of the span.
             keep: members whose single scores are kept, in float16.
+            daily: what losses by trading date are measured with.
         """
         mean, figures, kept = MemberMean(), list[Figures](), list[np.ndarray]()
+        losses: list[np.ndarray] = []
         for block in nets.scores(x):
             mean.add(block)
-            figures += [yardstick.figures(score.astype(np.float64)) for score in block]
+            exact = block.astype(np.float64)
+            figures += [yardstick.figures(score) for score in exact]
+            losses += [] if daily is None else [daily.of(score) for score in exact]
             kept += [score.astype(np.float16) for score in block[: max(0, keep - len(kept))]]
         whole = np.stack(kept) if kept else np.zeros((0, len(x)), np.float16)
-        return cls(mean.forecast(), tuple(figures), whole)
+        by_date = np.stack(losses) if losses else np.zeros((len(figures), 0))
+        return cls(mean.forecast(), tuple(figures), whole, by_date)
 
 
 def spread(members: tuple[Figures, ...]) -> Figures:

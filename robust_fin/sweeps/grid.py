@@ -55,6 +55,10 @@ class Grid:
         """See `Strategy.rows`."""
         return one_row(outcome)
 
+    def default_job(self) -> int | None:
+        """None: what is listed need not hold the settings as they are."""
+        return None
+
 
 def _values(word: Override) -> list[str]:
     """The word once a value of its key.

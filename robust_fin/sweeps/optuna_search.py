@@ -118,6 +118,10 @@ class OptunaSearch:
         """See `Strategy.rows`."""
         return one_row(outcome)
 
+    def default_job(self) -> int | None:
+        """See `Strategy.default_job`."""
+        return self.study.default_job() if self.try_default else None
+
     def _journal(self, folder: Path) -> Path:
         if self._storage is None:
             return folder.absolute() / JOURNAL

@@ -67,6 +67,10 @@ class PopulationSearch:
         """A row a member, as if each had been a job."""
         return member_rows(outcome, self._members)
 
+    def default_job(self) -> int | None:
+        """None: what is listed need not hold the settings as they are."""
+        return None
+
     def _settings_of_members(self, own: Sequence[Override]) -> list[Settings]:
         if self._count is None:
             found = combinations(own)

@@ -55,3 +55,7 @@ class Strategy(Protocol):
     def rows(self, outcome: Outcome) -> Sequence[Row]:
         """Its lines in the table; also of the jobs that `plan` was told of."""
         ...
+
+    def default_job(self) -> int | None:
+        """Number of the job that has the settings as they are; None where none is known to."""
+        ...

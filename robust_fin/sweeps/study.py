@@ -168,6 +168,15 @@ class SharedStudy:
         """Jobs of this sweep that have trials."""
         return sorted(self._of_job)
 
+    def default_job(self) -> int | None:
+        """The job of this sweep that has the default settings; None where another sweep has it."""
+        trials = self._trials()
+        found = [
+            job for job, one in self._of_job.items()
+            if _is_default(trials[one]) and not _is_lost(trials[one])
+        ]  # fmt: skip
+        return found[0] if found else None
+
     def environment(self, job: int) -> dict[str, str]:
         """What the processes of a job need to report and to be pruned; nothing without a pruner."""
         number = self._of_job.get(job)

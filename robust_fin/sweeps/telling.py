@@ -11,6 +11,7 @@ from robust_fin.bundle import read_config, read_provenance
 from robust_fin.evaluation.console import RESULT, judgement_tables, show
 from robust_fin.progress import Advance, is_watched, shown_progress
 from robust_fin.run import Run
+from robust_fin.sweeps.deflation import choice_words, deflated_choice
 from robust_fin.sweeps.luck import BestOf
 from robust_fin.sweeps.record import SweepRecord
 from robust_fin.sweeps.sweep import Sweep
@@ -90,18 +91,22 @@ def tell(sweep: Sweep, *, over: bool) -> None:
         show(f"{len(rows) - _MOST} more rows are in {folder / CSV}")
     chosen = chosen_row(rows) if over else None
     if chosen is not None:
-        _tell_choice(rows, chosen)
+        _tell_choice(rows, chosen, default_job=sweep.strategy.default_job())
     elif over:
         show(_nothing_chosen(rows))
     show(f"table        {folder / CSV}", f"             {folder / PARQUET}")
     show(f"TensorBoard  tensorboard --logdir {folder}")
 
 
-def _tell_choice(rows: Sequence[Row], chosen: Row) -> None:
+def _tell_choice(rows: Sequence[Row], chosen: Row, *, default_job: int | None) -> None:
     run = Run.of(chosen.folder)
     best = BestOf.of([skill_of(row) for row in rows])
     name = f"job {chosen.number}{'' if chosen.member is None else f', member {_member(chosen)}'}"
-    show(f"Chosen by val/skill: {name}, {chosen.folder}", *best.words(counted=_counted_trials(run)))
+    show(f"Chosen by val/skill: {name}, {chosen.folder}")
+    if best.trials > 1:
+        deflated = deflated_choice(rows, default_job=default_job)
+        show(*choice_words(deflated, default_job=default_job))
+    show(*best.words(counted=_counted_trials(run)))
     if chosen.member is None:
         show(*judgement_tables(run.judgement), deflated_words(chosen.folder))
         show(run.verdict, loudness=RESULT)

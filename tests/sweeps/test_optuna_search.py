@@ -78,6 +78,25 @@ def test_the_first_trial_is_the_default_and_the_others_draw_near_the_best(tmp_pa
     assert study.best_value == best
 
 
+def test_the_default_is_known_by_its_job(tmp_path: Path) -> None:
+    strategy = planned(tmp_path, trials=4)
+    assert strategy.default_job() is None
+    drive(strategy, closeness)
+    assert strategy.default_job() == 0
+    without = planned(tmp_path / "without", trials=3, try_default=False)
+    drive(without, closeness)
+    assert without.default_job() is None
+
+
+def test_the_default_of_a_shared_study_may_be_anothers_job(tmp_path: Path) -> None:
+    journal = str(tmp_path / "shared.journal")
+    first = planned(tmp_path / "a", trials=4, storage=journal)
+    other = planned(tmp_path / "b", trials=4, storage=journal)
+    drive(first, closeness, most=1)
+    drive(other, closeness)
+    assert (first.default_job(), other.default_job()) == (0, None)
+
+
 def test_the_same_seed_searches_the_same_and_a_resume_goes_on_as_if_uninterrupted(
     tmp_path: Path,
 ) -> None:

@@ -202,6 +202,8 @@ def test_a_frozen_member_is_reported_and_takes_no_part_in_the_results(
         assert entries[k]["test/skill"] == members[k]["test/skill"]
     kept = load_arrays(tmp_path / "member_scores.safetensors")["fold_0"]
     assert len(kept) == 2
+    losses = pd.read_parquet(tmp_path / "val_losses.parquet")
+    assert losses["member"].dropna().unique().tolist() == [0, 2]
     log = (tmp_path / "train.log").read_text()
     assert f"member 1 (seed 5) is frozen at its step {entries[1]['frozen_at']}: loss" in log
 

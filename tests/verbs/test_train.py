@@ -37,6 +37,7 @@ def test_the_run_folder_is_as_designed(run: Path) -> None:
         "bundle/transforms.json",
         "bundle/provenance.json",
         "predictions.parquet",
+        "val_losses.parquet",
         "rows.json",
         "metrics.json",
     } <= files
