@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -159,27 +159,32 @@ def searched(row: pd.Series, table: pd.DataFrame) -> str:
 
 
 def shown(found: Sequence[Found]) -> Table:
-    """A line a market."""
+    """A column a market."""
     table = Table(title="the best of a search, and the default settings; skill over the constant")
-    for name in (
-        "market", "trials", "val, default", "val, best", "val, best, deflated", "and over default",
-        "luck of trials", "luck of seeds", "test, default", "test, best", "test, apart",
-    ):  # fmt: skip
-        table.add_column(name, justify="right")
+    table.add_column("market")
     for one in found:
-        states = ", ".join(f"{count} {state}" for state, count in one.states.items())
-        deflated, apart = percent(one.deflated.deflated), percent(over_default(one))
-        others = (one.luck_of_trials, one.luck_of_seeds, one.test_default, one.test_best)
-        table.add_row(
-            str(one.seed), states, *shares(one.default, one.best), deflated, apart,
-            *shares(*others), percent(one.apart),
-        )  # fmt: skip
+        table.add_column(str(one.seed), justify="right")
+    lines: dict[str, Callable[[Found], str]] = {
+        "trials": lambda one: ", ".join(f"{count} {state}" for state, count in one.states.items()),
+        "val, default settings": lambda one: share(one.default),
+        "val, best": lambda one: share(one.best),
+        "val, best, deflated": lambda one: percent(one.deflated.deflated),
+        "val, best less default, deflated": lambda one: percent(over_default(one)),
+        "luck of as many equal trials": lambda one: share(one.luck_of_trials),
+        "luck of as many seeds": lambda one: share(one.luck_of_seeds),
+        "test, default settings": lambda one: share(one.test_default),
+        "test, best": lambda one: share(one.test_best),
+        "test, best less default": lambda one: percent(one.apart),
+        "hours": lambda one: f"{one.hours:.2f}",
+    }
+    for name, line in lines.items():
+        table.add_row(name, *map(line, found))
     return table
 
 
-def shares(*figures: float) -> list[str]:
-    """As they are printed."""
-    return [f"{100 * figure:+.3f} %" for figure in figures]
+def share(figure: float) -> str:
+    """As it is printed."""
+    return f"{100 * figure:+.3f} %"
 
 
 def over_default(one: Found) -> Interval:
@@ -199,7 +204,7 @@ def words_of(found: Sequence[Found]) -> list[str]:
         "test/skill below, its interval below 0": lambda one: one.apart.is_below(0),
     }
     said = [f"{name}: {sum(map(holds, found))} of {len(found)}" for name, holds in counts.items()]
-    return [*said, *(f"market {one.seed}: {one.settings}; {one.hours:.2f} h" for one in found)]
+    return [*said, *(f"market {one.seed}: {one.settings}" for one in found)]
 
 
 def main() -> None:
