@@ -131,7 +131,7 @@ def _counted_trials(run: Run) -> int | None:
     if ledger is None or not ledger.is_file():
         return None
     known = Trials.read(ledger).same_data(read_provenance(run.folder)["data_sha256"])
-    return len(known.distinct())
+    return known.count()
 
 
 def _nothing_chosen(rows: Sequence[Row]) -> str:

@@ -24,6 +24,7 @@ _UNSEEN = frozenset({
     "trainer.inference_mode", "trainer.profiler", "trainer.num_sanity_val_steps", "sweep",
     "executor",
 })  # fmt: skip
+_LISTS = ("seeds", "lr", "weight_decay", "delta", "dropout")  # of a population, a value a member
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Trial:
         val: skill and rank_ic on val; null where there is none.
         test: skill and rank_ic on test; icir, dates, skew and kurtosis of its daily rank IC there.
         commit: of the code, where known.
+        settings: that it tried; more than one where members were given settings of their own.
     """
 
     KIND: ClassVar[str] = "trial"
@@ -60,6 +62,7 @@ class Trial:
     val: Figures
     test: Figures
     commit: str | None
+    settings: int = 1  # lines from before populations were swept have none
 
     @property
     def icir(self) -> float:
@@ -143,6 +146,17 @@ def config_hash(config: DictConfig) -> str:
     """
     kept = _seen(OmegaConf.to_container(config, resolve=True), "")
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def settings_tried(config: DictConfig) -> int:
+    """How many different settings the members of a run were given.
+
+    Seeds count where they are listed, as those of a sweep are; seed, seed + 1, ... are members of
+    one forecast.
+    """
+    lists = [OmegaConf.select(config, f"population.{name}") for name in _LISTS]
+    given = [list(one) for one in lists if one is not None]
+    return max(1, len(set(zip(*given, strict=True))))
 
 
 def _seen(node: Any, key: str) -> Any:

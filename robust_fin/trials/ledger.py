@@ -102,6 +102,10 @@ class Trials:
             first.setdefault(one.key(), one)
         return tuple(first.values())
 
+    def count(self) -> int:
+        """Settings that were tried by the distinct trials; a swept population counts as many."""
+        return sum(one.settings for one in self.distinct())
+
     def deflated(self, daily: Float[np.ndarray, " dates"]) -> Deflated:
         """What the ICIR of a run is worth after all these trials, which it is one of.
 
@@ -110,7 +114,7 @@ class Trials:
         """
         distinct, track = self.distinct(), Track.of(daily)
         spread = spread_of([one.icir for one in distinct])
-        return deflated_sharpe(track, trials=max(1, len(distinct)), spread=spread)
+        return deflated_sharpe(track, trials=max(1, self.count()), spread=spread)
 
 
 def _lines(path: Path) -> list[str]:

@@ -19,7 +19,7 @@ from robust_fin.data.label_controls import KEPT
 from robust_fin.evaluation.contest import daily_series
 from robust_fin.evaluation.selection import Track
 from robust_fin.evaluation.spans import null_for_nan
-from robust_fin.trials.entries import Trial, config_hash
+from robust_fin.trials.entries import Trial, config_hash, settings_tried
 from robust_fin.trials.ledger import Trials, append
 
 SCORES = ("skill", "rank_ic")
@@ -131,6 +131,7 @@ def trial_of(run: Path, config: DictConfig, *, ledger: Path, track: Track) -> Tr
         val={name: metrics[f"val/{name}"] for name in SCORES},
         test=test | null_for_nan(moments),
         commit=facts["commit"],
+        settings=settings_tried(config),
     )
 
 
@@ -175,16 +176,19 @@ def _words(own: Finished | None) -> str:
     if own.trial.labels != KEPT:
         return "A control is in the trial ledger and does not count as a trial."
     trials = Trials.read(own.ledger).same_data(own.trial.data_sha256)
-    keys = [one.key() for one in trials.distinct()]
+    distinct = trials.distinct()
+    keys = [one.key() for one in distinct]
     if own.trial.key() not in keys:
         return f"This run is not in the trial ledger {own.ledger}; its ICIR cannot be deflated."
-    number = keys.index(own.trial.key()) + 1
-    return " ".join([_place(number, trials), _claim(trials, own.daily), *_damage(trials)])
+    number = keys.index(own.trial.key())
+    before = sum(one.settings for one in distinct[:number])
+    place = _place(before, distinct[number].settings, trials.count())
+    return " ".join([place, _claim(trials, own.daily), *_damage(trials)])
 
 
-def _place(number: int, trials: Trials) -> str:
-    count = len(trials.distinct())
-    return f"Trial {number} of {count} on these bars." if count > 1 else "Trial 1 on these bars."
+def _place(before: int, own: int, count: int) -> str:
+    which = f"Trial {before + 1}" if own == 1 else f"Trials {before + 1} to {before + own}"
+    return f"{which} of {count} on these bars." if count > 1 else "Trial 1 on these bars."
 
 
 def _claim(trials: Trials, daily: Float[np.ndarray, " dates"]) -> str:

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.trials import Look, Trial, config_hash
-from robust_fin.trials.entries import _UNSEEN, as_line, from_line
+from robust_fin.trials.entries import _UNSEEN, as_line, from_line, settings_tried
 from tests.bars import config
 
 TRIAL = Trial(
@@ -139,3 +139,23 @@ def test_another_callback_is_in_the_hash(settings: DictConfig) -> None:
 def test_every_name_left_out_is_one_of_the_config(settings: DictConfig) -> None:
     for key in _UNSEEN:
         assert OmegaConf.select(settings, key, default="absent") != "absent", key
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        ((), 1),
+        (("population.members=256",), 1),
+        (("population.members=3", "population.seeds=[4,5,6]"), 3),
+        (("population.members=4", "population.lr=[0.1,0.1,0.2,0.2]"), 2),
+        (
+            ("population.members=4", "population.lr=[0.1,0.1,0.2,0.2]",
+             "population.seeds=[0,1,0,1]", "population.dropout=[0,0,0,0]"),
+            4,
+        ),
+    ],
+)  # fmt: skip
+def test_members_with_settings_of_their_own_are_so_many_tries(
+    words: tuple[str, ...], count: int
+) -> None:
+    assert settings_tried(config(*words)) == count

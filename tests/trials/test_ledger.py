@@ -113,6 +113,18 @@ def test_a_claim_is_deflated_by_all_trials(tmp_path: Path) -> None:
     assert math.isnan(too_few.probability)
 
 
+def test_a_swept_population_counts_as_often_as_it_has_settings(tmp_path: Path) -> None:
+    daily = np.random.default_rng(0).normal(0.02, 0.1, size=100)
+    swept = scored(replace(TRIAL, config="b", members=12, settings=12), icir=0.1)
+    found = ledger(tmp_path / "trials.jsonl", TRIAL, swept, swept)
+    assert (len(found.distinct()), found.count()) == (2, 13)
+    spread = float(np.std([0.2, 0.1], ddof=1))
+    assert found.deflated(daily) == deflated_sharpe(Track.of(daily), trials=13, spread=spread)
+    old = (tmp_path / "trials.jsonl").read_text().replace(', "settings": 12', "")
+    (tmp_path / "old.jsonl").write_text(old)
+    assert Trials.read(tmp_path / "old.jsonl").count() == 2
+
+
 def test_a_ledger_that_cannot_be_used_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be written; this run is not counted.*ledger="):
         append(tmp_path, TRIAL)

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from robust_fin import evaluate
-from robust_fin.bundle import read_config
+from robust_fin.bundle import read_config, write_config
 from robust_fin.trials import Trials, deflated_words, ledger_of, placed, record_trial
 from tests.trials.runs import SHA256, finished_run, usual_settings
 
@@ -58,6 +58,20 @@ def test_the_words_say_what_purgedcv_says(tmp_path: Path, ledger: Path) -> None:
     )
     assert deflated_words(tmp_path / "3") == words
     assert deflated_words(tmp_path / "0").startswith("Trial 1 of 4 on these bars.")
+
+
+def test_a_swept_population_takes_as_many_places_as_it_has_settings(
+    tmp_path: Path, ledger: Path
+) -> None:
+    record_trial(finished_run(tmp_path / "a", ledger=ledger))
+    swept = finished_run(tmp_path / "b", ledger=ledger, strength=0.03)
+    settings = read_config(swept)
+    settings.population.members, settings.population.lr = 3, [0.001, 0.003, 0.01]
+    write_config(swept, settings)
+    assert record_trial(swept).startswith("Trials 2 to 4 of 4 on these bars.")
+    after = record_trial(finished_run(tmp_path / "c", ledger=ledger, seed=1))
+    assert after.startswith("Trial 5 of 5 on these bars.")
+    assert "which the best of 5 trials without skill is expected to reach by luck" in after
 
 
 def test_a_first_trial_is_not_deflated(tmp_path: Path, ledger: Path) -> None:
