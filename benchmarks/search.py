@@ -1,6 +1,6 @@
 """Whether a search finds what the default settings leave: 60 Optuna trials, on three markets.
 
-python benchmarks/search.py [--trials 60] [--seeds 0 1 2] [--rows 40000] [--signal 0.3]
+python benchmarks/search.py [--trials 60] [--seeds 0 1 2] [--rows 80000] [--signal 0.3]
                             [--workers 1] [--folder DIR] [--json FILE] [key=value ...]
 
 Each market is synthetic, with a planted signal. The search sees its val span alone. What it found
@@ -212,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", type=int, default=40_000)
+    parser.add_argument("--rows", type=int, default=80_000)
     parser.add_argument("--signal", type=float, default=0.3, help="rank IC of the oracle")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--folder", type=Path)
