@@ -41,6 +41,8 @@ def choice(
 
     What the best owes to the dates that chose it is not counted, however many trials there are and
     however alike they are. Skill that a trial owes to a lucky seed is its own, and is counted.
+    What is not taken off: that a trial kept its best epoch by these dates, and that a search tried
+    what they had made look good.
 
     Args:
         gains: share of its skill that each trial owes to each date, in the order of time; a column
