@@ -321,7 +321,7 @@ def one_folder(folder: Path, processes: Sequence[subprocess.Popen[str]]) -> Path
     assert [one.returncode for one in processes] == [0] * len(processes), said
     (run,) = (folder / "outputs/smoke").iterdir()
     assert [path.name for path in folder.iterdir()] == ["outputs"]
-    assert "".join(out for out, _ in said).count("run folder") == 1
+    assert "".join(out for out, _ in said).count(f"report       {run}") == 1
     assert files_below(run) >= {"metrics.json", "train.log", ".hydra/config.yaml"}
     return run
 
