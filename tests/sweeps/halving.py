@@ -48,3 +48,6 @@ class Halving:
 
     def rows(self, outcome: Outcome) -> list[Row]:
         return one_row(outcome)
+
+    def default_job(self) -> int | None:
+        return None
