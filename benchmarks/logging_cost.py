@@ -4,13 +4,13 @@ python benchmarks/logging_cost.py [--engines compiled plain] [--rounds 12] [--ro
                                   [--epochs 12] [--json FILE]
 
 Both fits are `+experiment=top5` on synthetic bars at batch 1,024: once as configured, once with no
-logger, no learning rates, no diagnoses and no histograms. They run side by side and take turns of
-50 ms, or of one call of the compiled engine, so that what else the machine does slows both alike.
-Seconds are the processor's, of all threads, from the first hook to the last: of the bare fit those
-of its turns, less what the thread that writes the other's events takes of them; of the other all
-that remain. Compiling is not among them. A round is both fits from beginning to end, the one that
-begins changes from round to round, and the figure is the median of the rounds' ratios with its 95 %
-interval, that of order statistics. What is written once a run, at its beginning, stands below.
+logger, no curves, no learning rates, no diagnoses and no histograms. They run side by side and take
+turns of 50 ms, or of one call of the compiled engine, so that what else the machine does slows both
+alike. Seconds are the processor's, of all threads, from the first hook to the last: of the bare fit
+those of its turns, less what the thread that writes the other's events takes of them; of the other
+all that remain. Compiling is not among them. A round is both fits from beginning to end, the one
+that begins changes from round to round, and the figure is the median of the rounds' ratios with its
+95 % interval, that of order statistics. What is written once a run, at its beginning, stands below.
 """
 
 import argparse
@@ -174,6 +174,7 @@ def config_of(engine: str, *, rows: int, epochs: int, logged: bool) -> DictConfi
         if not logged:
             config.logger = {"_target_": f"{__name__}.no_logger"}
             config.stability.diagnose_every_n_steps = None
+            config.trainer.log_every_n_steps = 0
             for name in ("lr", "histograms"):
                 del config.callbacks[name]
     return config

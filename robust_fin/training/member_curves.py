@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from lightning.pytorch.loggers import Logger
 
-from robust_fin.training.steps import StepResult
+from robust_fin.training.steps import StepResult, points_due
 
 BAND = ("mean", "low", "high")
 
@@ -29,11 +29,11 @@ class MemberCurves:
             results: of the members that took all their steps.
             first: optimizer steps done before the window, on the scale of the largest data set.
             count: steps of the window on that scale.
-            every: steps between two points.
+            every: steps between two points; 0 draws none.
         """
         if not results or not loggers:
             return
-        for at in range((-first - 1) % every, count, every):
+        for at in points_due(first, count, every=every):
             point = _point(results, at, count)
             for logger in loggers:
                 logger.log_metrics(point, step=first + at)

@@ -26,7 +26,7 @@ from robust_fin.training.stability import (
     scaler_skips,
     what_is_bad,
 )
-from robust_fin.training.steps import StepResult
+from robust_fin.training.steps import StepResult, points_due
 
 Link = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -75,6 +75,7 @@ class Forecaster(L.LightningModule):
         self.gradient_norm: Tensor | None = None
         self._pending: list[Batch] = []  # batches since the last optimizer step
         self._losses: Tensor | float = 0.0  # and their sum
+        self._loss: Tensor | None = None  # of the last one
         self._rng_state: Tensor | None = None  # before the first of them
 
     def forward(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, " batch"]:
@@ -99,8 +100,8 @@ class Forecaster(L.LightningModule):
         require_same_shape(forecast, batch.target)
         loss = self.loss(forecast, batch.target)
         self.objective.update(loss.detach())
-        self._losses = self._losses + loss.detach()
-        self.log("train/objective", loss, prog_bar=True)
+        self._loss = loss.detach()
+        self._losses = self._losses + self._loss
         return loss
 
     def on_train_epoch_start(self) -> None:
@@ -187,9 +188,9 @@ class Forecaster(L.LightningModule):
         )
 
     def on_train_batch_end(self, outputs: object, batch: Batch | Call, batch_idx: int) -> None:  # noqa: ARG002
-        """Log the gradient's norm where a point of the curves is due."""
-        if self.gradient_norm is not None:
-            self.log("train/gradient_norm", self.gradient_norm)
+        """Draw the points of the curves where they fall due."""
+        if self.calls is None and not self._pending:
+            self._log_step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep how often the run was rolled back."""
@@ -210,6 +211,21 @@ class Forecaster(L.LightningModule):
         if bad is not None:
             self.guard.refuse(bad)
 
+    def _log_step(self) -> None:
+        """Not by Lightning, which takes figures in at every step: a fifth of the step's time."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not points_due(self.global_step - 1, 1, every=every):
+            return
+        assert self._loss is not None
+        assert self.gradient_norm is not None
+        self.log("train/objective", self._loss, prog_bar=True, logger=False)
+        point = {
+            "train/objective": float(self._loss),
+            "train/gradient_norm": float(self.gradient_norm),
+        }
+        for logger in self.loggers:
+            logger.log_metrics(point, step=self.global_step - 1)
+
     def _log_call(self, result: StepResult, first: int) -> None:
         """Draw the points of the curves that fall due within the steps from `first` on."""
         assert self.calls is not None
@@ -219,7 +235,7 @@ class Forecaster(L.LightningModule):
         self.log("train/objective", result.loss.mean(), prog_bar=True, logger=False)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         rates = self.calls.rates(first, len(result.loss))
-        for at in range((-first - 1) % every, len(result.loss), every):
+        for at in points_due(first, len(result.loss), every=every):
             point = {
                 "train/objective": float(result.loss[at]),
                 "train/gradient_norm": float(result.gradient_norm[at]),

@@ -269,3 +269,17 @@ class StepLoop:
 def first_bad(loss: Float[Tensor, " steps"], norm: Float[Tensor, " steps"]) -> int:
     """First step that is not finite; 0 where none is, as the state came in frozen."""
     return int((~(loss.isfinite() & norm.isfinite())).int().argmax())
+
+
+def points_due(first: int, count: int, *, every: int) -> range:
+    """Which steps draw a point of the curves, as numbers from `first` on.
+
+    Args:
+        first: optimizer steps done before.
+        count: steps that are done now.
+        every: steps between two points; 0 draws none.
+
+    >>> list(points_due(40, 120, every=50))
+    [9, 59, 109]
+    """
+    return range((-first - 1) % every, count, every) if every else range(0)

@@ -4,6 +4,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import Logger
 from torch import nn
 
 from robust_fin.data.batches import EpochOrder, ScoreBatches, ScoredBatch, TrainBatches
@@ -56,12 +57,11 @@ def forecaster(module: nn.Module, *, lr: float = 0.01, warmup: int = 7) -> Forec
 def trainer(**settings: object) -> L.Trainer:
     return L.Trainer(
         accelerator="cpu",
-        logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         gradient_clip_val=0.05,
-        **{"max_epochs": 3, "callbacks": [StopOnNonFiniteWeights()], **settings},
+        **{"max_epochs": 3, "logger": False, "callbacks": [StopOnNonFiniteWeights()], **settings},
     )
 
 
@@ -94,7 +94,55 @@ def test_val_figures_are_logged() -> None:
     run.fit(forecaster(net()), batches_of(x, target), val)
     logged = run.callback_metrics
     assert logged["val/skill"] == pytest.approx(1 - logged["val/loss"] / logged["val/loss_trivial"])
-    assert {"train/objective", "train/gradient_norm", "val/rank_ic"} <= set(logged)
+    assert "val/rank_ic" in logged
+
+
+class Points(Logger):
+    """Keeps what is drawn."""
+
+    name, version = "points", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: dict[int, dict[str, float]] = {}
+
+    def log_hyperparams(self, *_: object) -> None:
+        pass
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        assert step is not None
+        assert step not in self.drawn
+        self.drawn[step] = metrics
+
+
+def points(*, every: int, accumulate: int) -> dict[int, dict[str, float]]:
+    drawn = Points()
+    settings = {"log_every_n_steps": every, "accumulate_grad_batches": accumulate}
+    trainer(logger=drawn, **settings).fit(forecaster(net()), batches_of(*data()))
+    return drawn.drawn
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_point_is_drawn_every_so_many_steps_and_says_what_that_step_was(accumulate: int) -> None:
+    every_step, some = (
+        points(every=1, accumulate=accumulate),
+        points(every=7, accumulate=accumulate),
+    )
+    steps = 3 * ROWS // BATCH // accumulate
+    assert sorted(every_step) == list(range(steps))
+    assert sorted(some) == list(range(6, steps, 7))
+    assert some == {step: every_step[step] for step in some}
+    assert set(some[6]) == {"train/objective", "train/gradient_norm"}
+    assert points(every=0, accumulate=accumulate) == {}
+
+
+def test_the_points_are_loss_and_gradient_norm_of_their_batch() -> None:
+    first = points(every=1, accumulate=1)[0]
+    batch, module = next(iter(batches_of(*data()))), net()
+    loss = nn.functional.huber_loss(module(batch.x), batch.target, delta=0.1)
+    norm = nn.utils.get_total_norm(torch.autograd.grad(loss, list(module.parameters())))
+    assert first["train/objective"] == pytest.approx(float(loss.detach()))
+    assert first["train/gradient_norm"] == pytest.approx(float(norm))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
