@@ -175,8 +175,7 @@ def config_of(engine: str, *, rows: int, epochs: int, logged: bool) -> DictConfi
             config.logger = {"_target_": f"{__name__}.no_logger"}
             config.stability.diagnose_every_n_steps = None
             config.trainer.log_every_n_steps = 0
-            for name in ("lr", "histograms"):
-                del config.callbacks[name]
+            del config.callbacks["histograms"]
     return config
 
 

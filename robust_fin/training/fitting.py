@@ -186,7 +186,6 @@ def _attempt(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Attempt:
         ours,
         stage=plan.stage,
         has_val=data.has_val(),
-        compiled=data.calls is not None,
         settings=_limits(config, data, plan),
     )
     run = partial(trainer.fit, module, data, ckpt_path=plan.resume_path, weights_only=True)

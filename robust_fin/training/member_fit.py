@@ -78,7 +78,6 @@ def fit_population(
         [StopOnNonFiniteWeights(), TrivialObjective(trivial_objective(config, folds)), last],
         stage=plan.stage,
         has_val=has_val,
-        compiled=True,
         settings=settings,
     )
     data = PopulationData(module.sets, module.pace.plan)

@@ -219,12 +219,15 @@ class Forecaster(L.LightningModule):
         assert self._loss is not None
         assert self.gradient_norm is not None
         self.log("train/objective", self._loss, prog_bar=True, logger=False)
+        (optimizer,) = self.trainer.optimizers
+        step = self.global_step - 1
         point = {
             "train/objective": float(self._loss),
             "train/gradient_norm": float(self.gradient_norm),
+            "lr": self.rate(optimizer, step),
         }
         for logger in self.loggers:
-            logger.log_metrics(point, step=self.global_step - 1)
+            logger.log_metrics(point, step=step)
 
     def _log_call(self, result: StepResult, first: int) -> None:
         """Draw the points of the curves that fall due within the steps from `first` on."""

@@ -112,10 +112,11 @@ def make_trainer(
     *,
     stage: str,
     has_val: bool,
-    compiled: bool,
     settings: Mapping[str, object],
 ) -> L.Trainer:
     """Lightning's Trainer with the callbacks and the logger of the config.
+
+    A LearningRateMonitor is left out: the module draws the learning rate beside the loss.
 
     Args:
         config: as composed.
@@ -123,17 +124,15 @@ def make_trainer(
         ours: callbacks that every fit has; they come last.
         stage: subfolder of the curves.
         has_val: else nothing is validated, and callbacks that watch val are left out.
-        compiled: many steps a call, which draw their own learning rate.
         settings: arguments of the Trainer that stand above the config's.
 
     Raises:
         RankError: the Trainer counts on other processes than those that are here.
     """
     callbacks = [instantiate(one) for one in config.callbacks.values()]
+    callbacks = [one for one in callbacks if not isinstance(one, LearningRateMonitor)]
     if not has_val:
         callbacks = [one for one in callbacks if not _needs_val(one)]
-    if compiled:
-        callbacks = [one for one in callbacks if not isinstance(one, LearningRateMonitor)]
     if not config.trainer.enable_progress_bar:
         callbacks = [one for one in callbacks if not isinstance(one, ProgressBar)]
     logger = instantiate(config.logger, save_dir=folder, name="tensorboard", version=stage)

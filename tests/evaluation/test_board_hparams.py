@@ -39,7 +39,7 @@ def test_the_main_settings_keep_their_types() -> None:
         ("loss=squared", {"loss": "squared"}),
         ("++optimizer.betas=[0.9,0.999]", {"optimizer.betas": "0.9, 0.999"}),
         ("source.path=null", {"source.path": "null"}),
-        ("~callbacks.lr", {}),
+        ("~callbacks.histograms", {}),
         ("hydra.run.dir=/tmp/x", {}),
         ("cache.folder=null", {}),
         ("trainer.enable_progress_bar=false", {}),

@@ -54,7 +54,7 @@ def fit_sets(folder: Path, config: DictConfig, sets: Sequence[MemberSet]) -> Pop
     module = make_population(config, sets, FitPlan(folder, "", max_steps=None, resume=False))
     plan = module.pace.plan
     trainer: L.Trainer = make_trainer(
-        config, folder, [], stage="", has_val=True, compiled=True,
+        config, folder, [], stage="", has_val=True,
         settings=trainer_settings(config, plan) | {"enable_checkpointing": False},
     )  # fmt: skip
     trainer.fit(module, PopulationData(sets, plan))

@@ -132,7 +132,11 @@ def test_a_point_is_drawn_every_so_many_steps_and_says_what_that_step_was(accumu
     assert sorted(every_step) == list(range(steps))
     assert sorted(some) == list(range(6, steps, 7))
     assert some == {step: every_step[step] for step in some}
-    assert set(some[6]) == {"train/objective", "train/gradient_norm"}
+    assert set(some[6]) == {"train/objective", "train/gradient_norm", "lr"}
+    # warmed up over 7 steps
+    assert [every_step[step]["lr"] for step in (0, 3, 6, 7)] == [
+        pytest.approx(0.01 * share) for share in (1 / 7, 4 / 7, 1, 1)
+    ]
     assert points(every=0, accumulate=accumulate) == {}
 
 

@@ -11,4 +11,4 @@ def test_a_trainer_that_counts_on_processes_that_are_not_there_is_refused(tmp_pa
     settings = config("trainer=ddp", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
     message = r"the Trainer counts on 2 processes, and 1 train together here"
     with pytest.raises(RankError, match=message):
-        make_trainer(settings, tmp_path, [], stage="", has_val=True, compiled=False, settings={})
+        make_trainer(settings, tmp_path, [], stage="", has_val=True, settings={})

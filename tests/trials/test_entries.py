@@ -137,7 +137,7 @@ def test_another_callback_is_in_the_hash(settings: DictConfig) -> None:
 
 
 def test_every_name_left_out_is_one_of_the_config(settings: DictConfig) -> None:
-    for key in _UNSEEN:
+    for key in _UNSEEN - {"callbacks.lr"}:  # of runs from when Lightning drew the learning rate
         assert OmegaConf.select(settings, key, default="absent") != "absent", key
 
 
