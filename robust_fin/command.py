@@ -17,13 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from robust_fin.configs import conf_folder
 from robust_fin.errors import Interrupted, RobustFinError
-from robust_fin.suggestions import explained, readable, require_known
+from robust_fin.settings import USER_ERRORS, readable
+from robust_fin.suggestions import explained, require_known
 from robust_fin.usage import help_of, wants_help
 
-__all__ = ["USER_ERRORS", "callable_as", "conf_folder", "guarded", "readable", "run_job"]
-
 Job = Callable[[DictConfig], None]
-USER_ERRORS = (RobustFinError, HydraException, OmegaConfBaseException)
 _FULL = "HYDRA_FULL_ERROR"
 
 
@@ -68,7 +66,8 @@ def run_job(job: Job, *, config_name: str, argv: Sequence[str] | None = None) ->
         """In a sweep a failure must reach Hydra; alone it is kept, as Hydra would print it too."""
         try:
             # here, because what it says it with takes a second that help is not to wait for
-            from robust_fin.verbosity import saying, verbosity_of
+            from robust_fin.settings import verbosity_of
+            from robust_fin.verbosity import saying
 
             require_known(config, verb=config_name, words=HydraConfig.get().overrides.task)
             with saying(verbosity_of(config)):

@@ -1,6 +1,5 @@
 """What a finished run leaves behind: predictions, figures of members and folds, metrics.json."""
 
-import json
 import math
 import operator
 from collections.abc import Sequence
@@ -271,13 +270,6 @@ def write_members(run: Path, folds: Sequence[FoldRun], scores: Sequence[FoldScor
     write_json(run / MEMBERS, {"members": entries})
     kept = {f"fold_{number}": one.test.kept for number, one in enumerate(scores)}
     save_file(kept, str(run / MEMBER_SCORES))
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write at once or not at all."""
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
 
 
 def _mean(values: Sequence[float]) -> float:

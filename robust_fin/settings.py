@@ -6,7 +6,12 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from robust_fin.errors import ConfigError
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from robust_fin.verbosity import DETAILED, NORMAL, QUIET
+from robust_fin.errors import ConfigError, RobustFinError
+
+USER_ERRORS = (RobustFinError, HydraException, OmegaConfBaseException)
 
 OF_SWEEPS = ("sweep", "executor")  # groups that no run sees
 
@@ -171,3 +176,32 @@ def _check_stability(settings: DictConfig) -> None:
         raise ConfigError(
             f"stability.diagnose_every_n_steps={every} must be a whole number above 0, or null"
         )
+
+
+def verbosity_of(config: DictConfig) -> int:
+    """What a config asks for; the usual one for a run from before there was a choice.
+
+    Raises:
+        ConfigError: it is no such number.
+    """
+    asked = OmegaConf.select(config, "verbose")
+    if asked is None:
+        return NORMAL
+    if asked not in (QUIET, NORMAL, DETAILED):
+        raise ConfigError(
+            f"verbose={asked} is not 0 (errors and the verdict), 1 (the usual) or 2 (details)"
+        )
+    return int(asked)
+
+
+def readable(error: BaseException) -> str:
+    """The message that helps: ours as it is, Hydra's with the cause it hides."""
+    cause = error.__cause__
+    while cause is not None:
+        if isinstance(cause, RobustFinError):
+            return str(cause)
+        cause = cause.__cause__
+    text = str(error)
+    if isinstance(error.__cause__, OmegaConfBaseException) and str(error.__cause__) not in text:
+        text = f"{text}\n{error.__cause__}"
+    return text

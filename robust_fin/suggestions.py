@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from robust_fin.configs import EXPERIMENT, choices, composed_whole, groups
+from robust_fin.settings import readable
 from robust_fin.errors import ConfigError, RobustFinError
 
 _NO_KEY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
@@ -20,19 +21,6 @@ _FULL_KEY = re.compile(r"full_key: ([\w.]+)")
 _LIKE, _SLIP = 0.5, 0.8  # share of letters in order that makes two names alike, or nearly one
 _BARE = 0.05  # by how much less a key is meant whose path is left out
 _FEW = 3
-
-
-def readable(error: BaseException) -> str:
-    """The message that helps: ours as it is, Hydra's with the cause it hides."""
-    cause = error.__cause__
-    while cause is not None:
-        if isinstance(cause, RobustFinError):
-            return str(cause)
-        cause = cause.__cause__
-    text = str(error)
-    if isinstance(error.__cause__, OmegaConfBaseException) and str(error.__cause__) not in text:
-        text = f"{text}\n{error.__cause__}"
-    return text
 
 
 def explained(error: BaseException, *, verb: str, words: Sequence[str]) -> str:

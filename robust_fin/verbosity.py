@@ -8,28 +8,12 @@ from collections.abc import Iterator
 from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.console import DETAILS, RESULT, USUAL, talking
+from robust_fin.show import DETAILS, RESULT, USUAL, talking
 from robust_fin.progress import hidden
 
 QUIET, NORMAL, DETAILED = 0, 1, 2
 _LOUDNESS = {QUIET: RESULT, NORMAL: USUAL, DETAILED: DETAILS}
 _OURS = "robust_fin"
-
-
-def verbosity_of(config: DictConfig) -> int:
-    """What a config asks for; the usual one for a run from before there was a choice.
-
-    Raises:
-        ConfigError: it is no such number.
-    """
-    asked = OmegaConf.select(config, "verbose")
-    if asked is None:
-        return NORMAL
-    if asked not in (QUIET, NORMAL, DETAILED):
-        raise ConfigError(
-            f"verbose={asked} is not 0 (errors and the verdict), 1 (the usual) or 2 (details)"
-        )
-    return int(asked)
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ from robust_fin.features.registry import FeatureSet
 from robust_fin.market.facts import BarFacts
 from robust_fin.market.sources import Bars, BarSource
 
-FOLDER = "bundle"
+BUNDLE = "bundle"
 _VERSIONED = ("torch", "lightning", "numpy", "pandas", "scipy", "hydra-core", "robust-fin")
 
 
@@ -93,22 +93,22 @@ class Bundle:
 
 def write_config(run: Path, config: DictConfig) -> None:
     """Write the config, before anything that takes time: a run that is killed goes on from it."""
-    (run / FOLDER).mkdir(parents=True, exist_ok=True)
+    (run / BUNDLE).mkdir(parents=True, exist_ok=True)
     text = OmegaConf.to_yaml(config, resolve=True)
-    write_whole(run / FOLDER / "config.yaml", text.encode())
+    write_whole(run / BUNDLE / "config.yaml", text.encode())
 
 
 def start_bundle(run: Path, config: DictConfig, *, bars: BarFacts) -> None:
     """Write config and provenance, before training."""
     write_config(run, config)
-    _write_json(run / FOLDER / "provenance.json", provenance(bars))
+    _write_json(run / BUNDLE / "provenance.json", provenance(bars))
 
 
 def finish_bundle(
     run: Path, *, nets: Nets, transform: FeatureTransform, target: RankTarget, names: FeatureSet
 ) -> None:
     """Write weights and fitted transforms."""
-    folder = run / FOLDER
+    folder = run / BUNDLE
     own = nets.net.state_dict()
     weights = own if nets.stack is None else {name: nets.stack[name] for name in own}
     kept = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
@@ -130,10 +130,10 @@ def read_config(run: Path) -> DictConfig:
     Raises:
         BundleError: `run` is not a run folder.
     """
-    path = run / FOLDER / "config.yaml"
+    path = run / BUNDLE / "config.yaml"
     if not path.is_file():
         raise BundleError(
-            f"{run} is not a run folder: it has no {FOLDER}/config.yaml. Give the folder that "
+            f"{run} is not a run folder: it has no {BUNDLE}/config.yaml. Give the folder that "
             "robust_fin.train printed, such as outputs/top5/2024-12-19_10-00-00"
         )
     try:
@@ -151,7 +151,7 @@ def read_provenance(run: Path) -> dict[str, Any]:
     Raises:
         BundleError: the file is not what was written.
     """
-    path = run / FOLDER / "provenance.json"
+    path = run / BUNDLE / "provenance.json"
     if not path.is_file():
         return {}
     try:
@@ -170,7 +170,7 @@ def load_bundle(run: Path) -> Bundle:
         BundleError: `run` is not a run folder, or the run did not finish.
     """
     config = read_config(run)
-    folder = run / FOLDER
+    folder = run / BUNDLE
     try:
         weights = load_tensors(str(folder / "model.safetensors"))
         arrays = load_arrays(str(folder / "transforms.safetensors"))

@@ -1,6 +1,10 @@
 """Files that are there whole or not at all, whenever the process, the machine or the disk ends."""
 
 import contextlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
 import errno
 import os
 from collections.abc import Iterator
@@ -65,6 +69,21 @@ def full_disk_said(run: Path) -> Iterator[None]:
             f"({error.strerror}). What was written before it is whole; free some space, then "
             f"python -m robust_fin.train resume={run} goes on"
         ) from error
+
+
+def null_for_nan(metrics: Mapping[str, float | int | None]) -> dict[str, float | int | None]:
+    """What metrics.json holds: what could not be computed is null, never 0 and never NaN."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in metrics.items()
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write at once or not at all."""
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    unfinished.replace(path)
 
 
 def _sync_names(folder: Path) -> None:

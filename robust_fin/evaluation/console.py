@@ -15,10 +15,6 @@ from robust_fin.evaluation.edge import Edge
 from robust_fin.evaluation.significance import Judgement
 from robust_fin.metrics import excess_kurtosis
 
-NOTHING, RESULT, USUAL, DETAILS = range(-1, 3)
-_loudness = ContextVar("loudness", default=USUAL)
-_LEAST_WIDTH = 110  # of a file or pipe, which has none of its own
-
 Figure = float | int | None
 _SPAN_ROWS = ("loss", "loss_trivial", "skill", "skill_squared", "mae", "mae_trivial", "rank_ic")
 _RUN_ROWS = (
@@ -150,37 +146,6 @@ def compare_table(runs: Mapping[str, Mapping[str, Figure]]) -> Table:
     for row in ("test_rows", *(f"test/{name}" for name in _SPAN_ROWS)):
         table.add_row(row, *(_text(row.split("/")[-1], run.get(row)) for run in runs.values()))
     return table
-
-
-@contextmanager
-def talking(loudness: int) -> Iterator[None]:
-    """Show what matters so much and no less; within NOTHING, nothing.
-
-    Args:
-        loudness: NOTHING, RESULT (the verdict alone), USUAL or DETAILS.
-    """
-    silent = _loudness.get() == NOTHING
-    before = _loudness.set(NOTHING if silent else loudness)
-    try:
-        yield
-    finally:
-        _loudness.reset(before)
-
-
-def show(*parts: Table | str, loudness: int = USUAL) -> None:
-    """Write tables and lines to the console.
-
-    Args:
-        parts: to be written.
-        loudness: RESULT is shown also where little is.
-    """
-    if loudness > _loudness.get():
-        return
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = max(console.width, _LEAST_WIDTH)
-    for part in parts:
-        console.print(part, highlight=False, markup=False)
 
 
 def _text(row: str, value: Figure) -> str:

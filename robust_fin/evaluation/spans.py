@@ -31,11 +31,3 @@ def model_metrics(
         )
         for model, rows in labelled.groupby("model", sort=False)
     }
-
-
-def null_for_nan(metrics: Mapping[str, float | int | None]) -> dict[str, float | int | None]:
-    """What metrics.json holds: what could not be computed is null, never 0 and never NaN."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in metrics.items()
-    }
