@@ -129,7 +129,7 @@ def select(config: DictConfig, run: Path) -> list[Answer]:
     return answers
 
 
-def trial_of(config: DictConfig) -> "Trial":
+def trial_of(config: DictConfig) -> "SelectionTrial":
     """How the command line wants learners tried.
 
     Raises:
@@ -138,11 +138,11 @@ def trial_of(config: DictConfig) -> "Trial":
     plan = instantiate(config.select)
     if plan.learner not in LEARNERS:
         raise ConfigError(f"select.learner={plan.learner} must be one of {', '.join(LEARNERS)}")
-    return Trial(plan, LEARNERS[plan.learner], config.seed, config.threads)
+    return SelectionTrial(plan, LEARNERS[plan.learner], config.seed, config.threads)
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class SelectionTrial:
     """How a learner is tried on training rows.
 
     Attributes:
@@ -176,7 +176,7 @@ class Trial:
         return dict(zip(("rank_ic", "skill"), found, strict=True))
 
 
-def rank_span(span: TrainingSpan, trial: Trial, *, fold: int) -> Answer:
+def rank_span(span: TrainingSpan, trial: SelectionTrial, *, fold: int) -> Answer:
     """Rank the candidates of one training span.
 
     Args:
