@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from robust_fin.bundle import read_config
+from robust_fin.bundle.folder import read_config
 from robust_fin.evaluate import read_metrics
 
 README = Path(__file__).parent.parent / "README.md"

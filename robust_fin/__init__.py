@@ -7,12 +7,12 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "load_bars": "robust_fin.research.bars",
-    "make_features": "robust_fin.research.bars",
-    "fit": "robust_fin.research.fitting",
+    "load_bars": "robust_fin.cli.api",
+    "make_features": "robust_fin.cli.api",
+    "fit": "robust_fin.cli.api",
     "predict": "robust_fin.predict",
     "evaluate": "robust_fin.evaluate",
-    "Run": "robust_fin.run",
+    "Run": "robust_fin.runs.run",
     "BarSource": "robust_fin.market.sources",
     "synthetic_market": "robust_fin.market.synthetic",
     "compute_features": "robust_fin.features.registry",

@@ -3,64 +3,28 @@
 python -m robust_fin.train resume=RUN_FOLDER [trainer.max_epochs=N]
 """
 
-from robust_fin.usage import answer_help
+from robust_fin.cli.help import answer_help
 
 if __name__ == "__main__":
     answer_help("train")  # before torch is imported
 
 import contextlib
-import logging
-import math
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from robust_fin.bundle import BUNDLE, read_config, start_bundle, write_config
-from robust_fin.bundle.failure import reason_kept
-from robust_fin.bundle.whole_files import full_disk_said
-from robust_fin.command import guarded, run_job
-from robust_fin.data.datamodule import BarDataModule, Market
-from robust_fin.data.folds import cut_folds
-from robust_fin.data.label_controls import KEPT
+from robust_fin.bundle.folder import read_config
+from robust_fin.cli.command import guarded, run_job
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.board_session import failure_shown, open_session
-from robust_fin.evaluation.console import (
-    DETAILS,
-    RESULT,
-    judgement_tables,
-    metric_tables,
-    show,
-    target_table,
-)
-from robust_fin.evaluation.report import REPORT
-from robust_fin.evaluation.summary import summary_table
-from robust_fin.evaluation.verdict import verdict
-from robust_fin.hardware.group import first_on_machine_first, is_first, require_agreement
-from robust_fin.processes import Job, is_launched, run_rank, start, words_of_rank
-from robust_fin.progress import hidden
-from robust_fin.results import METRICS, FoldRun, write_results
-from robust_fin.settings import check_ranges, of_run, register_schema, typed
-from robust_fin.sweeps.plugin import is_resumed, register_sweeper, words_of_sweep
-from robust_fin.training.fitting import Fit, FitPlan, fit
-from robust_fin.training.lineage import (
-    refit_goes_on,
-    remove_checkpoints,
-    require_resumable,
-    require_same_bars,
-)
-from robust_fin.training.member_fit import fit_population
-from robust_fin.training.members import wants_population
-from robust_fin.trials import placed, record_trial
-from robust_fin.train_run import MODULE, work
-from robust_fin.verbosity import saying, verbosity_of
+from robust_fin.runs.job import Job, is_launched, run_rank, start, words_of_rank
+from robust_fin.runs.settings import of_run, register_schema, typed
+from robust_fin.runs.training import MODULE, work
+from robust_fin.sweeps.hydra_sweeper import is_resumed, register_sweeper, words_of_sweep
+
 
 def resume_run(words: Sequence[str]) -> None:
     """Go on with an interrupted run in its own folder.

@@ -30,19 +30,17 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor, nn
 
-from robust_fin.bundle.nets import Link, Nets, ToRank
-from robust_fin.bundle.predictions import mean_forecast, predictions_table
-from robust_fin.bundle.whole_files import write_whole
+from robust_fin.bundle.predictions import Link, Nets, ToRank, mean_forecast, predictions_table
 from robust_fin.data.cache import NO_CACHE
 from robust_fin.data.examples import Examples, make_examples
 from robust_fin.data.folds import Market
-from robust_fin.data.rank_target import RankTarget
-from robust_fin.data.targets import ForwardReturn
+from robust_fin.data.targets import ForwardReturn, RankTarget
 from robust_fin.data.transforms import FeatureTransform
 from robust_fin.errors import BundleError
 from robust_fin.features.registry import FeatureSet
-from robust_fin.market.facts import BarFacts
+from robust_fin.market.schema import BarFacts
 from robust_fin.market.sources import Bars, BarSource
+from robust_fin.runtime.atomic_files import write_whole
 
 BUNDLE = "bundle"
 _VERSIONED = ("torch", "lightning", "numpy", "pandas", "scipy", "hydra-core", "robust-fin")

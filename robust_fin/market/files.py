@@ -10,9 +10,15 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from robust_fin.errors import RobustFinError, SchemaError, SourceError
-from robust_fin.market.columns import NUMBERS, match_headers
-from robust_fin.market.csv_text import CODES, csv_batches, csv_headers, csv_table
-from robust_fin.progress import shown_progress
+from robust_fin.market.columns import (
+    CODES,
+    NUMBERS,
+    csv_batches,
+    csv_headers,
+    csv_table,
+    match_headers,
+)
+from robust_fin.runtime.terminal import shown_progress
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _BUFFER = 1 << 20  # bytes of a column read at once where a file is read in blocks

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robust_fin.errors import ConfigError
-from robust_fin.hardware.launch import WORD, launched_task
+from robust_fin.runtime.launcher import WORD, launched_task
 from robust_fin.sweeps.executors.slurm_node import STOP, NodeCommand
 
 if TYPE_CHECKING:

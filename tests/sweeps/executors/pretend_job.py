@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from robust_fin.hardware.ending import INTERRUPTED, end_with_starter
+from robust_fin.runtime.process_state import INTERRUPTED, end_with_starter
 
 MODULE = "tests.sweeps.executors.pretend_job"
 
