@@ -4,8 +4,8 @@ python benchmarks/engine_variants.py [--batch 16] [--quick] [--json FILE] [--mar
 
 The step is the engine's own (`robust_fin.training.engine.steps.TrainingStep`), of the study's
 net: forward, backward, clipping and AdamW on flat parameters. Steps a second are without
-Lightning; the ratio is to `one call a step`, torch.compile called from Python for each step. `members` are steps of
-several members in one loop, in member-steps.
+Lightning; the ratio is to `one call a step`, torch.compile called from Python for each step.
+`members` are steps of several members in one loop, in member-steps.
 """
 
 import argparse
