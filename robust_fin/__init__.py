@@ -7,9 +7,9 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "load_bars": "robust_fin.cli.api",
-    "make_features": "robust_fin.cli.api",
-    "fit": "robust_fin.cli.api",
+    "load_bars": "robust_fin.cli.bars",
+    "make_features": "robust_fin.cli.bars",
+    "fit": "robust_fin.cli.fit",
     "predict": "robust_fin.predict",
     "evaluate": "robust_fin.evaluate",
     "Run": "robust_fin.runs.run",
@@ -18,7 +18,7 @@ _PUBLIC = {
     "compute_features": "robust_fin.features.registry",
     "feature": "robust_fin.features.registry",
     "Lookback": "robust_fin.features.registry",
-    "load_bundle": "robust_fin.bundle",
+    "load_bundle": "robust_fin.bundle.folder",
     "rank_ic": "robust_fin.metrics",
     "significance": "robust_fin.evaluation.significance",
     "verdict": "robust_fin.evaluation.verdict",
