@@ -31,20 +31,20 @@ from rich.table import Table
 from robust_fin.cli.command import run_job
 from robust_fin.errors import ConfigError, RobustFinError
 from robust_fin.runtime.devices import CPU, GPU, Hardware, Machine, check_devices, this_machine
-from robust_fin.runtime.launcher import WORD, launch, launched_task
+from robust_fin.runtime.launcher import LAUNCHED, launch, read_task
 from robust_fin.runtime.machine_checks import (
     BAD,
     NOTE,
     OK,
-    Churn,
+    AllocatorChurn,
     MachineFinding,
-    Scene,
+    MachineState,
     check_all_reduce,
     damage_after_churn,
     device_files,
-    known_bad,
+    find_known_problems,
 )
-from robust_fin.runtime.process_state import end_in, end_with_starter
+from robust_fin.runtime.process_state import exit_with_parent, run_and_record_exit
 from robust_fin.runtime.terminal import RESULT, show
 from robust_fin.training.engine.build import Passes, compiled_error, passes
 from robust_fin.training.engine.loop_library import NoCompilerError, compiler
@@ -68,7 +68,7 @@ def examine(config: DictConfig) -> list[MachineFinding]:
     net = instantiate(config.model, features=config.features)
     parts = {"features": config.features, "loss": instantiate(config.loss)}
     parts |= {"optimizer": instantiate(config.optimizer)}
-    scene = Scene(os.environ, machine, config.threads, device_files())
+    scene = MachineState(os.environ, machine, config.threads, device_files())
     return [
         *versions(),
         *devices_there(machine, hardware),
@@ -76,7 +76,7 @@ def examine(config: DictConfig) -> list[MachineFinding]:
         *numbers(net, devices, parts),
         *(memory(device) for device in devices),
         all_reduce(machine),
-        *known_bad(scene),
+        *find_known_problems(scene),
     ]
 
 
@@ -152,7 +152,7 @@ def against(wanted: Passes, run: Callable[..., Passes], device: torch.device) ->
 def memory(device: torch.device) -> MachineFinding:
     """Live memory read again after churn."""
     check = f"memory of {device}"
-    damage, cycles = damage_after_churn(device, Churn.of(device))
+    damage, cycles = damage_after_churn(device, AllocatorChurn.of(device))
     if device.type != CPU:
         torch.cuda.empty_cache()
     if damage == 0:
@@ -229,13 +229,13 @@ def job(config: DictConfig) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    launched = [Path(word.partition("=")[2]) for word in words if word.startswith(f"{WORD}=")]
+    launched = [Path(word.partition("=")[2]) for word in words if word.startswith(f"{LAUNCHED}=")]
     if not launched:
         return run_job(job, config_name="doctor", argv=words)
-    end_with_starter(launched[0])
-    config = OmegaConf.create(launched_task(launched[0])["config"])
+    exit_with_parent(launched[0])
+    config = OmegaConf.create(read_task(launched[0])["config"])
     assert isinstance(config, DictConfig)
-    return end_in(launched[0], 0, lambda: diagnose(config))
+    return run_and_record_exit(launched[0], 0, lambda: diagnose(config))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from robust_fin.cli.composition import composed
 from robust_fin.errors import ConfigError
 from robust_fin.market.schema import write_bars
 from robust_fin.runs.run import Run
-from robust_fin.runtime.process_state import borrowed_process
+from robust_fin.runtime.process_state import preserve_process_state
 from robust_fin.runtime.terminal import RESULT, show
 
 
@@ -54,7 +54,7 @@ def predict(run: Run | Path | str, bars: pd.DataFrame | Path | str, *words: str)
     folder = Run.of(run).folder
     given = list(words)
     with ExitStack() as stack:
-        stack.enter_context(borrowed_process())
+        stack.enter_context(preserve_process_state())
         if isinstance(bars, pd.DataFrame):
             kept = Path(stack.enter_context(TemporaryDirectory())) / "bars.parquet"
             source = composed("predict", given).config.source

@@ -52,7 +52,7 @@ from robust_fin.ranking.importance import (
 )
 from robust_fin.ranking.learners import LEARNERS, Learner, TrainingSpan
 from robust_fin.runs.settings import check_ranges, register_schema
-from robust_fin.runtime.atomic_files import write_whole
+from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.terminal import RESULT, show
 
 FOUND, WORDS = "select.json", "features.txt"
@@ -129,8 +129,8 @@ def select(config: DictConfig, run: Path) -> list[Answer]:
         "override": override,
         "folds": [one.described() for one in answers],
     }
-    write_whole(run / FOUND, (json.dumps(null_for_nan(found), indent=2) + "\n").encode())
-    write_whole(run / WORDS, f"{override}\n".encode())
+    write_atomic(run / FOUND, (json.dumps(null_for_nan(found), indent=2) + "\n").encode())
+    write_atomic(run / WORDS, f"{override}\n".encode())
     for one in answers:
         tell(one, origin=market.bars.origin)
     show(f"run folder  {run}", *last_words(answers[0], folds=len(answers)))

@@ -40,7 +40,7 @@ from robust_fin.errors import BundleError
 from robust_fin.features.registry import FeatureSet
 from robust_fin.market.schema import BarFacts
 from robust_fin.market.sources import Bars, BarSource
-from robust_fin.runtime.atomic_files import write_whole
+from robust_fin.runtime.atomic_files import write_atomic
 
 BUNDLE = "bundle"
 _VERSIONED = ("torch", "lightning", "numpy", "pandas", "scipy", "hydra-core", "robust-fin")
@@ -93,7 +93,7 @@ def write_config(run: Path, config: DictConfig) -> None:
     """Write the config, before anything that takes time: a run that is killed goes on from it."""
     (run / BUNDLE).mkdir(parents=True, exist_ok=True)
     text = OmegaConf.to_yaml(config, resolve=True)
-    write_whole(run / BUNDLE / "config.yaml", text.encode())
+    write_atomic(run / BUNDLE / "config.yaml", text.encode())
 
 
 def start_bundle(run: Path, config: DictConfig, *, bars: BarFacts) -> None:
@@ -110,11 +110,11 @@ def finish_bundle(
     own = nets.net.state_dict()
     weights = own if nets.stack is None else {name: nets.stack[name] for name in own}
     kept = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    write_whole(folder / "model.safetensors", tensors_as_bytes(kept))
+    write_atomic(folder / "model.safetensors", tensors_as_bytes(kept))
     arrays = {f"features/{name}": value for name, value in transform.arrays().items()}
     arrays |= {f"target/{name}": value for name, value in target.arrays().items()}
     arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    write_whole(folder / "transforms.safetensors", arrays_as_bytes(arrays))
+    write_atomic(folder / "transforms.safetensors", arrays_as_bytes(arrays))
     described = {
         "features": names.units,
         "target": {"forward_return": "fraction -> rank in [0, 1]"},
@@ -245,4 +245,4 @@ def _below(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())

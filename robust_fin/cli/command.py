@@ -64,10 +64,10 @@ def run_job(job: Job, *, config_name: str, argv: Sequence[str] | None = None) ->
         try:
             # here, because what it says it with takes a second that help is not to wait for
             from robust_fin.runs.settings import verbosity_of
-            from robust_fin.runtime.terminal import saying
+            from robust_fin.runtime.terminal import verbosity
 
             require_known(config, verb=config_name, words=HydraConfig.get().overrides.task)
-            with saying(verbosity_of(config)):
+            with verbosity(verbosity_of(config)):
                 job(config)
         except USER_ERRORS as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:

@@ -14,8 +14,8 @@ from robust_fin.runs.job import Job, start
 from robust_fin.runs.run import Run
 from robust_fin.runs.settings import of_run
 from robust_fin.runs.training import MODULE, work
-from robust_fin.runtime.process_state import borrowed_process
-from robust_fin.runtime.terminal import NOTHING, talking
+from robust_fin.runtime.process_state import preserve_process_state
+from robust_fin.runtime.terminal import NOTHING, console_level
 
 BARS = "bars.parquet"
 
@@ -70,7 +70,7 @@ def fit(
     if bars is not None:
         _give_bars(found, bars, run / BARS)
     _write_words(run, found, given)
-    with borrowed_process(), contextlib.nullcontext() if verbose else talking(NOTHING):
+    with preserve_process_state(), contextlib.nullcontext() if verbose else console_level(NOTHING):
         start(Job(of_run(found.config), run, resume=False), work, module=MODULE)
     return Run(run)
 

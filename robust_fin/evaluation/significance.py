@@ -25,7 +25,7 @@ from robust_fin.evaluation.intervals import (
     tie_share_of,
 )
 from robust_fin.metrics import huber_terms, span_metrics
-from robust_fin.runtime.terminal import shown_progress
+from robust_fin.runtime.terminal import progress_bar
 
 
 def model_metrics(
@@ -167,7 +167,7 @@ def judge(
     samples = date_draws(sums[NET], draws=draws, seed=seed)
     others = [name for name in models if name != NET]
     figures, against = dict[str, Significance](), dict[str, PairedDifference]()
-    with shown_progress("intervals", total=len(models) + len(others)) as advance:
+    with progress_bar("intervals", total=len(models) + len(others)) as advance:
         for name, one in sums.items():
             figures[name] = figures_of(one, samples)
             advance(1)

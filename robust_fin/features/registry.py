@@ -10,7 +10,7 @@ from jaxtyping import Bool
 
 from robust_fin.errors import ConfigError, SchemaError
 from robust_fin.features.history import chain_links, chained_bars, contract_rows, take_rows
-from robust_fin.runtime.terminal import hidden, shown_progress
+from robust_fin.runtime.terminal import hide_progress, progress_bar
 
 _LONG = 500_000  # values that take long enough to show how far they are
 BARS, TRADING_DATES, SESSION = "bars", "trading dates", "since the session's start"
@@ -114,7 +114,7 @@ def compute_features(bars: pd.DataFrame, names: Sequence[str], *, first: int = 0
     wanted = [get_feature(name) for name in names]
     values = {name: np.full(len(bars), np.nan) for name in names}
     contracts, total = contract_rows(bars), len(bars) * len(wanted)
-    with hidden(when=total < _LONG), shown_progress("features", total=total) as advance:
+    with hide_progress(when=total < _LONG), progress_bar("features", total=total) as advance:
         for position, rows in enumerate(contracts):
             if rows[-1] < first:
                 continue

@@ -24,7 +24,7 @@ from robust_fin.errors import BundleError, ConfigError
 from robust_fin.evaluation.significance import Judgement, interval_figures, judge
 from robust_fin.ledger.record import ledger_of, now, seen_from
 from robust_fin.ledger.trials import Look, Trials, append, config_hash
-from robust_fin.runtime.atomic_files import null_for_nan, write_whole
+from robust_fin.runtime.atomic_files import null_for_nan, write_atomic
 from robust_fin.training.baselines import constant, minus_last_return
 
 LOCKBOX = "lockbox.json"
@@ -89,7 +89,7 @@ def open_lockbox(run: Path) -> Opened:
     span = {"first_bar": str(net["time"].iloc[0]), "last_bar": str(net["time"].iloc[-1])}
     content: dict[str, float | int | str | None] = {**span, "rows": own.rows, **figures}
     content |= {"look": own.time, "looks_before": len(before.looks)}
-    write_whole(run / LOCKBOX, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    write_atomic(run / LOCKBOX, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     return Opened(found, content, look_words(before, share=share))
 
 

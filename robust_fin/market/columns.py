@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from robust_fin.errors import SchemaError
 from robust_fin.market.schema import PRICES, shown
-from robust_fin.runtime.terminal import Advance, shown_progress
+from robust_fin.runtime.terminal import Advance, progress_bar
 
 CODES = pa.dictionary(pa.int32(), pa.string())
 _BLOCK = 8 << 20  # bytes a thread parses at once
@@ -40,7 +40,7 @@ def csv_table(path: Path, compression: str | None, columns: Mapping[str, pa.Data
     """
     with (
         pa.input_stream(str(path), compression=compression) as stream,
-        shown_progress(f"reading {path.name}", total=_size(path, compression)) as advance,
+        progress_bar(f"reading {path.name}", total=_size(path, compression)) as advance,
     ):
         lines = _Lines(stream, advance)
         table = pyarrow.csv.read_csv(
@@ -61,7 +61,7 @@ def csv_batches(
     rows = 0
     with (
         pa.input_stream(str(path), compression=compression) as stream,
-        shown_progress(f"reading {path.name}", total=_size(path, compression)) as advance,
+        progress_bar(f"reading {path.name}", total=_size(path, compression)) as advance,
     ):
         lines = _Lines(stream, advance)
         for batch in pyarrow.csv.open_csv(

@@ -17,7 +17,7 @@ from robust_fin.data.batches import Batch, ScoredBatch
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError, NonFiniteError, RobustFinError
 from robust_fin.runtime.rank_info import world_size
-from robust_fin.runtime.terminal import RESULT, show, shown_progress
+from robust_fin.runtime.terminal import RESULT, progress_bar, show
 from robust_fin.training.assembly import make_forecaster
 from robust_fin.training.fitting import FitPlan, fit
 from robust_fin.training.module import Forecaster, Loss
@@ -105,7 +105,7 @@ class OverfitBatch:
             group["lr"] = group["initial_lr"]  # which the schedule has begun to warm up
         module.net.eval()  # dropout would keep the loss up
         loss = math.inf
-        with shown_progress("one batch", total=self.max_steps) as advance:
+        with progress_bar("one batch", total=self.max_steps) as advance:
             for step in range(self.max_steps):
                 optimizer.zero_grad()
                 objective = module.loss(module(batch.x), batch.target)

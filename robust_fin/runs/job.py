@@ -18,26 +18,26 @@ from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.errors import ConfigError, RobustFinError
 from robust_fin.runs.settings import USER_ERRORS, readable, typed
-from robust_fin.runtime.atomic_files import write_whole
+from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.devices import check_trainer
 from robust_fin.runtime.launcher import (
-    WORD,
+    LAUNCHED,
     launch,
-    launched_place,
-    launched_task,
-    plan_start,
+    launched_rank_info,
+    plan_launch,
     rank_environment,
+    read_task,
 )
-from robust_fin.runtime.process_state import RankError, end_in, end_with_starter
+from robust_fin.runtime.process_state import RankError, exit_with_parent, run_and_record_exit
 from robust_fin.runtime.rank_info import (
-    Place,
-    gathered,
+    RankInfo,
+    all_gather,
+    broadcast_from_first,
+    external_rank,
+    external_rank_info,
     is_first,
-    joined,
-    outside_rank,
-    place_from_outside,
-    require_agreement,
-    share_first,
+    process_group,
+    require_equal_on_ranks,
 )
 
 FAILURE = "failure.json"
@@ -78,7 +78,7 @@ def loss_kept(run: Path) -> Iterator[None]:
 def _keep(run: Path, error: RobustFinError) -> None:
     if run.is_dir():
         said = {"error": type(error).__name__, "message": str(error)}
-        write_whole(run / FAILURE, (json.dumps(said, indent=2) + "\n").encode())
+        write_atomic(run / FAILURE, (json.dumps(said, indent=2) + "\n").encode())
 
 
 Work = Callable[["Job"], object]
@@ -115,7 +115,7 @@ def start(job: Job, work: Work, *, module: str, logging: Mapping[str, Any] | Non
     config = job.config
     if _is_sweep():
         refuse_outside_ranks(os.environ)
-    plan = plan_start(config.trainer, instantiate(config.hardware), os.environ)
+    plan = plan_launch(config.trainer, instantiate(config.hardware), os.environ)
     if plan.processes == 0:
         _take_part(job, work, plan.place)
         return
@@ -146,7 +146,7 @@ def refuse_outside_ranks(environ: Mapping[str, str]) -> None:
     Raises:
         ConfigError: there are several of them.
     """
-    if place_from_outside(environ) is not None:
+    if external_rank_info(environ) is not None:
         raise ConfigError(
             "a sweep cannot be run under torchrun or srun: every process would go through all jobs "
             "by itself. Start it alone; each job then starts its own processes on this machine"
@@ -155,7 +155,7 @@ def refuse_outside_ranks(environ: Mapping[str, str]) -> None:
 
 def is_launched(words: Sequence[str]) -> bool:
     """Whether a command line is that of a rank that `start` has started."""
-    return any(word.startswith(f"{WORD}=") for word in words)
+    return any(word.startswith(f"{LAUNCHED}=") for word in words)
 
 
 def run_rank(words: Sequence[str], work: Work) -> int:
@@ -163,14 +163,14 @@ def run_rank(words: Sequence[str], work: Work) -> int:
 
     One that was started for a whole job (its task names a `module`) starts the job's ranks itself.
     """
-    (folder,) = (Path(one.partition("=")[2]) for one in words if one.startswith(f"{WORD}="))
-    end_with_starter(folder)
-    task = launched_task(folder)
+    (folder,) = (Path(one.partition("=")[2]) for one in words if one.startswith(f"{LAUNCHED}="))
+    exit_with_parent(folder)
+    task = read_task(folder)
     module = task.get("module")
     if module is not None:
         for name in rank_environment(0, 1):
             os.environ.pop(name, None)  # whoever set it, it is not of this job
-    place = launched_place(folder, os.environ) or place_from_outside(os.environ)
+    place = launched_rank_info(folder, os.environ) or external_rank_info(os.environ)
     if task["logging"] and (place is None or place.rank == 0):
         configure_log(OmegaConf.create(task["logging"]))
     config = OmegaConf.create(task["config"])
@@ -180,7 +180,7 @@ def run_rank(words: Sequence[str], work: Work) -> int:
         part = partial(start, job, work, module=module, logging=task["logging"])
     else:
         part = partial(_take_part, job, work, place)
-    return end_in(
+    return run_and_record_exit(
         folder,
         0 if place is None else place.rank,
         part,
@@ -191,23 +191,23 @@ def run_rank(words: Sequence[str], work: Work) -> int:
 
 def words_of_rank(environ: Mapping[str, str]) -> list[str]:
     """Overrides that keep Hydra from writing in all but the first process of torchrun or srun."""
-    if outside_rank(environ) == 0:
+    if external_rank(environ) == 0:
         return []
     return ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=disabled"]
 
 
-def _take_part(job: Job, work: Work, place: Place | None) -> None:
+def _take_part(job: Job, work: Work, place: RankInfo | None) -> None:
     if place is None:
         work(job)
         return
     _require_world(job.config, place)
     # Lightning would set torch's threads itself
     os.environ.setdefault("OMP_NUM_THREADS", str(job.config.threads))
-    with joined(place, accelerator=job.config.trainer.accelerator):
+    with process_group(place, accelerator=job.config.trainer.accelerator):
         work(_agreed(job))
 
 
-def _require_world(config: DictConfig, place: Place) -> None:
+def _require_world(config: DictConfig, place: RankInfo) -> None:
     """Refuse to train with another number of processes than the settings ask for.
 
     Raises:
@@ -221,9 +221,9 @@ def _agreed(job: Job) -> Job:
     """The same job in every process: rank 0's folder, and settings that are equal."""
     settings = OmegaConf.to_yaml(job.config, resolve=True)
     digest = hashlib.sha256(settings.encode()).hexdigest()[:16]
-    require_agreement(digest, what="the hashes of the settings")
-    run = Path(share_first(str(job.run)))
-    blind = [rank for rank, sees in enumerate(gathered(run.is_dir())) if not sees]
+    require_equal_on_ranks(digest, what="the hashes of the settings")
+    run = Path(broadcast_from_first(str(job.run)))
+    blind = [rank for rank, sees in enumerate(all_gather(run.is_dir())) if not sees]
     if blind:
         raise RankError(
             f"rank {', '.join(map(str, blind))} cannot see the run folder {run}, which rank 0 has "

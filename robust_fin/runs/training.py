@@ -28,9 +28,9 @@ from robust_fin.ledger.record import placed, record_trial
 from robust_fin.runs.job import Job, reason_kept
 from robust_fin.runs.results import METRICS, FoldRun, write_results
 from robust_fin.runs.settings import check_ranges, verbosity_of
-from robust_fin.runtime.atomic_files import full_disk_said
-from robust_fin.runtime.rank_info import first_on_machine_first, is_first, require_agreement
-from robust_fin.runtime.terminal import DETAILS, RESULT, hidden, saying, show
+from robust_fin.runtime.atomic_files import explain_full_disk
+from robust_fin.runtime.rank_info import first_local_rank_first, is_first, require_equal_on_ranks
+from robust_fin.runtime.terminal import DETAILS, RESULT, hide_progress, show, verbosity
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.population.fit import fit_population
 from robust_fin.training.population.members import wants_population
@@ -59,16 +59,16 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
         (run / METRICS).unlink(missing_ok=True)
     check_ranges(config)
     config = placed(config)
-    with first_on_machine_first():
+    with first_local_rank_first():
         if is_first() and resume:
             require_resumable(run, max_epochs=config.trainer.max_epochs)
         elif is_first():
             write_config(run, config)
     torch.set_num_threads(config.threads)
-    with first_on_machine_first():
+    with first_local_rank_first():
         folds = load_folds(config)
     bars = folds[0].market.bars
-    require_agreement(f"{bars.rows_in} rows with sha256 {bars.sha256}", what="the bars")
+    require_equal_on_ranks(f"{bars.rows_in} rows with sha256 {bars.sha256}", what="the bars")
     if resume:
         require_same_bars(run, bars)
     if is_first():
@@ -209,11 +209,11 @@ def work(job: Job) -> None:
     """What each process of a run does."""
     quiet()
     with (
-        full_disk_said(job.run),
+        explain_full_disk(job.run),
         reason_kept(job.run),
         failure_shown(job.run),
-        saying(verbosity_of(job.config)),
-        hidden(when=not job.config.trainer.enable_progress_bar),
+        verbosity(verbosity_of(job.config)),
+        hide_progress(when=not job.config.trainer.enable_progress_bar),
     ):
         if OmegaConf.select(job.config, "debug.check") is None:
             train(job.config, job.run, resume=job.resume)

@@ -15,7 +15,7 @@ UNFINISHED = ".part"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_whole(path: Path, content: bytes | memoryview, *, previous: Path | None = None) -> None:
+def write_atomic(path: Path, content: bytes | memoryview, *, previous: Path | None = None) -> None:
     """Write a file of that name in place of the one before.
 
     The content goes to a file beside it and to the disk before that takes the name, so that at no
@@ -45,14 +45,14 @@ def write_whole(path: Path, content: bytes | memoryview, *, previous: Path | Non
     _sync_names(path.parent)
 
 
-def remove_unfinished(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Remove what a killed process did not finish writing."""
     for part in folder.glob(f"*{UNFINISHED}"):
         part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def full_disk_said(run: Path) -> Iterator[None]:
+def explain_full_disk(run: Path) -> Iterator[None]:
     """Turn the operating system's word for a full disk into an error that says what to do.
 
     Raises:

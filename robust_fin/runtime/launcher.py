@@ -15,12 +15,12 @@ from typing import IO, Any
 
 from robust_fin.errors import ConfigError, Interrupted
 from robust_fin.runtime.devices import Hardware, check_devices, check_trainer, this_machine
-from robust_fin.runtime.process_state import INTERRUPTED, Ending, RankError, counted_signals
-from robust_fin.runtime.rank_info import Place, place_from_outside
+from robust_fin.runtime.process_state import INTERRUPTED, RankError, RankExit, count_signals
+from robust_fin.runtime.rank_info import RankInfo, external_rank_info
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class LaunchPlan:
     """How a run starts.
 
     Attributes:
@@ -29,12 +29,14 @@ class Start:
         environment: that they need beside this process's own.
     """
 
-    place: Place | None
+    place: RankInfo | None
     processes: int
     environment: dict[str, str]
 
 
-def plan_start(trainer: Mapping[str, Any], hardware: Hardware, environ: Mapping[str, str]) -> Start:
+def plan_launch(
+    trainer: Mapping[str, Any], hardware: Hardware, environ: Mapping[str, str]
+) -> LaunchPlan:
     """Check that trainer, hardware, machine and environment fit together, before any bar is read.
 
     Variables that are not in the environment yet cost a process of its own even for one device,
@@ -49,21 +51,21 @@ def plan_start(trainer: Mapping[str, Any], hardware: Hardware, environ: Mapping[
         ConfigError: they do not; says what to write instead.
     """
     devices, nodes = check_trainer(trainer, hardware), int(trainer["num_nodes"])
-    place, missing = place_from_outside(environ), hardware.missing(environ)
+    place, missing = external_rank_info(environ), hardware.missing(environ)
     if hardware.check and hardware.platform is not None:
         check_devices(hardware, this_machine(), processes=devices, environ=environ)
     if place is not None:
         place.check_world(devices=devices, nodes=nodes)
-        return Start(place, 1 if missing else 0, missing)
+        return LaunchPlan(place, 1 if missing else 0, missing)
     if nodes > 1:
         raise ConfigError(
             f"trainer.num_nodes={nodes} needs torchrun or srun on every machine, as the README "
             "shows; alone, this command starts the processes of one machine"
         )
-    return Start(None, devices if devices > 1 or missing else 0, missing)
+    return LaunchPlan(None, devices if devices > 1 or missing else 0, missing)
 
 
-WORD = "launched"  # of a rank's command line: launched=FOLDER
+LAUNCHED = "launched"  # of a rank's command line: launched=FOLDER
 RANK, WORLD = "ROBUST_FIN_RANK", "ROBUST_FIN_WORLD"
 _OTHER_STARTERS = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS")  # else Lightning would count on them
 _TASK, _STORE = "task.json", "store"
@@ -75,7 +77,7 @@ _LINES_KEPT = 30  # of what a rank wrote that left no ending
 
 
 @dataclass(slots=True)
-class Rank:
+class RankProcess:
     """One process, and how it went.
 
     Attributes:
@@ -134,7 +136,7 @@ def launch(
             os.close(read)
         with _passed_on(ranks) as signals:
             _wait(ranks, signals)
-        raise_ending(ranks, folder, asked=bool(signals), advice=advice)
+        raise_rank_failure(ranks, folder, asked=bool(signals), advice=advice)
 
 
 def _start(
@@ -145,7 +147,7 @@ def _start(
     environment: Mapping[str, str],
     stdin: int,
     files: ExitStack,
-) -> Rank:
+) -> RankProcess:
     inherited, own = dict(os.environ), {}
     if processes > 1:
         own = rank_environment(number, processes)
@@ -153,7 +155,7 @@ def _start(
             inherited.pop(name, None)
     log = None if number == 0 else files.enter_context((folder / f"log_{number}").open("w+b"))
     process = subprocess.Popen(
-        [sys.executable, "-m", module, f"{WORD}={folder}"],
+        [sys.executable, "-m", module, f"{LAUNCHED}={folder}"],
         env={**inherited, **environment, **own},
         stdin=stdin,
         stdout=log,
@@ -163,7 +165,7 @@ def _start(
         else None,  # else the terminal's Ctrl-C reaches it beside the one passed on
     )
     files.callback(_end, process)
-    return Rank(number, process, log)
+    return RankProcess(number, process, log)
 
 
 def rank_environment(number: int, processes: int) -> dict[str, str]:
@@ -184,7 +186,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _passed_on(ranks: Sequence[Rank]) -> Iterator[list[int]]:
+def _passed_on(ranks: Sequence[RankProcess]) -> Iterator[list[int]]:
     """Hand Ctrl-C and SIGTERM to the ranks, which answer them together; the second one kills."""
 
     def pass_on(number: int, count: int) -> None:
@@ -192,11 +194,11 @@ def _passed_on(ranks: Sequence[Rank]) -> Iterator[list[int]]:
             if one.process.poll() is None:
                 one.process.send_signal(number if count == 1 else signal.SIGKILL)
 
-    with counted_signals(pass_on) as received:
+    with count_signals(pass_on) as received:
         yield received
 
 
-def _wait(ranks: Sequence[Rank], signals: Sequence[int]) -> None:
+def _wait(ranks: Sequence[RankProcess], signals: Sequence[int]) -> None:
     """Until all have ended; one that fails ends the others."""
     while running := [one for one in ranks if one.seconds is None]:
         now = time.monotonic()
@@ -211,7 +213,7 @@ def _wait(ranks: Sequence[Rank], signals: Sequence[int]) -> None:
         time.sleep(_SECONDS_POLL)
 
 
-def _is_over(ranks: Sequence[Rank], now: float, *, asked: bool) -> bool:
+def _is_over(ranks: Sequence[RankProcess], now: float, *, asked: bool) -> bool:
     """Whether a rank has failed long enough ago."""
     for one in ranks:
         if one.seconds is None or one.code == 0:
@@ -222,7 +224,9 @@ def _is_over(ranks: Sequence[Rank], now: float, *, asked: bool) -> bool:
     return False
 
 
-def raise_ending(ranks: Sequence[Rank], folder: Path, *, asked: bool, advice: str) -> None:
+def raise_rank_failure(
+    ranks: Sequence[RankProcess], folder: Path, *, asked: bool, advice: str
+) -> None:
     """Raise what ended the ranks, once, whatever number of them it ended.
 
     A rank that was killed comes before the message of another, and that before a traceback: what
@@ -243,7 +247,7 @@ def raise_ending(ranks: Sequence[Rank], folder: Path, *, asked: bool, advice: st
     if not failed:
         return
     failed.sort(key=lambda one: one.seconds or 0.0)
-    endings = {one.number: Ending.read(folder, one.number) for one in failed}
+    endings = {one.number: RankExit.read(folder, one.number) for one in failed}
     told = [one for _, one in sorted(endings.items()) if one is not None]
     stopped = [one for one in told if one.code == INTERRUPTED]
     if asked and (stopped or all(one.code < 0 for one in failed)):
@@ -263,7 +267,7 @@ def raise_ending(ranks: Sequence[Rank], folder: Path, *, asked: bool, advice: st
     raise error
 
 
-def _lost(rank: Rank, world: int) -> str:
+def _lost(rank: RankProcess, world: int) -> str:
     name = signal.Signals(-rank.code).name
     why = ", as the kernel does when memory runs out" if -rank.code == signal.SIGKILL else ""
     others = "" if world == 1 else "; the other processes were ended with it"
@@ -273,7 +277,7 @@ def _lost(rank: Rank, world: int) -> str:
     )
 
 
-def _last_lines(rank: Rank) -> str:
+def _last_lines(rank: RankProcess) -> str:
     if rank.log is None:
         return ""
     rank.log.seek(0)
@@ -286,15 +290,15 @@ def write_task(folder: Path, task: Mapping[str, Any]) -> None:
     (folder / _TASK).write_text(json.dumps(task), encoding="utf-8")
 
 
-def launched_task(folder: Path) -> dict[str, Any]:
+def read_task(folder: Path) -> dict[str, Any]:
     """What the ranks of a launch are to do."""
     found: dict[str, Any] = json.loads((folder / _TASK).read_text(encoding="utf-8"))
     return found
 
 
-def launched_place(folder: Path, environ: Mapping[str, str]) -> Place | None:
+def launched_rank_info(folder: Path, environ: Mapping[str, str]) -> RankInfo | None:
     """This rank's place in a launch; None where it is the only one."""
     if RANK not in environ:
         return None
     rank, world = int(environ[RANK]), int(environ[WORLD])
-    return Place(rank, world, rank, f"file://{folder / _STORE}", "this run")
+    return RankInfo(rank, world, rank, f"file://{folder / _STORE}", "this run")

@@ -24,9 +24,9 @@ from robust_fin.runtime.devices import (
     Machine,
     is_risky_pair,
 )
-from robust_fin.runtime.launcher import WORD, launch, launched_place, launched_task
-from robust_fin.runtime.process_state import RankError, end_in, end_with_starter
-from robust_fin.runtime.rank_info import Place, joined
+from robust_fin.runtime.launcher import LAUNCHED, launch, launched_rank_info, read_task
+from robust_fin.runtime.process_state import RankError, exit_with_parent, run_and_record_exit
+from robust_fin.runtime.rank_info import RankInfo, process_group
 
 OK, NOTE, BAD = "ok", "note", "bad"
 
@@ -63,7 +63,7 @@ STRAY = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class MachineState:
     """What the rules look at.
 
     Attributes:
@@ -83,7 +83,7 @@ class Scene:
         return self.environ.get(name, "0") not in ("", "0")
 
 
-Rule = Callable[[Scene], Iterator[MachineFinding]]
+Rule = Callable[[MachineState], Iterator[MachineFinding]]
 
 
 def device_files() -> dict[str, bool]:
@@ -92,13 +92,13 @@ def device_files() -> dict[str, bool]:
     return {name: os.access(path, os.R_OK | os.W_OK) for name, path in found.items()}
 
 
-def known_bad(scene: Scene) -> list[MachineFinding]:
+def find_known_problems(scene: MachineState) -> list[MachineFinding]:
     """Every rule that is broken, or one line that says how many hold."""
     broken = [one for rule in RULES for one in rule(scene)]
     return broken or [MachineFinding("known-bad settings", OK, f"none of {len(RULES)} kinds")]
 
 
-def allocator_pair(scene: Scene) -> Iterator[MachineFinding]:
+def allocator_pair(scene: MachineState) -> Iterator[MachineFinding]:
     """Together they are reported to make live memory read back as zeros on ROCm."""
     for name in ALLOCATOR:
         if is_risky_pair(scene.environ.get(name, "")):
@@ -112,7 +112,7 @@ def allocator_pair(scene: Scene) -> Iterator[MachineFinding]:
             )
 
 
-def waiting_launches(scene: Scene) -> Iterator[MachineFinding]:
+def waiting_launches(scene: MachineState) -> Iterator[MachineFinding]:
     """Every kernel is waited for."""
     for name in BLOCKING:
         if scene.is_set(name):
@@ -125,7 +125,7 @@ def waiting_launches(scene: Scene) -> Iterator[MachineFinding]:
             )
 
 
-def no_caching(scene: Scene) -> Iterator[MachineFinding]:
+def no_caching(scene: MachineState) -> Iterator[MachineFinding]:
     """Every tensor asks the driver."""
     for name in NO_CACHE:
         if scene.is_set(name):
@@ -134,7 +134,7 @@ def no_caching(scene: Scene) -> Iterator[MachineFinding]:
             )
 
 
-def rounded_products(scene: Scene) -> Iterator[MachineFinding]:
+def rounded_products(scene: MachineState) -> Iterator[MachineFinding]:
     """Float32 products with ten bits."""
     for name in ROUNDING:
         if scene.is_set(name):
@@ -146,7 +146,7 @@ def rounded_products(scene: Scene) -> Iterator[MachineFinding]:
             )
 
 
-def too_many_threads(scene: Scene) -> Iterator[MachineFinding]:
+def too_many_threads(scene: MachineState) -> Iterator[MachineFinding]:
     """More threads than cores wait for each other."""
     cores, given = scene.machine.cores, {"threads": str(scene.threads)}
     given |= {name: scene.environ[name] for name in THREADS if name in scene.environ}
@@ -162,7 +162,7 @@ def too_many_threads(scene: Scene) -> Iterator[MachineFinding]:
             )
 
 
-def contradicting_visibility(scene: Scene) -> Iterator[MachineFinding]:
+def contradicting_visibility(scene: MachineState) -> Iterator[MachineFinding]:
     """ROCm reads both names."""
     values = {name: scene.environ[name] for name in VISIBLE.values() if name in scene.environ}
     if scene.machine.platform != CUDA and len(set(values.values())) > 1:
@@ -175,7 +175,7 @@ def contradicting_visibility(scene: Scene) -> Iterator[MachineFinding]:
         )
 
 
-def missing_devices(scene: Scene) -> Iterator[MachineFinding]:
+def missing_devices(scene: MachineState) -> Iterator[MachineFinding]:
     """Fewer devices than the shell names."""
     platform = scene.machine.platform
     if platform is None or not scene.environ.get(VISIBLE[platform], ""):
@@ -191,7 +191,7 @@ def missing_devices(scene: Scene) -> Iterator[MachineFinding]:
         )
 
 
-def other_arch(scene: Scene) -> Iterator[MachineFinding]:
+def other_arch(scene: MachineState) -> Iterator[MachineFinding]:
     """Kernels for other cards than those that are there."""
     gpus = scene.machine.gpus if scene.machine.platform == ROCM else ()
     there = sorted({one.arch for one in gpus})
@@ -213,7 +213,7 @@ def other_arch(scene: Scene) -> Iterator[MachineFinding]:
         )
 
 
-def stray_rank(scene: Scene) -> Iterator[MachineFinding]:
+def stray_rank(scene: MachineState) -> Iterator[MachineFinding]:
     """Lightning would take this process for one of several."""
     stray = [name for name in STRAY if name in scene.environ]
     if stray and "TORCHELASTIC_RUN_ID" not in scene.environ:
@@ -226,7 +226,7 @@ def stray_rank(scene: Scene) -> Iterator[MachineFinding]:
         )
 
 
-def slurm_without_srun(scene: Scene) -> Iterator[MachineFinding]:
+def slurm_without_srun(scene: MachineState) -> Iterator[MachineFinding]:
     """The other tasks would be waited for."""
     tasks = scene.environ.get("SLURM_NTASKS", "1")
     if tasks != "1" and "SLURM_STEP_ID" not in scene.environ:
@@ -238,7 +238,7 @@ def slurm_without_srun(scene: Scene) -> Iterator[MachineFinding]:
         )
 
 
-def unused_device(scene: Scene) -> Iterator[MachineFinding]:
+def unused_device(scene: MachineState) -> Iterator[MachineFinding]:
     """A card that this build of torch cannot use, or this user may not."""
     for platform, allowed in scene.files.items():
         maker, build = MAKER[platform], BUILD[platform]
@@ -259,7 +259,7 @@ def unused_device(scene: Scene) -> Iterator[MachineFinding]:
             )
 
 
-def other_torch(scene: Scene) -> Iterator[MachineFinding]:
+def other_torch(scene: MachineState) -> Iterator[MachineFinding]:
     """The compiled engine reads the code that one version of torch writes."""
     if not scene.machine.torch_version.startswith(f"{TESTED_TORCH}."):
         yield MachineFinding(
@@ -290,7 +290,7 @@ _WORD = 4  # bytes of an int32
 
 
 @dataclass(frozen=True, slots=True)
-class Churn:
+class AllocatorChurn:
     """How much memory comes and goes.
 
     Attributes:
@@ -306,7 +306,7 @@ class Churn:
     cycles: int
 
     @classmethod
-    def of(cls, device: torch.device) -> "Churn":
+    def of(cls, device: torch.device) -> "AllocatorChurn":
         """Small on the CPU; on a device as much as fills its memory, if none of it came back."""
         if device.type == "cpu":
             return cls(2**22, 2**22, 2**16, cycles=64)
@@ -315,7 +315,7 @@ class Churn:
         return cls(2**26, block, 2**16, cycles=min(2_000, int(1.3 * total / block)))
 
 
-class Canary:
+class MemoryCanary:
     """Blocks with known content on a device.
 
     Args:
@@ -345,9 +345,9 @@ class Canary:
         return torch.arange(words, dtype=torch.int32) % 65_521 + 1 + number * 65_536
 
 
-def damage_after_churn(device: torch.device, churn: Churn) -> tuple[int, int]:
+def damage_after_churn(device: torch.device, churn: AllocatorChurn) -> tuple[int, int]:
     """Damaged bytes, and the cycles done when they were seen or the memory was full."""
-    canary = Canary(device)
+    canary = MemoryCanary(device)
     canary.keep(churn.live_bytes)
     done = 0
     for done in range(1, churn.cycles + 1):
@@ -390,14 +390,14 @@ def check_all_reduce(accelerator: str, *, processes: int) -> float:
     return time.perf_counter() - began
 
 
-def add_up(place: Place, accelerator: str) -> None:
+def check_sums(place: RankInfo, accelerator: str) -> None:
     """One rank's part.
 
     Raises:
         RankError: the sum is wrong.
     """
     device = torch.device("cuda", place.local_rank) if accelerator == GPU else torch.device("cpu")
-    with joined(place, accelerator=accelerator):
+    with process_group(place, accelerator=accelerator):
         numbers = torch.arange(_NUMBERS, dtype=torch.float32, device=device)
         total = numbers * (place.rank + 1)
         dist.all_reduce(total)
@@ -411,11 +411,11 @@ def add_up(place: Place, accelerator: str) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """A rank; returns the exit code."""
-    folder = Path(argv[0].removeprefix(f"{WORD}="))
-    end_with_starter(folder)
-    place, accelerator = launched_place(folder, os.environ), launched_task(folder)["accelerator"]
+    folder = Path(argv[0].removeprefix(f"{LAUNCHED}="))
+    exit_with_parent(folder)
+    place, accelerator = launched_rank_info(folder, os.environ), read_task(folder)["accelerator"]
     assert place is not None
-    return end_in(folder, place.rank, lambda: add_up(place, accelerator))
+    return run_and_record_exit(folder, place.rank, lambda: check_sums(place, accelerator))
 
 
 if __name__ == "__main__":

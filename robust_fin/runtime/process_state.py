@@ -28,7 +28,7 @@ _LOGGERS = ("lightning.pytorch", "lightning.fabric", "robust_fin")
 
 
 @contextlib.contextmanager
-def borrowed_process() -> Iterator[None]:
+def preserve_process_state() -> Iterator[None]:
     """Give threads, random states, warnings, log levels and environment back as they were.
 
     A run of the command line owns its process. One that is started from a notebook does not, and
@@ -64,7 +64,7 @@ def _restore(states: tuple[object, ...]) -> None:
 
 
 @contextmanager
-def counted_signals(answer: Callable[[int, int], object] | None = None) -> Iterator[list[int]]:
+def count_signals(answer: Callable[[int, int], object] | None = None) -> Iterator[list[int]]:
     """Collect the numbers of Ctrl-C and SIGTERM as they come.
 
     Signals come to the main thread only; in another one nothing is collected.
@@ -98,7 +98,7 @@ class RankError(RobustFinError):
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class RankExit:
     """What a rank leaves behind.
 
     Attributes:
@@ -124,13 +124,13 @@ class Ending:
         unfinished.replace(path)
 
     @classmethod
-    def read(cls, folder: Path, rank: int) -> "Ending | None":
+    def read(cls, folder: Path, rank: int) -> "RankExit | None":
         """What a rank left; None where it could not."""
         path = cls.path(folder, rank)
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
-def end_in(
+def run_and_record_exit(
     folder: Path,
     rank: int,
     work: Callable[[], object],
@@ -155,21 +155,21 @@ def end_in(
 
     def leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         lines = "".join(traceback.format_exception(kind, error, trace))
-        Ending(FAILED, "", lines).write(folder, rank)
+        RankExit(FAILED, "", lines).write(folder, rank)
 
     sys.excepthook = leave
     try:
         work()
     except errors as error:
-        Ending(FAILED, readable(error), traceback.format_exc()).write(folder, rank)
+        RankExit(FAILED, readable(error), traceback.format_exc()).write(folder, rank)
         return FAILED
     except (Interrupted, KeyboardInterrupt) as stop:
-        Ending(INTERRUPTED, str(stop) or "stopped", "").write(folder, rank)
+        RankExit(INTERRUPTED, str(stop) or "stopped", "").write(folder, rank)
         return INTERRUPTED
     return 0
 
 
-def end_with_starter(folder: Path) -> None:
+def exit_with_parent(folder: Path) -> None:
     """End this process when the one that started it is gone, which its standard input tells.
 
     Only a pipe tells it: a process that is to outlive its starter gets none.

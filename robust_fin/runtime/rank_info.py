@@ -17,7 +17,7 @@ from robust_fin.runtime.process_state import RankError
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RankInfo:
     """One of the processes (ranks) that train together.
 
     Attributes:
@@ -48,7 +48,7 @@ class Place:
             )
 
 
-def place_from_outside(environ: Mapping[str, str]) -> Place | None:
+def external_rank_info(environ: Mapping[str, str]) -> RankInfo | None:
     """The place that torchrun or srun gave this process; None where it was started alone.
 
     Raises:
@@ -56,7 +56,7 @@ def place_from_outside(environ: Mapping[str, str]) -> Place | None:
     """
     if "TORCHELASTIC_RUN_ID" in environ and int(environ["WORLD_SIZE"]) > 1:
         rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
-        return Place(rank, world, int(environ["LOCAL_RANK"]), "env://", "torchrun")
+        return RankInfo(rank, world, int(environ["LOCAL_RANK"]), "env://", "torchrun")
     tasks = int(environ.get("SLURM_NTASKS", "1"))
     interactive = environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
     if "SLURM_PROCID" not in environ or tasks == 1 or interactive:
@@ -73,7 +73,7 @@ def place_from_outside(environ: Mapping[str, str]) -> Place | None:
     except RuntimeError as error:
         raise ConfigError(str(error)) from error
     address = f"tcp://{slurm.main_address}:{slurm.main_port}"
-    return Place(slurm.global_rank(), slurm.world_size(), slurm.local_rank(), address, "srun")
+    return RankInfo(slurm.global_rank(), slurm.world_size(), slurm.local_rank(), address, "srun")
 
 
 def local_rank(environ: Mapping[str, str]) -> int:
@@ -81,7 +81,7 @@ def local_rank(environ: Mapping[str, str]) -> int:
     return int(environ.get("LOCAL_RANK", environ.get("SLURM_LOCALID", "0")))
 
 
-def outside_rank(environ: Mapping[str, str]) -> int:
+def external_rank(environ: Mapping[str, str]) -> int:
     """The rank that torchrun or srun gave this process, unchecked; 0 where neither did."""
     name = "RANK" if "TORCHELASTIC_RUN_ID" in environ else "SLURM_PROCID"
     return int(environ.get(name, "0"))
@@ -95,26 +95,26 @@ _MESSAGES = torch.device("cpu")  # what ranks tell each other goes by the CPU
 
 def is_first() -> bool:
     """Whether this process writes: rank 0, or the only one there is."""
-    return not in_group() or dist.get_rank() == 0
+    return not is_distributed() or dist.get_rank() == 0
 
 
-def in_group() -> bool:
+def is_distributed() -> bool:
     """Whether other processes train along."""
     return dist.is_available() and dist.is_initialized()
 
 
 def world_size() -> int:
     """Number of processes that train together."""
-    return dist.get_world_size() if in_group() else 1
+    return dist.get_world_size() if is_distributed() else 1
 
 
-def group_rank() -> int:
+def global_rank() -> int:
     """Number of this process among those that train together."""
-    return dist.get_rank() if in_group() else 0
+    return dist.get_rank() if is_distributed() else 0
 
 
 @contextmanager
-def joined(place: Place, *, accelerator: str) -> Iterator[None]:
+def process_group(place: RankInfo, *, accelerator: str) -> Iterator[None]:
     """Meet the other ranks; leave when all are done.
 
     They leave together, so that the end of rank 0, which writes last, is the end of all.
@@ -136,31 +136,31 @@ def joined(place: Place, *, accelerator: str) -> Iterator[None]:
         device_id=device,
     )
     yield
-    share_first("done")
+    broadcast_from_first("done")
     dist.destroy_process_group()
 
 
-def share_first(value: Any) -> Any:
+def broadcast_from_first(value: Any) -> Any:
     """Rank 0's value, in every rank."""
-    if not in_group():
+    if not is_distributed():
         return value
     found = [value]
     dist.broadcast_object_list(found, src=0, device=_MESSAGES)
     return found[0]
 
 
-def gathered(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """The values of all ranks, in every rank."""
-    if not in_group():
+    if not is_distributed():
         return [value]
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found
 
 
-def greatest(values: list[int]) -> list[int]:
+def all_reduce_max(values: list[int]) -> list[int]:
     """The greatest of each number over the ranks."""
-    if not in_group():
+    if not is_distributed():
         return values
     held = torch.tensor(values, device=_MESSAGES)
     dist.all_reduce(held, op=dist.ReduceOp.MAX)
@@ -169,10 +169,10 @@ def greatest(values: list[int]) -> list[int]:
 
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set in any rank; all must ask at the same place."""
-    return bool(greatest([int(flag)])[0])
+    return bool(all_reduce_max([int(flag)])[0])
 
 
-def require_agreement(value: str, *, what: str) -> None:
+def require_equal_on_ranks(value: str, *, what: str) -> None:
     """Stop every rank when one of them has another value.
 
     Args:
@@ -182,7 +182,7 @@ def require_agreement(value: str, *, what: str) -> None:
     Raises:
         RankError: names the ranks and their values.
     """
-    values = gathered(value)
+    values = all_gather(value)
     if len(set(values)) == 1:
         return
     ordered = sorted(range(len(values)), key=lambda rank: (values[rank] != values[0], values[rank]))
@@ -193,14 +193,14 @@ def require_agreement(value: str, *, what: str) -> None:
 
 
 @contextmanager
-def first_on_machine_first() -> Iterator[None]:
+def first_local_rank_first() -> Iterator[None]:
     """Let the first rank of each machine fill a cache that the others then read."""
-    waits = in_group() and local_rank(os.environ) > 0
+    waits = is_distributed() and local_rank(os.environ) > 0
     if waits:
-        greatest([0])
+        all_reduce_max([0])
     yield
-    if in_group() and not waits:
-        greatest([0])
+    if is_distributed() and not waits:
+        all_reduce_max([0])
 
 
 def _ranks(ranks: list[int]) -> str:

@@ -27,7 +27,7 @@ _LEAST_WIDTH = 110  # columns of a file or pipe, which has no width of its own
 
 
 @contextmanager
-def talking(loudness: int) -> Iterator[None]:
+def console_level(loudness: int) -> Iterator[None]:
     """Show what matters so much and no less; within NOTHING, nothing.
 
     Args:
@@ -57,7 +57,7 @@ def show(*parts: Table | str, loudness: int = USUAL) -> None:
         console.print(part, highlight=False, markup=False)
 
 
-_hidden = ContextVar("hidden", default=0)  # how many ask for it, in whatever order they end
+_hidden = ContextVar("hide_progress", default=0)  # how many ask for it, in whatever order they end
 
 Advance = Callable[[float], None]
 
@@ -80,18 +80,18 @@ class _Seconds(ProgressColumn):
         return Text(f"{task.description}: {passed:.0f} s, {said}")
 
 
-def terminal() -> Console:
+def stderr_console() -> Console:
     """Standard error."""
     return Console(stderr=True)
 
 
-def is_watched(console: Console | None = None) -> bool:
+def progress_is_shown(console: Console | None = None) -> bool:
     """Whether a terminal looks on, and nothing has asked for silence."""
-    return _hidden.get() == 0 and (console or terminal()).is_terminal
+    return _hidden.get() == 0 and (console or stderr_console()).is_terminal
 
 
 @contextmanager
-def hidden(*, when: bool = True) -> Iterator[None]:
+def hide_progress(*, when: bool = True) -> Iterator[None]:
     """No progress is shown within.
 
     Args:
@@ -105,7 +105,7 @@ def hidden(*, when: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def shown_progress(
+def progress_bar(
     what: str, *, total: float | None, console: Console | None = None
 ) -> Iterator[Advance]:
     """A bar with the time left; gone when it is done.
@@ -131,7 +131,7 @@ def shown_progress(
 
 
 @contextmanager
-def shown_seconds(what: str, *, usual: float, console: Console | None = None) -> Iterator[None]:
+def progress_seconds(what: str, *, usual: float, console: Console | None = None) -> Iterator[None]:
     """A line that counts the seconds of something that cannot say how far it is; gone when done.
 
     Args:
@@ -147,9 +147,11 @@ def shown_seconds(what: str, *, usual: float, console: Console | None = None) ->
 @contextmanager
 def _line(columns: tuple[ProgressColumn, ...], console: Console | None) -> Iterator[Progress]:
     """One line at a time: a step within a step shows none of its own."""
-    console = console or terminal()
-    bar = Progress(*columns, console=console, transient=True, disable=not is_watched(console))
-    with bar, hidden():
+    console = console or stderr_console()
+    bar = Progress(
+        *columns, console=console, transient=True, disable=not progress_is_shown(console)
+    )
+    with bar, hide_progress():
         yield bar
 
 
@@ -159,15 +161,15 @@ _OURS = "robust_fin"
 
 
 @contextlib.contextmanager
-def saying(verbosity: int) -> Iterator[None]:
+def verbosity(verbosity: int) -> Iterator[None]:
     """Say so much and no more, and leave loggers and warnings as they were.
 
     Args:
         verbosity: QUIET, NORMAL or DETAILED.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(talking(_LOUDNESS[verbosity]))
-        stack.enter_context(hidden(when=verbosity == QUIET))
+        stack.enter_context(console_level(_LOUDNESS[verbosity]))
+        stack.enter_context(hide_progress(when=verbosity == QUIET))
         if verbosity == DETAILED:
             stack.enter_context(_level(logging.getLogger(_OURS), logging.DEBUG))
         if verbosity == QUIET:

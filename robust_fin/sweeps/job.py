@@ -21,9 +21,9 @@ from robust_fin.ledger.record import placed
 from robust_fin.runs.job import FAILURE, Job, task_of
 from robust_fin.runs.results import METRICS
 from robust_fin.runs.settings import of_run
-from robust_fin.runtime.atomic_files import write_whole
-from robust_fin.runtime.launcher import WORD, write_task
-from robust_fin.runtime.process_state import Ending
+from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.launcher import LAUNCHED, write_task
+from robust_fin.runtime.process_state import RankExit
 from robust_fin.sweeps.executors.local import Executor, Handle
 from robust_fin.sweeps.strategy import FAILED, FINISHED, PRUNED, STOPPED, Outcome, Trial
 
@@ -51,7 +51,7 @@ class Composed:
         for name, content in self.files.items():
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, content.encode())
+            write_atomic(path, content.encode())
 
 
 class Composer:
@@ -200,7 +200,7 @@ class SweepRecord:
             "cwd": self.cwd,
             "jobs": {str(number): asdict(one) for number, one in sorted(self.jobs.items())},
         }
-        write_whole(self.folder / RECORD, (json.dumps(content, indent=1) + "\n").encode())
+        write_atomic(self.folder / RECORD, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -258,7 +258,7 @@ class RunningJob:
             code: of its exit.
             asked: whether it was asked to stop.
         """
-        ending = Ending.read(self.folder / TASK, 0)
+        ending = RankExit.read(self.folder / TASK, 0)
         shutil.rmtree(self.folder / TASK, ignore_errors=True)
         state, reason = found_in(self.folder)
         if state == STOPPED and asked:
@@ -290,13 +290,13 @@ def start_job(
     (folder / TASK).mkdir(parents=True, exist_ok=True)
     (folder / METRICS).unlink(missing_ok=True)
     (folder / FAILURE).unlink(missing_ok=True)
-    Ending.path(folder / TASK, 0).unlink(missing_ok=True)
+    RankExit.path(folder / TASK, 0).unlink(missing_ok=True)
     if not resume:
         composed.write_files()
     task = task_of(Job(config, folder, resume), logging=composed.logging)
     write_task(folder / TASK, task | {"module": verb})
     handle = executor.start(
-        ("-m", verb, f"{WORD}={folder / TASK}"),
+        ("-m", verb, f"{LAUNCHED}={folder / TASK}"),
         environment={**composed.environment, **trial.environment},
         log=folder / LOG,
         name=f"{config.name}-{trial.number}",
@@ -308,10 +308,10 @@ def keep_failure(folder: Path, kind: str, reason: str) -> None:
     """Write why a run has not finished into its folder, where its own process could not."""
     folder.mkdir(parents=True, exist_ok=True)
     said = {"error": kind, "message": reason}
-    write_whole(folder / FAILURE, (json.dumps(said, indent=2) + "\n").encode())
+    write_atomic(folder / FAILURE, (json.dumps(said, indent=2) + "\n").encode())
 
 
-def _last_words(code: int, ending: Ending | None, log: Path) -> str:
+def _last_words(code: int, ending: RankExit | None, log: Path) -> str:
     """Why a job failed that has left no failure.json; its traceback is added to its log."""
     if ending is not None and ending.trace:
         with log.open("a", encoding="utf-8") as file:

@@ -17,8 +17,8 @@ from robust_fin.bundle.folder import read_config
 from robust_fin.cli.composition import explained
 from robust_fin.errors import BundleError, ConfigError
 from robust_fin.runs.settings import USER_ERRORS
-from robust_fin.runtime.atomic_files import write_whole
-from robust_fin.runtime.process_state import counted_signals
+from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.process_state import count_signals
 from robust_fin.sweeps.executors.local import Executor
 from robust_fin.sweeps.job import (
     RUNNING,
@@ -153,10 +153,10 @@ def sweep_table(
 
 def write_table(table: pd.DataFrame, folder: Path) -> None:
     """Write both files, each at once or not at all."""
-    write_whole(folder / CSV, table.to_csv(index=False).encode())
+    write_atomic(folder / CSV, table.to_csv(index=False).encode())
     held = io.BytesIO()
     table.to_parquet(held, index=False)
-    write_whole(folder / PARQUET, held.getvalue())
+    write_atomic(folder / PARQUET, held.getvalue())
 
 
 def typed_column(values: Sequence[str | None]) -> pd.Series:
@@ -257,7 +257,7 @@ class Sweep:
         Args:
             told: called with every outcome.
         """
-        with counted_signals() as signals:
+        with count_signals() as signals:
             answered = 0
             while True:
                 if not signals:

@@ -28,7 +28,7 @@ from robust_fin.ledger.record import deflated_words, ledger_of
 from robust_fin.ledger.trials import Trials
 from robust_fin.runs.results import VAL_LOSSES
 from robust_fin.runs.run import Run
-from robust_fin.runtime.terminal import RESULT, Advance, is_watched, show, shown_progress
+from robust_fin.runtime.terminal import RESULT, Advance, progress_bar, progress_is_shown, show
 from robust_fin.sweeps.job import SweepRecord
 from robust_fin.sweeps.strategy import FINISHED, STATES, Outcome, Row
 from robust_fin.sweeps.sweep import CSV, PARQUET, Sweep, chosen_row, in_order, skill_of, varied_keys
@@ -232,11 +232,11 @@ def jobs_shown(*, total: int | None, done: int) -> Iterator[Advance]:
         total: jobs in all.
         done: of them before this start.
     """
-    if total is None or not is_watched():
+    if total is None or not progress_is_shown():
         with nullcontext():
             yield lambda _: None
         return
-    with shown_progress("jobs", total=total - done) as advance:
+    with progress_bar("jobs", total=total - done) as advance:
         yield advance
 
 

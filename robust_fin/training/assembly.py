@@ -19,7 +19,7 @@ from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError, SplitError
 from robust_fin.runtime.process_state import RankError
 from robust_fin.runtime.rank_info import world_size
-from robust_fin.runtime.terminal import is_watched
+from robust_fin.runtime.terminal import progress_is_shown
 from robust_fin.training.engine.build import call_plan, compiled_calls
 from robust_fin.training.losses import check_warmup
 from robust_fin.training.module import Forecaster, SpanScores
@@ -39,7 +39,7 @@ class FitProgress(RichProgressBar):
     @property
     def is_enabled(self) -> bool:
         """Only where a terminal looks on."""
-        return super().is_enabled and is_watched()
+        return super().is_enabled and progress_is_shown()
 
     @property
     def is_disabled(self) -> bool:

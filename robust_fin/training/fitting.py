@@ -21,7 +21,12 @@ from torch import Tensor
 from robust_fin.bundle.predictions import Nets
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.runtime.process_state import RankError
-from robust_fin.runtime.rank_info import greatest, in_group, require_agreement, world_size
+from robust_fin.runtime.rank_info import (
+    all_reduce_max,
+    is_distributed,
+    require_equal_on_ranks,
+    world_size,
+)
 from robust_fin.training.assembly import batches_an_epoch, make_forecaster, make_trainer, step_limit
 from robust_fin.training.baselines import TrivialObjective, trivial_objective
 from robust_fin.training.diagnostics import Diagnostics
@@ -57,7 +62,7 @@ def weights_hash(weights: Mapping[str, Tensor]) -> str:
 
 def shared_callbacks() -> list[L.Callback]:
     """Those of a fit that other processes take part in; none where it is alone."""
-    return [WeightsAgree(), AgreedStop()] if in_group() else []
+    return [WeightsAgree(), AgreedStop()] if is_distributed() else []
 
 
 class WeightsAgree(L.Callback):
@@ -77,7 +82,7 @@ class WeightsAgree(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare; a mismatch stops every process before anything is written."""
-        require_agreement(
+        require_equal_on_ranks(
             weights_hash(pl_module.state_dict()),
             what=f"the weights at the end of epoch {trainer.current_epoch} (step "
             f"{trainer.global_step})",
@@ -116,7 +121,7 @@ class AgreedStop(L.Callback):
         self._done += 1
         if self._done < self._due:
             return
-        asked, minus_next = greatest([self._asked, -self._batches_ahead()])
+        asked, minus_next = all_reduce_max([self._asked, -self._batches_ahead()])
         self._done, self._due, self._since = 0, -minus_next, time.monotonic()
         if asked:
             handler = self._before[asked]

@@ -15,7 +15,7 @@ import lightning as L
 from hydra.utils import instantiate
 
 from robust_fin.errors import ConfigError, Pruned
-from robust_fin.runtime.rank_info import is_first, share_first
+from robust_fin.runtime.rank_info import broadcast_from_first, is_first
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class PruneOnVal(L.Callback):
         if trainer.sanity_checking:
             return
         skill = float(trainer.callback_metrics[FIGURE])
-        said = share_first(self._verdict(skill, trainer) if is_first() else None)
+        said = broadcast_from_first(self._verdict(skill, trainer) if is_first() else None)
         if said is not None:
             raise Pruned(said)
 

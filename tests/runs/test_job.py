@@ -8,8 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 from robust_fin.errors import ConfigError
 from robust_fin.runs import job as processes
 from robust_fin.runs.job import Job, is_launched, run_rank, start, words_of_rank
-from robust_fin.runtime.process_state import Ending, RankError
-from robust_fin.runtime.rank_info import Place
+from robust_fin.runtime.process_state import RankError, RankExit
+from robust_fin.runtime.rank_info import RankInfo
 from tests.bars import config
 from tests.runtime.forked import in_group_of
 from tests.runtime.test_place import TORCHRUN
@@ -77,7 +77,7 @@ def test_a_rank_leaves_its_message_and_prints_nothing(
         raise ConfigError("seed=7 is no good")
 
     assert run_rank([f"launched={tmp_path}"], refuse) == 1
-    ending = Ending.read(tmp_path, 0)
+    ending = RankExit.read(tmp_path, 0)
     assert ending is not None
     assert (ending.code, ending.message) == (1, "seed=7 is no good")
     assert "in refuse" in ending.trace
@@ -167,6 +167,6 @@ def test_a_rank_that_finds_another_world_than_its_settings_ask_for_ends(
     tmp_path: Path, settings: DictConfig
 ) -> None:
     job = Job(settings, tmp_path, resume=False)
-    alone = Place(0, 3, 0, f"file://{tmp_path / 'store'}", "this run")
+    alone = RankInfo(0, 3, 0, f"file://{tmp_path / 'store'}", "this run")
     with pytest.raises(ConfigError, match=r"this run started 3 processes, and trainer.devices=2"):
         processes._take_part(job, lambda _: pytest.fail("trained"), alone)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from robust_fin.runtime.rank_info import Place, joined
+from robust_fin.runtime.rank_info import RankInfo, process_group
 
 
 def in_group_of(count: int, work: Callable[[int], Any], folder: Path) -> list[Any]:
@@ -25,10 +25,10 @@ def in_group_of(count: int, work: Callable[[int], Any], folder: Path) -> list[An
 
 def _rank(rank: int, count: int, work: Callable[[int], Any], folder: Path) -> None:
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", OMP_NUM_THREADS="1")
-    place = Place(rank, count, rank, f"file://{folder / 'store'}", "a test")
+    place = RankInfo(rank, count, rank, f"file://{folder / 'store'}", "a test")
     found: Any
     try:
-        with joined(place, accelerator="cpu"):
+        with process_group(place, accelerator="cpu"):
             found = work(rank)
     except BaseException as error:  # noqa: BLE001 - the test looks at it
         error.add_note(traceback.format_exc())

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from robust_fin.errors import ConfigError, Interrupted
-from robust_fin.runtime.process_state import end_in, end_with_starter
+from robust_fin.runtime.process_state import exit_with_parent, run_and_record_exit
 
 
 def report(out: Path, rank: int) -> None:
@@ -43,9 +43,11 @@ def work(word: str, out: Path, rank: int) -> None:
 def main() -> int:
     rank = int(os.environ.get("ROBUST_FIN_RANK", "0"))
     folder = Path(sys.argv[1].partition("=")[2])
-    end_with_starter(folder)
+    exit_with_parent(folder)
     task = json.loads((folder / "task.json").read_text())
-    return end_in(folder, rank, lambda: work(task["words"][rank], Path(task["out"]), rank))
+    return run_and_record_exit(
+        folder, rank, lambda: work(task["words"][rank], Path(task["out"]), rank)
+    )
 
 
 if __name__ == "__main__":

@@ -6,15 +6,15 @@ import torch
 import torch.distributed as dist
 
 from robust_fin.runtime import machine_checks as all_reduce
-from robust_fin.runtime.machine_checks import add_up, check_all_reduce
-from robust_fin.runtime.rank_info import Place
+from robust_fin.runtime.machine_checks import check_all_reduce, check_sums
+from robust_fin.runtime.rank_info import RankInfo
 
 
 def codes(count: int, folder: Path) -> list[int]:
-    """Exit codes of `add_up` in forks of this process: 0, or 1 with a traceback."""
+    """Exit codes of `check_sums` in forks of this process: 0, or 1 with a traceback."""
     context = multiprocessing.get_context("fork")
-    places = [Place(k, count, k, f"file://{folder / 'store'}", "a test") for k in range(count)]
-    ranks = [context.Process(target=add_up, args=(place, "cpu")) for place in places]
+    places = [RankInfo(k, count, k, f"file://{folder / 'store'}", "a test") for k in range(count)]
+    ranks = [context.Process(target=check_sums, args=(place, "cpu")) for place in places]
     for one in ranks:
         one.start()
     for one in ranks:

@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from robust_fin.runtime import machine_checks as canary
-from robust_fin.runtime.machine_checks import Canary, Churn, damage_after_churn
+from robust_fin.runtime.machine_checks import AllocatorChurn, MemoryCanary, damage_after_churn
 
 CPU = torch.device("cpu")
 
 
 def test_every_word_has_a_number_of_its_own_and_none_is_zero() -> None:
-    birds = Canary(CPU)
+    birds = MemoryCanary(CPU)
     for size in (40, 80):
         birds.keep(size)
     assert birds.blocks[0].tolist() == list(range(1, 11))
@@ -17,7 +17,7 @@ def test_every_word_has_a_number_of_its_own_and_none_is_zero() -> None:
 
 
 def test_memory_that_turns_into_zeros_is_counted_in_bytes() -> None:
-    birds = Canary(CPU)
+    birds = MemoryCanary(CPU)
     birds.keep(4_000)
     birds.keep(4_000)
     birds.blocks[1][10:25] = 0
@@ -25,7 +25,7 @@ def test_memory_that_turns_into_zeros_is_counted_in_bytes() -> None:
 
 
 def test_blocks_that_are_swapped_are_seen() -> None:
-    birds = Canary(CPU)
+    birds = MemoryCanary(CPU)
     birds.keep(400)
     birds.keep(400)
     birds.blocks.reverse()
@@ -33,12 +33,12 @@ def test_blocks_that_are_swapped_are_seen() -> None:
 
 
 def test_the_cpu_keeps_its_memory() -> None:
-    churn = Churn.of(CPU)
+    churn = AllocatorChurn.of(CPU)
     assert damage_after_churn(CPU, churn) == (0, churn.cycles)
 
 
 def test_damage_in_the_middle_ends_the_churn(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken(Canary):
+    class Broken(MemoryCanary):
         """Loses its first block as the 20th comes."""
 
         def keep(self, size: int) -> None:
@@ -46,18 +46,18 @@ def test_damage_in_the_middle_ends_the_churn(monkeypatch: pytest.MonkeyPatch) ->
             if len(self.blocks) == 20:
                 self.blocks[0].zero_()
 
-    monkeypatch.setattr(canary, "Canary", Broken)
-    churn = Churn(live_bytes=1_024, block_bytes=4_096, fence_bytes=64, cycles=1_000)
+    monkeypatch.setattr(canary, "MemoryCanary", Broken)
+    churn = AllocatorChurn(live_bytes=1_024, block_bytes=4_096, fence_bytes=64, cycles=1_000)
     assert damage_after_churn(CPU, churn) == (1_024, 32)
 
 
 def test_a_full_device_ends_the_churn_without_blame(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full(Canary):
+    class Full(MemoryCanary):
         def keep(self, size: int) -> None:
             if len(self.blocks) == 5:
                 raise torch.OutOfMemoryError
             super().keep(size)
 
-    monkeypatch.setattr(canary, "Canary", Full)
-    churn = Churn(live_bytes=1_024, block_bytes=4_096, fence_bytes=64, cycles=1_000)
+    monkeypatch.setattr(canary, "MemoryCanary", Full)
+    churn = AllocatorChurn(live_bytes=1_024, block_bytes=4_096, fence_bytes=64, cycles=1_000)
     assert damage_after_churn(CPU, churn) == (0, 5)

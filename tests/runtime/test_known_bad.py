@@ -1,14 +1,22 @@
 import pytest
 
 from robust_fin.runtime.devices import Device, Machine
-from robust_fin.runtime.machine_checks import BAD, NOTE, OK, RULES, MachineFinding, Scene, known_bad
+from robust_fin.runtime.machine_checks import (
+    BAD,
+    NOTE,
+    OK,
+    RULES,
+    MachineFinding,
+    MachineState,
+    find_known_problems,
+)
 from tests.runtime.test_devices import CPU_ONLY, machine
 
 PAIR = "expandable_segments:True,max_split_size_mb:128"
 
 
 def findings(there: Machine = CPU_ONLY, threads: int = 1, **environ: str) -> list[MachineFinding]:
-    return known_bad(Scene(environ, there, threads, {}))
+    return find_known_problems(MachineState(environ, there, threads, {}))
 
 
 def test_a_clean_shell_breaks_no_rule() -> None:
@@ -93,7 +101,7 @@ def test_fewer_devices_than_the_shell_names() -> None:
 def test_a_card_that_is_not_used(
     there: Machine, files: dict[str, bool], status: str, remedy: str
 ) -> None:
-    (found,) = known_bad(Scene({}, there, 1, files))
+    (found,) = find_known_problems(MachineState({}, there, 1, files))
     assert found.status == status
     assert remedy in found.remedy
 

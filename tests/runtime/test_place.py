@@ -1,7 +1,7 @@
 import pytest
 
 from robust_fin.errors import ConfigError
-from robust_fin.runtime.rank_info import Place, local_rank, outside_rank, place_from_outside
+from robust_fin.runtime.rank_info import RankInfo, external_rank, external_rank_info, local_rank
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none",
@@ -34,21 +34,21 @@ def set_all(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]) -> None:
 
 
 def test_alone() -> None:
-    assert place_from_outside({}) is None
-    assert outside_rank({}) == 0
+    assert external_rank_info({}) is None
+    assert external_rank({}) == 0
     assert local_rank({}) == 0
 
 
 def test_torchrun_gives_the_place() -> None:
-    assert place_from_outside(TORCHRUN) == Place(3, 4, 1, "env://", "torchrun")
-    assert outside_rank(TORCHRUN) == 3
+    assert external_rank_info(TORCHRUN) == RankInfo(3, 4, 1, "env://", "torchrun")
+    assert external_rank(TORCHRUN) == 3
     assert local_rank(TORCHRUN) == 1
 
 
 def test_srun_gives_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, SRUN)
-    assert place_from_outside(SRUN) == Place(2, 4, 0, "tcp://node3:15417", "srun")
-    assert outside_rank(SRUN) == 2
+    assert external_rank_info(SRUN) == RankInfo(2, 4, 0, "tcp://node3:15417", "srun")
+    assert external_rank(SRUN) == 2
     assert local_rank(SRUN) == 0
 
 
@@ -62,24 +62,24 @@ def test_srun_gives_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_one_task_or_a_shell_is_no_place(environ: dict[str, str]) -> None:
-    assert place_from_outside(environ) is None
+    assert external_rank_info(environ) is None
 
 
 def test_a_batch_script_without_srun_is_told_so() -> None:
     alone = {name: value for name, value in SRUN.items() if name != "SLURM_STEP_ID"}
     with pytest.raises(ConfigError, match=r"4 tasks, .* without srun.* Put srun before python"):
-        place_from_outside(alone)
+        external_rank_info(alone)
 
 
 def test_tasks_that_are_not_counted_by_node_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, SRUN)
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
     with pytest.raises(ConfigError, match="--ntasks-per-node=4"):
-        place_from_outside(SRUN)
+        external_rank_info(SRUN)
 
 
 def test_the_world_is_what_the_trainer_counts_on() -> None:
-    place = Place(0, 4, 0, "env://", "torchrun")
+    place = RankInfo(0, 4, 0, "env://", "torchrun")
     place.check_world(devices=2, nodes=2)
     with pytest.raises(ConfigError) as caught:
         place.check_world(devices=2, nodes=1)

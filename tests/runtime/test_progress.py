@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from robust_fin.runtime.terminal import hidden, is_watched, shown_progress, shown_seconds
+from robust_fin.runtime.terminal import (
+    hide_progress,
+    progress_bar,
+    progress_is_shown,
+    progress_seconds,
+)
 from tests.conftest import ROOT
 
 SCRIPT = """
@@ -39,7 +44,7 @@ def written(one: Console) -> str:
 
 def test_a_terminal_sees_how_far_and_how_long_yet() -> None:
     out = console(terminal=True)
-    with shown_progress("features", total=8, console=out) as advance:
+    with progress_bar("features", total=8, console=out) as advance:
         for _ in range(6):
             advance(1)
             time.sleep(0.05)
@@ -55,29 +60,29 @@ def test_what_cannot_say_how_far_it_is_goes_by_what_it_usually_takes(
     usual: float, said: str
 ) -> None:
     out = console(terminal=True)
-    with shown_seconds("compiling, once", usual=usual, console=out):
+    with progress_seconds("compiling, once", usual=usual, console=out):
         time.sleep(0.15)
     assert f"compiling, once: {said}" in written(out)
 
 
 def test_what_is_no_terminal_or_wants_silence_gets_nothing() -> None:
     out = console(terminal=False)
-    with shown_seconds("compiling, once", usual=9.0, console=out):
-        assert not is_watched(out)
+    with progress_seconds("compiling, once", usual=9.0, console=out):
+        assert not progress_is_shown(out)
     assert written(out) == ""
     out = console(terminal=True)
-    with hidden(), shown_seconds("compiling, once", usual=9.0, console=out):
-        assert not is_watched(out)
+    with hide_progress(), progress_seconds("compiling, once", usual=9.0, console=out):
+        assert not progress_is_shown(out)
     assert written(out).strip() == ""
-    with hidden(when=False):
-        assert is_watched(out)
+    with hide_progress(when=False):
+        assert progress_is_shown(out)
 
 
 def test_a_step_within_a_step_shows_no_second_line() -> None:
     out = console(terminal=True)
     with (
-        shown_progress("outer", total=1, console=out),
-        shown_seconds("inner", usual=1.0, console=out),
+        progress_bar("outer", total=1, console=out),
+        progress_seconds("inner", usual=1.0, console=out),
     ):
         time.sleep(0.15)
     assert "outer" in written(out)
@@ -85,14 +90,14 @@ def test_a_step_within_a_step_shows_no_second_line() -> None:
 
 
 def test_silence_ends_with_the_last_who_asked_for_it() -> None:
-    one, other = hidden(), hidden()
+    one, other = hide_progress(), hide_progress()
     out = console(terminal=True)
     one.__enter__()
     other.__enter__()
     one.__exit__(None, None, None)
-    assert not is_watched(out)
+    assert not progress_is_shown(out)
     other.__exit__(None, None, None)
-    assert is_watched(out)
+    assert progress_is_shown(out)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no pty")

@@ -1,7 +1,7 @@
 import pytest
 
 from robust_fin.errors import ConfigError
-from robust_fin.runtime.launcher import Start, plan_start
+from robust_fin.runtime.launcher import LaunchPlan, plan_launch
 from tests.runtime.test_environment import hardware
 from tests.runtime.test_place import TORCHRUN
 
@@ -12,23 +12,23 @@ TRIED = ("rocm_dual", "check=false")  # the environment of two devices, on the C
 
 def start(
     trainer: dict[str, object] = ONE, choice: tuple[str, ...] = ("cpu",), **environ: str
-) -> Start:
-    return plan_start(trainer, hardware(*choice), environ)
+) -> LaunchPlan:
+    return plan_launch(trainer, hardware(*choice), environ)
 
 
 def test_one_process_whose_environment_is_in_place_trains_here() -> None:
-    assert start() == Start(None, 0, {})
+    assert start() == LaunchPlan(None, 0, {})
 
 
 def test_two_processes_are_started() -> None:
-    assert start(DDP) == Start(None, 2, {})
+    assert start(DDP) == LaunchPlan(None, 2, {})
 
 
 def test_an_environment_that_is_not_in_place_costs_a_process_even_for_one_device() -> None:
     choice = ("cuda", "max_split_size_mb=64", "check=false")
     wanted = {"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}
-    assert start(ONE, choice) == Start(None, 1, wanted)
-    assert start(ONE, choice, **wanted) == Start(None, 0, {})
+    assert start(ONE, choice) == LaunchPlan(None, 1, wanted)
+    assert start(ONE, choice, **wanted) == LaunchPlan(None, 0, {})
 
 
 def test_both_devices_have_the_environment_of_the_study() -> None:

@@ -12,7 +12,7 @@ from robust_fin.errors import ConfigError
 from robust_fin.ledger.trials import config_hash
 from robust_fin.runs.run import Run
 from robust_fin.runs.settings import verbosity_of
-from robust_fin.runtime.terminal import DETAILED, NORMAL, QUIET, is_watched, saying, show
+from robust_fin.runtime.terminal import DETAILED, NORMAL, QUIET, progress_is_shown, show, verbosity
 from tests.runtime.test_progress import console
 
 WORDS = ("source.synthetic.rows=3000", "features=study", "trainer.max_epochs=1",
@@ -71,14 +71,14 @@ def test_quiet_leaves_the_verdict_and_the_same_run(tmp_path: Path, capfd: Captur
 def test_what_matters_most_is_said_last_of_all(
     verbosity: int, printed: str, capfd: Capture
 ) -> None:
-    from robust_fin.runtime.terminal import DETAILS, NOTHING, RESULT, talking
+    from robust_fin.runtime.terminal import DETAILS, NOTHING, RESULT, console_level
 
-    with saying(verbosity):
+    with verbosity(verbosity):
         show("details", loudness=DETAILS)
         show("table")
         show("verdict", loudness=RESULT)
-        assert is_watched(console(terminal=True)) is (verbosity != QUIET)
-    with talking(NOTHING), saying(DETAILED):
+        assert progress_is_shown(console(terminal=True)) is (verbosity != QUIET)
+    with console_level(NOTHING), verbosity(DETAILED):
         show("verdict", loudness=RESULT)
     assert capfd.readouterr().out == printed
 
@@ -86,7 +86,7 @@ def test_what_matters_most_is_said_last_of_all(
 def test_loggers_are_as_they_were_after() -> None:
     ours = logging.getLogger("robust_fin")
     before = ours.level
-    with saying(DETAILED):
+    with verbosity(DETAILED):
         assert ours.level == logging.DEBUG
     assert ours.level == before
 

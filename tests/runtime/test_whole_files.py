@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from robust_fin.errors import DiskFullError
-from robust_fin.runtime.atomic_files import full_disk_said, remove_unfinished, write_whole
+from robust_fin.runtime.atomic_files import explain_full_disk, remove_partial_files, write_atomic
 from tests.full_disk import FullAfter
 
 
 def test_a_file_takes_the_name_of_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    write_whole(path, b"one")
-    write_whole(path, b"two")
+    write_atomic(path, b"one")
+    write_atomic(path, b"two")
     assert path.read_bytes() == b"two"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -20,7 +20,7 @@ def test_a_file_takes_the_name_of_the_one_before(tmp_path: Path) -> None:
 def test_the_one_before_is_kept_where_that_is_asked(tmp_path: Path) -> None:
     path, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
     for content in (b"one", b"two", b"three"):
-        write_whole(path, content, previous=previous)
+        write_atomic(path, content, previous=previous)
     assert (path.read_bytes(), previous.read_bytes()) == (b"three", b"two")
     assert sorted(tmp_path.iterdir()) == [path, previous]
 
@@ -31,11 +31,11 @@ def test_a_full_disk_leaves_both_files_as_they_were(
 ) -> None:
     path, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
     for content in (b"one", b"two"):
-        write_whole(path, content, previous=previous)
+        write_atomic(path, content, previous=previous)
     opened = Path.open
     monkeypatch.setattr(Path, "open", lambda self, mode: FullAfter(opened(self, mode), room))
     with pytest.raises(OSError, match="No space left on device") as found:
-        write_whole(path, b"0123456789", previous=previous)
+        write_atomic(path, b"0123456789", previous=previous)
     assert (found.value.errno, found.value.filename) == (errno.ENOSPC, str(path))
     assert (path.read_bytes(), previous.read_bytes()) == (b"two", b"one")
     assert sorted(tmp_path.iterdir()) == [path, previous]
@@ -48,10 +48,10 @@ def test_a_disk_that_turns_out_full_when_the_bytes_reach_it_does_too(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = tmp_path / "last.ckpt"
-    write_whole(path, b"one")
+    write_atomic(path, b"one")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left on device"):
-        write_whole(path, b"two")
+        write_atomic(path, b"two")
     assert path.read_bytes() == b"one"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -69,8 +69,8 @@ def test_the_bytes_are_on_the_disk_before_they_take_the_name(
 
     monkeypatch.setattr(Path, "replace", replace)
     path = tmp_path / "last.ckpt"
-    write_whole(path, b"one")
-    write_whole(path, b"two", previous=tmp_path / "previous.ckpt")
+    write_atomic(path, b"one")
+    write_atomic(path, b"two", previous=tmp_path / "previous.ckpt")
     first = ["sync", "last.ckpt.part > last.ckpt", "sync"]
     then = ["sync", "last.ckpt > previous.ckpt", "last.ckpt.part > last.ckpt", "sync"]
     assert events == [*first, *then]
@@ -79,18 +79,18 @@ def test_the_bytes_are_on_the_disk_before_they_take_the_name(
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     for name in ("last.ckpt", "last.ckpt.part", "best.ckpt.part"):
         (tmp_path / name).write_bytes(b"x")
-    remove_unfinished(tmp_path)
+    remove_partial_files(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
-    remove_unfinished(tmp_path / "gone")
+    remove_partial_files(tmp_path / "gone")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_said_with_what_to_do(tmp_path: Path, number: int) -> None:
     told = r"the disk is full: last\.ckpt could not be written .* resume=.* goes on"
-    with pytest.raises(DiskFullError, match=told), full_disk_said(tmp_path):
+    with pytest.raises(DiskFullError, match=told), explain_full_disk(tmp_path):
         raise OSError(number, os.strerror(number), "last.ckpt")
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError), full_disk_said(tmp_path):
+    with pytest.raises(PermissionError), explain_full_disk(tmp_path):
         raise PermissionError(errno.EACCES, "no")

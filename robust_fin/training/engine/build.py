@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from robust_fin.data.batches import CallPlan
 from robust_fin.errors import ConfigError
-from robust_fin.runtime.terminal import shown_seconds
+from robust_fin.runtime.terminal import progress_seconds
 from robust_fin.training.engine.loop_library import NoCompilerError, note_seconds, usual_seconds
 from robust_fin.training.engine.steps import StepLoop, StepSettings, StepState
 from robust_fin.training.lightning_loop import StepCalls
@@ -109,7 +109,7 @@ def compiled_loop(
         own_dropout: whether each call is given a rate of dropout.
     """
     try:
-        with shown_seconds("compiling, once", usual=usual_seconds()):
+        with progress_seconds("compiling, once", usual=usual_seconds()):
             loop = StepLoop(
                 net.train(),
                 link=link,

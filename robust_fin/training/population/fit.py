@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robust_fin.data.datamodule import BarDataModule, MemberSet, PopulationData
 from robust_fin.errors import ConfigError, NonFiniteError
-from robust_fin.runtime.terminal import shown_seconds
+from robust_fin.runtime.terminal import progress_seconds
 from robust_fin.training.assembly import (
     function_of,
     limited,
@@ -182,7 +182,7 @@ def member_engine(
             own_dropout=own_dropout,
         )
         if loop is not None:
-            with shown_seconds("compiling, once", usual=usual_seconds()):
+            with progress_seconds("compiling, once", usual=usual_seconds()):
                 return LoopedMembers(loop, block=asked or 1)
     step = TrainingStep(
         net, Layout(net), link, objective, step_settings(config), own_delta, own_dropout

@@ -17,7 +17,7 @@ from robust_fin.bundle.predictions import Nets, SpanForecast, spread
 from robust_fin.data.datamodule import MemberSet, Window
 from robust_fin.errors import NonFiniteError
 from robust_fin.metrics import Yardstick
-from robust_fin.runtime.rank_info import gathered, group_rank, in_group, world_size
+from robust_fin.runtime.rank_info import all_gather, global_rank, is_distributed, world_size
 from robust_fin.training.engine.steps import StepResult, points_due
 from robust_fin.training.lightning_loop import count_steps, steps_left, translate_loops
 from robust_fin.training.module import Link
@@ -231,17 +231,17 @@ class PopulationForecaster(L.LightningModule):
 
         A frozen one keeps its place: the last bits of the others depend on how many they are.
         """
-        living, own = set(self._living()), range(group_rank(), len(self.members), world_size())
+        living, own = set(self._living()), range(global_rank(), len(self.members), world_size())
         every = self.pace.blocks(own, window, size=self.engine.block)
         return [block for block in every if living.intersection(block)]
 
     def _merged(self, own: dict[int, StepResult]) -> dict[int, StepResult]:
         """What the members of all processes did, and their states in every process."""
-        if not in_group():
+        if not is_distributed():
             return own
         # copies, because a message of a view carries all that it is a view of
         ready = {k: (self.states.state(k).copied(), one.copied()) for k, one in own.items()}
-        found = {k: both for part in gathered(ready) for k, both in part.items()}
+        found = {k: both for part in all_gather(ready) for k, both in part.items()}
         for k, (state, _) in found.items():
             self.states.take(k, state)
         return {k: found[k][1] for k in sorted(found)}

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from robust_fin.bundle.folder import provenance, read_config, read_provenance
 from robust_fin.errors import ConfigError, ResumeError
 from robust_fin.market.schema import BarFacts
-from robust_fin.runtime.atomic_files import remove_unfinished, write_whole
+from robust_fin.runtime.atomic_files import remove_partial_files, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class WholeCheckpoints(CheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         previous = path.with_name(PREVIOUS) if path.name == LAST else None
-        write_whole(path, sealed(checkpoint), previous=previous)
+        write_atomic(path, sealed(checkpoint), previous=previous)
 
     def load_checkpoint(
         self,
@@ -107,7 +107,7 @@ def mend(folder: Path) -> None:
     Raises:
         ResumeError: there are checkpoints and none is whole, or one holds code.
     """
-    remove_unfinished(folder)
+    remove_partial_files(folder)
     last, previous = folder / LAST, folder / PREVIOUS
     if not last.exists() and not previous.exists():
         return

@@ -18,7 +18,7 @@ from torchmetrics import Metric
 from robust_fin.data.batches import TrainCalls
 from robust_fin.data.datamodule import TrainWindows
 from robust_fin.errors import Interrupted, ResumeError
-from robust_fin.runtime.atomic_files import remove_unfinished
+from robust_fin.runtime.atomic_files import remove_partial_files
 from robust_fin.training.lightning_loop import (
     amid_epoch,
     before_batch,
@@ -144,7 +144,7 @@ class LastCheckpoint(Checkpoint):
         trainer.strategy.checkpoint_io = WholeCheckpoints()
         self._lineage = lineage(Path(trainer.default_root_dir), self.path.parent)
         if trainer.is_global_zero:
-            remove_unfinished(self.path.parent)
+            remove_partial_files(self.path.parent)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         """Listen to Ctrl-C and SIGTERM, and take the curves back to the checkpoint.
