@@ -33,7 +33,7 @@ from robust_fin.runs.results import VAL_LOSSES
 from robust_fin.runtime.terminal import show
 from robust_fin.sweeps.job import RECORD
 from robust_fin.sweeps.sweep import CSV, FIGURE
-from robust_fin.sweeps.sweep_summary import val_gains
+from robust_fin.sweeps.sweep_summary import val_skill_by_date
 
 MEMBERS = 16  # seeds of the default settings
 WORDS = (
@@ -139,7 +139,9 @@ def chosen_again(sweep: Path, table: pd.DataFrame) -> Choice:
     """The choice among the trials that finished, held against the default settings."""
     ended = table[table[FIGURE].notna()]
     runs = [sweep / str(run) / VAL_LOSSES for run in ended["run"]]
-    gains = pd.concat([val_gains(pd.read_parquet(run), None) for run in runs], axis=1, join="inner")
+    gains = pd.concat(
+        [val_skill_by_date(pd.read_parquet(run), None) for run in runs], axis=1, join="inner"
+    )
     return choice(gains.to_numpy(), reference=ended["job"].tolist().index(0))
 
 

@@ -19,7 +19,6 @@ from robust_fin.errors import BundleError, ConfigError
 from robust_fin.runs.settings import USER_ERRORS
 from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.process_state import count_signals
-from robust_fin.sweeps.executors.local import Executor
 from robust_fin.sweeps.job import (
     RUNNING,
     Composed,
@@ -31,6 +30,7 @@ from robust_fin.sweeps.job import (
     one_line,
     start_job,
 )
+from robust_fin.sweeps.local import Executor
 from robust_fin.sweeps.strategy import (
     FAILED,
     FINISHED,

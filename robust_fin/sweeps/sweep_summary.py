@@ -108,7 +108,7 @@ def _percent(value: float) -> str:
 _DAY = ["fold", "trading_date"]
 
 
-def val_gains(losses: pd.DataFrame, member: int | None) -> pd.Series:
+def val_skill_by_date(losses: pd.DataFrame, member: int | None) -> pd.Series:
     """Share of its val/skill that a trial owes to each date; they add up to it.
 
     Args:
@@ -127,7 +127,7 @@ def val_gains(losses: pd.DataFrame, member: int | None) -> pd.Series:
 
 
 def gains_of(rows: Sequence[Row]) -> Float[np.ndarray, "dates rows"]:
-    """`val_gains` of trials, in the order of time within each fold.
+    """`val_skill_by_date` of trials, in the order of time within each fold.
 
     Raises:
         BundleError: one has none, or not on the dates of the first.
@@ -140,7 +140,7 @@ def gains_of(rows: Sequence[Row]) -> Float[np.ndarray, "dates rows"]:
             if not path.is_file():
                 raise BundleError(f"job {row.number} left no {VAL_LOSSES}")
             read[path] = pd.read_parquet(path)
-        one = val_gains(read[path], row.member)
+        one = val_skill_by_date(read[path], row.member)
         if found and not one.index.equals(found[0].index):
             raise BundleError(
                 f"job {row.number} has other val dates than job {rows[0].number}, so they cannot "

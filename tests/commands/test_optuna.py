@@ -19,11 +19,11 @@ from robust_fin.training.pruning import STEPS
 from tests.conftest import ROOT
 from tests.small_runs import QUICK
 from tests.studies import read
-from tests.sweeps.pretend import STARTED, skill
+from tests.sweeps.fake_jobs import STARTED, skill
 
 pytestmark = pytest.mark.processes
 
-PRETEND = "executor._target_=tests.sweeps.pretend.Pretend"
+PRETEND = "executor._target_=tests.sweeps.fake_jobs.FakeExecutor"
 TINY = (*QUICK, "source.synthetic.rows=3000", "features.names=[close_change_pct]", "batch_size=128")
 LEARNS_OR_NOT = "optimizer.lr=0.003,1e-12"  # the second leaves the net as it starts
 EARLY = ("sweep.pruner.n_startup_trials=1", "sweep.pruner.n_warmup_steps=0")

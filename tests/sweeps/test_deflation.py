@@ -10,7 +10,12 @@ from robust_fin.errors import BundleError
 from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.multiple_testing import Choice
 from robust_fin.sweeps.strategy import FAILED, FINISHED, Row
-from robust_fin.sweeps.sweep_summary import choice_words, deflated_choice, gains_of, val_gains
+from robust_fin.sweeps.sweep_summary import (
+    choice_words,
+    deflated_choice,
+    gains_of,
+    val_skill_by_date,
+)
 
 DATES = pd.date_range("2024-01-08", periods=8)
 
@@ -56,18 +61,20 @@ def trials(folder: Path, count: int, *, dates: int = 8, seed: int = 0) -> list[R
 def test_the_gains_of_the_dates_add_up_to_the_skill() -> None:
     draw = np.random.default_rng(0)
     one, other = losses(1 - 0.1 * draw.random(8)), losses(1 - 0.1 * draw.random(5), fold=1)
-    assert val_gains(one, None).sum() == pytest.approx(skill_of(one))
+    assert val_skill_by_date(one, None).sum() == pytest.approx(skill_of(one))
     folds = pd.concat([one, other])
-    assert val_gains(folds, None).sum() == pytest.approx((skill_of(one) + skill_of(other)) / 2)
-    assert list(val_gains(folds, None).index.names) == ["fold", "trading_date"]
+    assert val_skill_by_date(folds, None).sum() == pytest.approx(
+        (skill_of(one) + skill_of(other)) / 2
+    )
+    assert list(val_skill_by_date(folds, None).index.names) == ["fold", "trading_date"]
 
 
 def test_a_member_has_gains_of_its_own() -> None:
     net, third = losses(np.full(8, 0.9)), losses(np.full(8, 0.8), member=3)
     both = pd.concat([net, third])
-    assert val_gains(both, None).sum() == pytest.approx(0.1)
-    assert val_gains(both, 3).sum() == pytest.approx(0.2)
-    assert val_gains(both, 1).empty
+    assert val_skill_by_date(both, None).sum() == pytest.approx(0.1)
+    assert val_skill_by_date(both, 3).sum() == pytest.approx(0.2)
+    assert val_skill_by_date(both, 1).empty
 
 
 def test_the_choice_is_that_of_the_table_and_is_held_against_the_default(tmp_path: Path) -> None:
