@@ -17,8 +17,8 @@ from torchmetrics.utilities import dim_zero_cat
 from robust_fin.data.batches import Batch, Call, CallPlan, ScoredBatch, TrainBatches
 from robust_fin.errors import ConfigError
 from robust_fin.metrics import span_metrics
-from robust_fin.training.engine.steps import StepResult, points_due
-from robust_fin.training.lightning_loop import StepCalls, translate_loops
+from robust_fin.training.engine.steps import StepResult, steps_to_log
+from robust_fin.training.lightning_loop import StepCalls, convert_loop_counts
 from robust_fin.training.losses import require_same_shape
 from robust_fin.training.recovery.guard import (
     StepGuard,
@@ -260,7 +260,7 @@ class Forecaster(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the counts of this engine, whichever wrote the checkpoint."""
         self.guard.load_state_dict(checkpoint["stability"])
-        translate_loops(checkpoint, calls_done=self.plan.calls_done if self.plan else None)
+        convert_loop_counts(checkpoint, calls_done=self.plan.calls_done if self.plan else None)
 
     def _run_call(self, call: Call) -> None:
         """Do the steps of a call, draw them, and refuse the first that is not finite."""
@@ -275,7 +275,7 @@ class Forecaster(L.LightningModule):
     def _log_step(self) -> None:
         """Not by Lightning, which takes figures in at every step: a fifth of the step's time."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not points_due(self.global_step - 1, 1, every=every):
+        if not steps_to_log(self.global_step - 1, 1, every=every):
             return
         assert self._loss is not None
         assert self.gradient_norm is not None
@@ -299,7 +299,7 @@ class Forecaster(L.LightningModule):
         self.log("train/objective", result.loss.mean(), prog_bar=True, logger=False)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         rates = self.calls.rates(first, len(result.loss))
-        for at in points_due(first, len(result.loss), every=every):
+        for at in steps_to_log(first, len(result.loss), every=every):
             point = {
                 "train/objective": float(result.loss[at]),
                 "train/gradient_norm": float(result.gradient_norm[at]),

@@ -18,8 +18,12 @@ from robust_fin.data.datamodule import MemberSet, Window
 from robust_fin.errors import NonFiniteError
 from robust_fin.metrics import Yardstick
 from robust_fin.runtime.rank_info import all_gather, global_rank, is_distributed, world_size
-from robust_fin.training.engine.steps import StepResult, points_due
-from robust_fin.training.lightning_loop import count_steps, steps_left, translate_loops
+from robust_fin.training.engine.steps import StepResult, steps_to_log
+from robust_fin.training.lightning_loop import (
+    add_optimizer_steps,
+    convert_loop_counts,
+    limit_to_max_steps,
+)
 from robust_fin.training.module import Link
 from robust_fin.training.population.members import NEVER, Member, MemberStates
 from robust_fin.training.population.steps import MemberEngine, MemberPace
@@ -52,7 +56,7 @@ class MemberCurves:
         """
         if not results or not loggers:
             return
-        for at in points_due(first, count, every=every):
+        for at in steps_to_log(first, count, every=every):
             point = _point(results, at, count)
             for logger in loggers:
                 logger.log_metrics(point, step=first + at)
@@ -129,7 +133,7 @@ class PopulationForecaster(L.LightningModule):
         window = self._cut(batch)
         first, count = self.global_step, window.stop - window.start
         results = self._run(window)
-        count_steps(self.trainer.fit_loop, count)
+        add_optimizer_steps(self.trainer.fit_loop, count)
         self._report_frozen(results, first)
         for k, one in results.items():
             self.states.note_norms(k, one.gradient_norm[: one.first_bad])
@@ -171,7 +175,7 @@ class PopulationForecaster(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the counts of windows."""
-        translate_loops(checkpoint, calls_done=self.pace.plan.calls_done)
+        convert_loop_counts(checkpoint, calls_done=self.pace.plan.calls_done)
 
     def nets(self, members: Sequence[int], *, data: int) -> Nets:
         """Some members of one data set, with the weights that count."""
@@ -202,7 +206,7 @@ class PopulationForecaster(L.LightningModule):
 
     def _cut(self, window: Window) -> Window:
         """Up to max_steps; the other steps are given back to the loader."""
-        count = steps_left(self.trainer, window.stop - window.start)
+        count = limit_to_max_steps(self.trainer, window.stop - window.start)
         return window._replace(stop=window.start + count)
 
     def _run(self, window: Window) -> dict[int, StepResult]:

@@ -17,7 +17,12 @@ from robust_fin.data.batches import CallPlan, EpochOrder
 from robust_fin.data.datamodule import MemberOrders, MemberSet, Window
 from robust_fin.training.engine.loop_library import LoopLibrary
 from robust_fin.training.engine.step_state import step_keys, step_scalars
-from robust_fin.training.engine.steps import StepLoop, StepResult, TrainingStep, first_bad
+from robust_fin.training.engine.steps import (
+    StepLoop,
+    StepResult,
+    TrainingStep,
+    first_nonfinite_step,
+)
 from robust_fin.training.engine.trace import LoopInputs, trace_step
 from robust_fin.training.population.members import Member, MemberState
 
@@ -237,7 +242,7 @@ def stored(
     results = []
     for number, state in enumerate(states):
         torch._foreach_copy_(list(state.vectors), [one[number] for one in carry])
-        bad = None if bool(state.alive) else first_bad(loss[number], norm[number])
+        bad = None if bool(state.alive) else first_nonfinite_step(loss[number], norm[number])
         state.count += loss.shape[1] if bad is None else bad
         results.append(StepResult(loss[number], norm[number], bad))
     return results

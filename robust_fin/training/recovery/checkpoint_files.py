@@ -18,6 +18,7 @@ from robust_fin.bundle.folder import provenance, read_config, read_provenance
 from robust_fin.errors import ConfigError, ResumeError
 from robust_fin.market.schema import BarFacts
 from robust_fin.runtime.atomic_files import remove_partial_files, write_atomic
+from robust_fin.training.lightning_loop import epochs_done
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +203,7 @@ def require_resumable(run: Path, *, max_epochs: int | None) -> None:
         what=f"{run / 'bundle' / 'config.yaml'} is not the config that the run was started with",
         remedy="Put it back, or start another run with other settings",
     )
-    done = kept["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    done = epochs_done(kept)
     if max_epochs is not None and -1 < max_epochs < done:
         raise ConfigError(
             f"trainer.max_epochs={max_epochs} is fewer than the {done} epochs that the run has had"

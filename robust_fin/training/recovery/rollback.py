@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from omegaconf import DictConfig
 
 from robust_fin.errors import NonFiniteError
-from robust_fin.training.lightning_loop import amid_epoch, before_batch
+from robust_fin.training.lightning_loop import undo_batch_start, undo_epoch_end
 from robust_fin.training.module import Forecaster
 from robust_fin.training.recovery.checkpoint_files import LAST, WholeCheckpoints, read_checkpoint
 from robust_fin.training.recovery.checkpoints import BestCheckpoint, epoch_is_whole
@@ -120,12 +120,12 @@ class KeptStates(Checkpoint):
     ) -> None:
         """Keep a state when due, before the next batch is trained on."""
         if batch_idx % trainer.accumulate_grad_batches == 0 and self._due(trainer):
-            self._keep(trainer, pl_module, settle=lambda kept: before_batch(kept, batch))
+            self._keep(trainer, pl_module, settle=lambda kept: undo_batch_start(kept, batch))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep a state that fell due with the last step of the epoch."""
         if self._due(trainer):
-            settle = None if epoch_is_whole(trainer) else amid_epoch
+            settle = None if epoch_is_whole(trainer) else undo_epoch_end
             self._keep(trainer, pl_module, settle=settle)
 
     def on_save_checkpoint(
