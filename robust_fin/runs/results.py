@@ -23,7 +23,7 @@ from robust_fin.bundle.predictions import (
 )
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.evaluation.report.report import write_report
-from robust_fin.evaluation.significance import Judgement, judge, judged_figures, model_metrics
+from robust_fin.evaluation.significance import Judgement, judge, judgement_metrics, model_metrics
 from robust_fin.metrics import Yardstick, excess_kurtosis
 from robust_fin.runtime.atomic_files import null_for_nan, write_json
 from robust_fin.training.baselines import NAMES, Baselines, trivial_objective
@@ -153,7 +153,7 @@ def write_results(
     if last.fit.members:
         write_members(run, folds, scores)
     tested = judge(predictions, instrument=instantiate(config.instrument))
-    metrics = run_metrics(config, folds, fits) | judged_figures(tested)
+    metrics = run_metrics(config, folds, fits) | judgement_metrics(tested)
     metrics |= span_figures(folds, scores, predictions)
     metrics |= member_figures(scores) if last.fit.members else {}
     metrics = null_for_nan(metrics)

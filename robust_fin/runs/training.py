@@ -22,7 +22,7 @@ from robust_fin.evaluation.tables import (
     summary_table,
     target_table,
 )
-from robust_fin.evaluation.tensorboard.session import failure_shown, open_session
+from robust_fin.evaluation.tensorboard.session import mark_failure, start_session
 from robust_fin.evaluation.verdict import verdict
 from robust_fin.ledger.record import placed, record_trial
 from robust_fin.runs.job import Job, reason_kept
@@ -76,7 +76,7 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
         if not resume:
             remove_checkpoints(run)
         start_bundle(run, config, bars=bars)
-        open_session(run, members=wants_population(config, folds=len(folds)))
+        start_session(run, members=wants_population(config, folds=len(folds)))
         show(target_table(folds[0].outcome("train"), folds[0].target("train")))
     plan = FitPlan(run, stage="", max_steps=None, resume=resume)
     chosen = final = fit_folds(config, folds, plan)
@@ -211,7 +211,7 @@ def work(job: Job) -> None:
     with (
         explain_full_disk(job.run),
         reason_kept(job.run),
-        failure_shown(job.run),
+        mark_failure(job.run),
         verbosity(verbosity_of(job.config)),
         hide_progress(when=not job.config.trainer.enable_progress_bar),
     ):
