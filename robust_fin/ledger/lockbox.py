@@ -127,7 +127,7 @@ def score_lockbox(bundle: Bundle, run: Path, *, share: float) -> pd.DataFrame:
 def locked_rows(examples: Examples, *, share: float) -> Int[np.ndarray, " locked"]:
     """Row numbers, among all examples, of those that the splits leave out as locked."""
     rows = np.flatnonzero(~np.isnan(examples.outcome))
-    line = Timeline.of(examples.time[rows], examples.label_end[rows], lockbox=share)
+    line = Timeline.from_rows(examples.time[rows], examples.label_end[rows], lockbox=share)
     return rows[line.end :]
 
 

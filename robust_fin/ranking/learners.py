@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robust_fin.data.examples import Examples
-from robust_fin.data.folds import FoldCut
+from robust_fin.data.folds import FoldSet
 from robust_fin.data.splits import Fold
 from robust_fin.data.targets import RankTarget
 from robust_fin.data.time_series_folds import TRADING_DATE, WalkForward
@@ -61,7 +61,7 @@ class TrainingSpan:
 
     @classmethod
     def of(
-        cls, examples: Examples, cut: FoldCut, number: int, *, names: tuple[str, ...], embargo: int
+        cls, examples: Examples, cut: FoldSet, number: int, *, names: tuple[str, ...], embargo: int
     ) -> "TrainingSpan":
         """The training rows of one fold of a split.
 

@@ -18,8 +18,8 @@ from robust_fin.bundle.predictions import (
     DailyLosses,
     Forecast,
     SpanForecast,
+    member_spread,
     predictions_table,
-    spread,
 )
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.evaluation.report.report import write_report
@@ -69,9 +69,9 @@ def score_fold(fold: FoldRun, *, keep: int) -> FoldScores:
     if fold.chosen.has_val():
         val_yardstick, daily = yardstick_of(fold.chosen, "val"), daily_losses_of(fold.chosen, "val")
         nets, x = fold.chosen_fit.nets, fold.chosen.x("val")
-        val = SpanForecast.of(nets, x, val_yardstick, keep=0, daily=daily)
+        val = SpanForecast.score(nets, x, val_yardstick, keep=0, daily=daily)
     test = yardstick_of(fold.data, "test")
-    scored = SpanForecast.of(fold.fit.nets, fold.data.x("test"), test, keep=keep)
+    scored = SpanForecast.score(fold.fit.nets, fold.data.x("test"), test, keep=keep)
     return FoldScores(val, val_yardstick, daily, scored)
 
 
@@ -246,7 +246,9 @@ def member_figures(scores: Sequence[FoldScores]) -> dict[str, float]:
         parts = [part for one in scores if (part := getattr(one, span)) is not None]
         every = tuple(figures for part in parts for figures in part.members)
         if every:
-            found |= {f"members/{span}/{name}": value for name, value in spread(every).items()}
+            found |= {
+                f"members/{span}/{name}": value for name, value in member_spread(every).items()
+            }
     return found
 
 

@@ -172,13 +172,13 @@ def refit_plan(
 
     A refit goes on from its own checkpoint only where the choice before it is as it was then.
     """
-    steps, longest = [], max(one.steps_an_epoch(1) for one in whole)
+    steps, longest = [], max(one.steps_per_epoch(1) for one in whole)
     needed = 1
     for fitted, data, more in zip(chosen, folds, whole, strict=True):
         for done in _chosen_steps(fitted):
-            epochs = done / data.steps_an_epoch(1)
-            steps.append(max(1, round(epochs * more.steps_an_epoch(1))) if done else 0)
-            needed = max(needed, math.ceil(steps[-1] * longest / more.steps_an_epoch(1)))
+            epochs = done / data.steps_per_epoch(1)
+            steps.append(max(1, round(epochs * more.steps_per_epoch(1))) if done else 0)
+            needed = max(needed, math.ceil(steps[-1] * longest / more.steps_per_epoch(1)))
     members = tuple(steps) if chosen[0].members else None
     return FitPlan(run, stage="refit", max_steps=needed, resume=resume, member_steps=members)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from robust_fin.data.batches import Call, TrainCalls
-from robust_fin.data.datamodule import TrainWindows, Window
+from robust_fin.data.datamodule import StepWindow, TrainWindows
 from robust_fin.training.engine.step_state import StepState, only_group, step_keys
 from robust_fin.training.engine.steps import StepLoop, StepResult
 from robust_fin.training.recovery.record import BadStep, net_tensors, optimizer_tensors
@@ -199,7 +199,7 @@ def limit_to_max_steps(trainer: L.Trainer, planned: int) -> int:
         return planned
     loader = trainer.train_dataloader
     assert isinstance(loader, TrainCalls | TrainWindows)
-    loader.give_back(planned - left)
+    loader.rewind(planned - left)
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = False
         trainer.val_check_batch = float("inf")
@@ -216,7 +216,7 @@ def add_optimizer_steps(fit_loop: _FitLoop, count: int) -> None:
 
 
 def convert_loop_counts(
-    checkpoint: dict[str, Any], *, calls_done: Callable[[int], int] | None
+    checkpoint: dict[str, Any], *, completed_calls: Callable[[int], int] | None
 ) -> None:
     """Make the loops of a checkpoint those of the engine that goes on with it.
 
@@ -226,8 +226,8 @@ def convert_loop_counts(
 
     Args:
         checkpoint: changed in place.
-        calls_done: steps of an epoch -> whole calls; None for the plain engine, where a call is one
-            step.
+        completed_calls: steps of an epoch -> whole calls; None for the plain engine, where a call
+            is one step.
     """
     loops = checkpoint["loops"]["fit_loop"]
     step = int(checkpoint["global_step"])
@@ -238,7 +238,7 @@ def convert_loop_counts(
     place = loops["state_dict"]["combined_loader"][0]["next_batch"]
     progress = loops["epoch_loop.batch_progress"]
     current, total = progress["current"], progress["total"]
-    done = place if calls_done is None else calls_done(place)
+    done = place if completed_calls is None else completed_calls(place)
     shift = done - current["ready"]
     if shift:  # else the last call of an epoch, stopped half way, would pass for its end
         progress["is_last_batch"] = False
@@ -249,7 +249,7 @@ def convert_loop_counts(
 
 def batch_steps(batch: object) -> int:
     """How far a batch moves the place in the epoch."""
-    if isinstance(batch, Window):
+    if isinstance(batch, StepWindow):
         return batch.stop - batch.start
     return len(batch.rows) if isinstance(batch, Call) else 1
 

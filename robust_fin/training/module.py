@@ -260,7 +260,9 @@ class Forecaster(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the counts of this engine, whichever wrote the checkpoint."""
         self.guard.load_state_dict(checkpoint["stability"])
-        convert_loop_counts(checkpoint, calls_done=self.plan.calls_done if self.plan else None)
+        convert_loop_counts(
+            checkpoint, completed_calls=self.plan.completed_calls if self.plan else None
+        )
 
     def _run_call(self, call: Call) -> None:
         """Do the steps of a call, draw them, and refuse the first that is not finite."""

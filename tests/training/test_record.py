@@ -85,7 +85,7 @@ def test_it_holds_the_rows_of_the_step_and_the_state_before_it(
 
 def test_the_rows_of_a_batch_are_those_that_the_loader_gave() -> None:
     for rank in range(2):
-        order = EpochOrder(100, batch_size=8, seed=3, rank=rank, world=2)
+        order = EpochOrder(100, batch_size=8, seed=3, rank=rank, world_size=2)
         order.set_epoch(4)
         _, steps = order.begin()
         order.next_step = 5

@@ -188,8 +188,8 @@ def read_record(path: Path) -> Record:
 
 def rows_of(order: EpochOrder, *, batches: int) -> Int[Tensor, " rows"]:
     """Numbers of the training rows in the last batches that a loader gave, this process's."""
-    used = order.permutation()[: order.steps * order.batch_size * order.world]
-    steps = used.view(order.steps, order.world, order.batch_size)[:, order.rank]
+    used = order.permutation()[: order.steps * order.batch_size * order.world_size]
+    steps = used.view(order.steps, order.world_size, order.batch_size)[:, order.rank]
     return steps[order.next_step - batches : order.next_step].reshape(-1)
 
 
