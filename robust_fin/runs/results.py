@@ -26,8 +26,8 @@ from robust_fin.evaluation.report.report import write_report
 from robust_fin.evaluation.significance import Judgement, judge, judgement_metrics, model_metrics
 from robust_fin.metrics import Yardstick, excess_kurtosis
 from robust_fin.runtime.atomic_files import null_for_nan, write_json
-from robust_fin.training.baselines import NAMES, Baselines, trivial_objective
-from robust_fin.training.baselines import TAG as TRIVIAL
+from robust_fin.training.baselines import BASELINE_NAMES, Baselines, trivial_objective
+from robust_fin.training.baselines import TRIVIAL_TAG as TRIVIAL
 from robust_fin.training.fitting import Fit
 from robust_fin.training.module import parameter_count
 
@@ -233,7 +233,7 @@ def span_figures(
     ]
     figures = {f"val/{k}": _mean([one[k] for one in val]) for k in net}
     figures |= {f"test/{k}": value for k, value in net.items()}
-    for name in NAMES:  # one that was not asked for is null
+    for name in BASELINE_NAMES:  # one that was not asked for is null
         one = found.get(name, dict.fromkeys(net, math.nan))
         figures |= {f"baseline/{name}/{k}": value for k, value in one.items()}
     return figures

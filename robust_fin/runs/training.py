@@ -35,10 +35,10 @@ from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.population.fit import fit_population
 from robust_fin.training.population.members import wants_population
 from robust_fin.training.recovery.checkpoint_files import (
-    refit_goes_on,
+    can_resume_refit,
+    check_same_bars,
+    prepare_resume,
     remove_checkpoints,
-    require_resumable,
-    require_same_bars,
 )
 
 MODULE = "robust_fin.train"  # whatever name this process runs it under
@@ -61,7 +61,7 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
     config = placed(config)
     with first_local_rank_first():
         if is_first() and resume:
-            require_resumable(run, max_epochs=config.trainer.max_epochs)
+            prepare_resume(run, max_epochs=config.trainer.max_epochs)
         elif is_first():
             write_config(run, config)
     torch.set_num_threads(config.threads)
@@ -70,7 +70,7 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
     bars = folds[0].market.bars
     require_equal_on_ranks(f"{bars.rows_in} rows with sha256 {bars.sha256}", what="the bars")
     if resume:
-        require_same_bars(run, bars)
+        check_same_bars(run, bars)
     if is_first():
         (run / METRICS).unlink(missing_ok=True)  # its presence would say that the run is finished
         if not resume:
@@ -83,7 +83,7 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
     final_folds, stages = folds, [chosen[0]]
     if config.split.refit:
         final_folds = [one.for_refit() for one in folds]
-        goes_on = resume and refit_goes_on(run)
+        goes_on = resume and can_resume_refit(run)
         final = fit_folds(
             config, final_folds, refit_plan(run, chosen, folds, final_folds, resume=goes_on)
         )

@@ -16,7 +16,7 @@ from robust_fin.data.batches import Call, TrainCalls
 from robust_fin.data.datamodule import StepWindow, TrainWindows
 from robust_fin.training.engine.step_state import StepState, only_group, step_keys
 from robust_fin.training.engine.steps import StepLoop, StepResult
-from robust_fin.training.recovery.record import BadStep, net_tensors, optimizer_tensors
+from robust_fin.training.recovery.record import NonFiniteStep, net_tensors, optimizer_tensors
 
 
 class StepCalls:
@@ -49,7 +49,7 @@ class StepCalls:
 
     def run(
         self, trainer: L.Trainer, net: nn.Module, call: Call
-    ) -> tuple[StepResult, BadStep | None]:
+    ) -> tuple[StepResult, NonFiniteStep | None]:
         """Do the steps of a call, hand the state back, and keep the counts.
 
         Returns:
@@ -143,7 +143,7 @@ class StepCalls:
         result: StepResult,
         first: int,
         bad: int,
-    ) -> BadStep:
+    ) -> NonFiniteStep:
         """What is at hand of step `bad` of a call."""
         assert self.state is not None
         rows, numbers = call.rows[bad], (float(result.loss[bad]), float(result.gradient_norm[bad]))
@@ -152,7 +152,7 @@ class StepCalls:
             reason = "a weight is not finite already before it"
         elif all(map(math.isfinite, numbers)):
             reason = "it would make a weight that is not finite"
-        return BadStep(
+        return NonFiniteStep(
             step=first + bad,
             loss=numbers[0],
             gradient_norm=numbers[1],

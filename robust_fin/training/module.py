@@ -19,15 +19,20 @@ from robust_fin.errors import ConfigError
 from robust_fin.metrics import span_metrics
 from robust_fin.training.engine.steps import StepResult, steps_to_log
 from robust_fin.training.lightning_loop import StepCalls, convert_loop_counts
-from robust_fin.training.losses import require_same_shape
+from robust_fin.training.losses import check_same_shape
 from robust_fin.training.recovery.guard import (
     StepGuard,
     StepNumbers,
+    describe_nonfinite,
+    is_skipped_by_scaler,
     read_step,
-    scaler_skips,
-    what_is_bad,
 )
-from robust_fin.training.recovery.record import BadStep, net_tensors, optimizer_tensors, rows_of
+from robust_fin.training.recovery.record import (
+    NonFiniteStep,
+    last_batch_rows,
+    net_tensors,
+    optimizer_tensors,
+)
 
 Scores = Float[np.ndarray, " rows"]
 
@@ -158,7 +163,7 @@ class Forecaster(L.LightningModule):
             self._rng_state = torch.get_rng_state()
         self._pending.append(batch)
         forecast = self(batch.x)
-        require_same_shape(forecast, batch.target)
+        check_same_shape(forecast, batch.target)
         loss = self.loss(forecast, batch.target)
         self.objective.update(loss.detach())
         self._loss = loss.detach()
@@ -204,8 +209,8 @@ class Forecaster(L.LightningModule):
         )
         numbers = read_step(self._summed_loss(), self.gradient_norm, list(self.net.parameters()))
         if not numbers.finite:
-            if not scaler_skips(numbers, scaler):
-                self.guard.refuse(self._bad_step(numbers, optimizer))
+            if not is_skipped_by_scaler(numbers, scaler):
+                self.guard.reject(self._bad_step(numbers, optimizer))
             self.guard.nonfinite_steps += 1
         self.guard.note([numbers.gradient_norm])
         self._begin_step()
@@ -226,18 +231,18 @@ class Forecaster(L.LightningModule):
     def _begin_step(self) -> None:
         self._pending, self._losses = [], 0.0
 
-    def _bad_step(self, numbers: StepNumbers, optimizer: Optimizer) -> BadStep:
+    def _bad_step(self, numbers: StepNumbers, optimizer: Optimizer) -> NonFiniteStep:
         """What is at hand of the step under way."""
         loader, batches = self.trainer.train_dataloader, len(self._pending)
         rows = None
         if isinstance(loader, TrainBatches):
-            rows = rows_of(loader.order, batches=batches)
-        return BadStep(
+            rows = last_batch_rows(loader.order, batches=batches)
+        return NonFiniteStep(
             step=self.global_step,
             loss=numbers.loss,
             gradient_norm=numbers.gradient_norm,
             lr=float(optimizer.param_groups[0]["lr"]),
-            reason=what_is_bad(self.net),
+            reason=describe_nonfinite(self.net),
             x=torch.cat([one.x for one in self._pending]),
             target=torch.cat([one.target for one in self._pending]),
             rows=rows,
@@ -272,7 +277,7 @@ class Forecaster(L.LightningModule):
         self.guard.note(result.gradient_norm.tolist())
         self._log_call(result, first)
         if bad is not None:
-            self.guard.refuse(bad)
+            self.guard.reject(bad)
 
     def _log_step(self) -> None:
         """Not by Lightning, which takes figures in at every step: a fifth of the step's time."""

@@ -26,7 +26,7 @@ from robust_fin.training.engine.step_state import (
     step_scalars,
 )
 from robust_fin.training.engine.trace import LoopInputs, check_step, trace_step
-from robust_fin.training.losses import require_same_shape
+from robust_fin.training.losses import check_same_shape
 
 __all__ = ["StepLoop", "StepResult", "StepSettings", "StepState", "TrainingStep"]
 
@@ -138,7 +138,7 @@ class TrainingStep:
     def _judged(self, score: Tensor, target: Tensor, setting: list[Tensor]) -> Tensor:
         """The loss of raw scores; one that would broadcast is refused when the step is traced."""
         forecast = self.link(score)
-        require_same_shape(forecast, target)
+        check_same_shape(forecast, target)
         return self.loss(forecast, target, *setting)
 
     def check(self, inputs: LoopInputs) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Checkpoint, Timer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch import Tensor, nn
@@ -34,11 +34,11 @@ from robust_fin.training.lightning_loop import (
 from robust_fin.training.recovery.checkpoint_files import (
     BEST,
     LAST,
-    WholeCheckpoints,
-    lineage,
+    AtomicCheckpointIO,
     read_checkpoint,
+    run_origin,
 )
-from robust_fin.training.recovery.guard import StepGuard, require_finite_weights
+from robust_fin.training.recovery.guard import StepGuard, check_finite_weights
 
 _NORMS = ("norms", "window")  # of the guard
 
@@ -146,8 +146,8 @@ class LastCheckpoint(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Let the Trainer write and read every checkpoint our way."""
-        trainer.strategy.checkpoint_io = WholeCheckpoints()
-        self._lineage = lineage(Path(trainer.default_root_dir), self.path.parent)
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        self._lineage = run_origin(Path(trainer.default_root_dir), self.path.parent)
         if trainer.is_global_zero:
             remove_partial_files(self.path.parent)
 
@@ -184,7 +184,9 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write; where max_steps cut the epoch short, as a place in its middle."""
-        self._write(trainer, pl_module, settle=None if epoch_is_whole(trainer) else undo_epoch_end)
+        self._write(
+            trainer, pl_module, settle=None if is_epoch_complete(trainer) else undo_epoch_end
+        )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         """Bring the last points of the curves to the disk; no step after this draws them again."""
@@ -242,7 +244,7 @@ class LastCheckpoint(Checkpoint):
         """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        require_finite_weights(pl_module, when=f"at step {trainer.global_step}")
+        check_finite_weights(pl_module, when=f"at step {trainer.global_step}")
         for logger in trainer.loggers:
             logger.save()  # the points up to here must be on disk when the checkpoint is
         self._settle = settle
@@ -334,14 +336,9 @@ def _step_of_best(path: Path, *, wanted: int) -> int:
     return found
 
 
-def epoch_is_whole(trainer: L.Trainer) -> bool:
+def is_epoch_complete(trainer: L.Trainer) -> bool:
     """Whether every batch of the running epoch was trained on."""
     loader = trainer.train_dataloader
     if isinstance(loader, TrainCalls | TrainWindows):
         return loader.order.next_step >= loader.plan.steps
     return batches_started(trainer) >= trainer.num_training_batches
-
-
-def best_checkpoint(folder: Path, *, monitor: str, mode: str) -> ModelCheckpoint:
-    """Keeps the weights with the best figure of the val span in best.ckpt."""
-    return BestCheckpoint(folder, monitor=monitor, mode=mode)
