@@ -67,7 +67,7 @@ def test_one_task_or_a_shell_is_no_place(environ: dict[str, str]) -> None:
 
 def test_a_batch_script_without_srun_is_told_so() -> None:
     alone = {name: value for name, value in SRUN.items() if name != "SLURM_STEP_ID"}
-    with pytest.raises(ConfigError, match="4 tasks, .* not started by srun.* Put srun"):
+    with pytest.raises(ConfigError, match=r"4 tasks, .* not started by srun.* Put srun"):
         external_rank_info(alone)
 
 
