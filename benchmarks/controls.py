@@ -33,7 +33,7 @@ from robust_fin.data.datamodule import BarDataModule, Market
 from robust_fin.evaluation.significance import judge
 from robust_fin.evaluation.verdict import has_skill
 from robust_fin.metrics import rank_ic
-from robust_fin.runs.settings import register_schema
+from robust_fin.runs.settings import fit_settings, register_schema
 from robust_fin.runs.training import load_data, quiet
 from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import Fit, FitPlan
@@ -78,7 +78,7 @@ def controls(signal: float, scheme: Scheme) -> list[Control]:
     folds = [load_data(config) for config in configs]
     with tempfile.TemporaryDirectory() as folder:
         plan = FitPlan(Path(folder), stage="", max_steps=None, resume=False)
-        fits = fit_population(configs[0], folds, plan)
+        fits = fit_population(fit_settings(configs[0]), folds, plan)
     return [
         judged(data, fitted, signal=signal, seed=seed, scheme=scheme)
         for seed, (data, fitted) in enumerate(zip(folds, fits, strict=True))

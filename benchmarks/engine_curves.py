@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robust_fin.cli.composition import conf_folder
-from robust_fin.runs.settings import register_schema
+from robust_fin.runs.settings import fit_settings, register_schema
 from robust_fin.runs.training import load_data, quiet
 from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import FitPlan, fit
@@ -35,7 +35,7 @@ def curve(engine: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
         config = compose("train", overrides=words)
     with tempfile.TemporaryDirectory() as folder:
         plan = FitPlan(Path(folder), stage="", max_steps=None, resume=False)
-        fit(config, load_data(config), plan)
+        fit(fit_settings(config), load_data(config), plan)
         (events,) = {path.parent for path in Path(folder).rglob("events.out.*")}
         read = EventAccumulator(str(events), size_guidance={"scalars": 0})
         read.Reload()

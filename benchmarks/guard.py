@@ -35,7 +35,7 @@ from torch.optim import Optimizer
 
 from robust_fin.cli.composition import conf_folder
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.runs.settings import register_schema
+from robust_fin.runs.settings import fit_settings, register_schema
 from robust_fin.runs.training import load_data, quiet
 from robust_fin.runtime.terminal import show
 from robust_fin.training.engine import steps
@@ -107,7 +107,11 @@ def seconds(data: BarDataModule, batch: int, words: tuple[str, ...]) -> float:
     data.calls = None
     clock = mock.patch.object(rollback, "time", SimpleNamespace(perf_counter=time.process_time))
     with clock, tempfile.TemporaryDirectory() as folder:
-        done = fit(config, data, FitPlan(Path(folder), stage="", max_steps=None, resume=False))
+        done = fit(
+            fit_settings(config),
+            data,
+            FitPlan(Path(folder), stage="", max_steps=None, resume=False),
+        )
         return done.summary.seconds
 
 

@@ -38,7 +38,7 @@ from robust_fin.bundle.folder import write_config
 from robust_fin.cli.composition import conf_folder
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.evaluation.tensorboard.session import start_session
-from robust_fin.runs.settings import register_schema
+from robust_fin.runs.settings import fit_settings, register_schema
 from robust_fin.runs.training import load_data, quiet
 from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import FitPlan, fit
@@ -186,7 +186,7 @@ def train(config: DictConfig, data: BarDataModule) -> None:
     with tempfile.TemporaryDirectory() as folder:
         plan = FitPlan(Path(folder), "", max_steps=None, resume=False)
         Turn.turns.build()
-        fit(config, data, plan)
+        fit(fit_settings(config), data, plan)
 
 
 def rounds_of(engine: str, *, rows: int, epochs: int, rounds: int) -> list[dict[str, float]]:

@@ -23,7 +23,7 @@ from hydra import compose, initialize_config_dir
 from rich.table import Table
 
 from robust_fin.cli.composition import conf_folder
-from robust_fin.runs.settings import register_schema
+from robust_fin.runs.settings import fit_settings, register_schema
 from robust_fin.runs.training import load_data, quiet
 from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import FitPlan
@@ -50,7 +50,7 @@ def case(members: int, hidden: Sequence[int], batch: int, steps: int) -> dict[st
     data = load_data(config)
     with tempfile.TemporaryDirectory() as folder:
         plan = FitPlan(Path(folder), stage="", max_steps=None, resume=False)
-        (done,) = fit_population(config, [data], plan)
+        (done,) = fit_population(fit_settings(config), [data], plan)
     return {
         "members": members,
         "parameters": parameter_count(done.nets.net),

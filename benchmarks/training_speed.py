@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from robust_fin.cli.composition import conf_folder
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.models.mlp import ResidualMLP
-from robust_fin.runs.settings import register_schema
+from robust_fin.runs.settings import fit_settings, register_schema
 from robust_fin.runs.training import load_data, quiet
 from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import FitPlan, fit
@@ -134,7 +134,11 @@ def engine(data: BarDataModule, batch: int, steps: int, name: str) -> tuple[floa
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        done = fit(config, data, FitPlan(Path(folder), stage="", max_steps=None, resume=False))
+        done = fit(
+            fit_settings(config),
+            data,
+            FitPlan(Path(folder), stage="", max_steps=None, resume=False),
+        )
         return done.summary.steps_per_second, time.perf_counter() - began - done.summary.seconds
 
 
@@ -149,7 +153,7 @@ def population(batch: int, members: int, rows: int, workers: int) -> tuple[float
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         plan = FitPlan(Path(folder), stage="", max_steps=None, resume=False)
-        (done,) = fit_population(config, [data], plan)
+        (done,) = fit_population(fit_settings(config), [data], plan)
         seconds = done.summary.seconds
         return done.summary.member_steps / seconds, time.perf_counter() - began - seconds
 

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.cli.command import run_job
 from robust_fin.errors import ConfigError
+from robust_fin.runs.settings import fit_settings
 from robust_fin.runtime.terminal import RESULT, show
 from robust_fin.training.recovery.record import StepRecord, read_record
 from robust_fin.training.recovery.replay import FLOAT64, Replay, replay_step
@@ -32,17 +33,18 @@ def replay_record(path: Path, *, rows: int) -> list[Replay]:
     if rows < 1:
         raise ConfigError(f"rows={rows} must be at least 1")
     record = read_record(path)
-    found = replay_step(record)
-    show(*story(record, found), level=RESULT)
+    config = OmegaConf.create(record.config)
+    found = replay_step(record, fit_settings(config))
+    show(*story(record, found, name=config.name), level=RESULT)
     show(*row_lines(record, guilty_rows(found), most=rows))
     return found
 
 
-def story(record: StepRecord, found: Sequence[Replay]) -> list[str]:
+def story(record: StepRecord, found: Sequence[Replay], *, name: str) -> list[str]:
     """What happened, a line each."""
     bad = record.bad
     lines = [
-        f"step {bad.step} of {record.config.name}: loss {bad.loss:g}, gradient norm "
+        f"step {bad.step} of {name}: loss {bad.loss:g}, gradient norm "
         f"{bad.gradient_norm:g}, learning rate {bad.lr:g}; {bad.reason}",
         f"gradient norms of the {len(record.norms)} steps before: {_norms(record)}",
     ]

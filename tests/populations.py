@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robust_fin.cli.composition import conf_folder
 from robust_fin.data.datamodule import BarDataModule
+from robust_fin.runs.settings import fit_settings
 from robust_fin.runs.training import load_data, quiet
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.population.fit import fit_population
@@ -98,14 +99,15 @@ def train_single(
     """The run of one net with the config's seed, which is also that of the order of rows."""
     own = copy.copy(data)
     own.seed, own.calls = config.seed if order_seed is None else order_seed, None
-    return fit(config, own, FitPlan(folder, stage="", max_steps=None, resume=False))
+    return fit(fit_settings(config), own, FitPlan(folder, stage="", max_steps=None, resume=False))
 
 
 def train_members(
     folder: Path, config: DictConfig, *data: BarDataModule, resume: bool = False
 ) -> tuple[Fit, ...]:
     """A population on each fold."""
-    return fit_population(config, data, FitPlan(folder, "", max_steps=None, resume=resume))
+    plan = FitPlan(folder, "", max_steps=None, resume=resume)
+    return fit_population(fit_settings(config), data, plan)
 
 
 def single_weights(fitted: Fit) -> Weights:

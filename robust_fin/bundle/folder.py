@@ -143,6 +143,23 @@ def read_config(run: Path) -> DictConfig:
     return config
 
 
+def read_flat_config(run: Path) -> dict[str, Any]:
+    """Read the config of a run as values by dotted key, such as `optimizer.lr`."""
+    return flatten_config(read_config(run))
+
+
+def flatten_config(config: DictConfig) -> dict[str, Any]:
+    """Return the resolved values of a config by dotted key."""
+    return _flat(OmegaConf.to_container(config, resolve=True), "")
+
+
+def _flat(node: Any, key: str) -> dict[str, Any]:
+    if not isinstance(node, dict) or not node:
+        return {key: node}
+    below = [_flat(value, f"{key}.{name}" if key else str(name)) for name, value in node.items()]
+    return {name: value for part in below for name, value in part.items()}
+
+
 def read_provenance(run: Path) -> dict[str, Any]:
     """What a run wrote of its bars and versions; nothing where it did not come that far.
 

@@ -16,6 +16,7 @@ from robust_fin.bundle.predictions import SCORE_BLOCK, Nets
 from robust_fin.data.batches import Batch, ScoredBatch
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError, NonFiniteError, RobustFinError
+from robust_fin.runs.settings import fit_settings
 from robust_fin.runtime.rank_info import world_size
 from robust_fin.runtime.terminal import RESULT, progress_bar, show
 from robust_fin.training.assembly import make_forecaster
@@ -81,7 +82,7 @@ class OverfitBatch:
             CheckError: it could not.
         """
         L.seed_everything(config.seed, verbose=False)
-        module = make_forecaster(plainly(config), data)
+        module = make_forecaster(fit_settings(plainly(config)), data)
         batch = first_batch(data, rows=self.rows)
         trivial = constant_loss(module.loss, batch.target)
         loss, steps = self._train(module, batch, config.trainer.gradient_clip_val, trivial)
@@ -160,7 +161,7 @@ class OneStepCheck:
             CheckError: something is not finite.
         """
         L.seed_everything(config.seed, verbose=False)
-        module = make_forecaster(plainly(config), data)
+        module = make_forecaster(fit_settings(plainly(config)), data)
         batch = first_batch(data, rows=config.batch_size)
         table = Table(title="one step", title_justify="left")
         for name in ("", "shape", "norm"):
@@ -243,10 +244,9 @@ class Anomaly:
         """
         watched = plainly(config)
         OmegaConf.update(watched, "trainer.detect_anomaly", True)
+        plan = FitPlan(folder, stage="", max_steps=self.max_steps, resume=False)
         try:
-            done = fit(
-                watched, data, FitPlan(folder, stage="", max_steps=self.max_steps, resume=False)
-            )
+            done = fit(fit_settings(watched), data, plan)
         except RuntimeError as error:
             if _NAN not in str(error):
                 raise
@@ -293,7 +293,7 @@ class ProfileCheck:
         OmegaConf.update(watched, "trainer.profiler", hooks, force_add=True)
         plan = FitPlan(folder, stage="", max_steps=self.max_steps, resume=False)
         with profile() as seen:
-            done = fit(watched, data, plan)
+            done = fit(fit_settings(watched), data, plan)
         (place / "fit-hooks.txt").replace(place / "hooks.txt")
         operations = seen.key_averages()
         whole = operations.table(sort_by=_SORTED_BY, row_limit=-1)

@@ -30,6 +30,7 @@ from robust_fin.training.baselines import BASELINE_NAMES, Baselines, trivial_obj
 from robust_fin.training.baselines import TRIVIAL_TAG as TRIVIAL
 from robust_fin.training.fitting import Fit
 from robust_fin.training.module import parameter_count
+from robust_fin.training.settings import FitSettings
 
 METRICS, PREDICTIONS, ROWS = "metrics.json", "predictions.parquet", "rows.json"
 MEMBERS, MEMBER_SCORES = "members.json", "member_scores.safetensors"
@@ -125,12 +126,18 @@ def test_predictions(
 
 
 def write_results(
-    config: DictConfig, run: Path, folds: Sequence[FoldRun], *, fits: Sequence[Fit]
+    config: DictConfig,
+    settings: FitSettings,
+    run: Path,
+    folds: Sequence[FoldRun],
+    *,
+    fits: Sequence[Fit],
 ) -> tuple[dict[str, Any], Judgement]:
     """Score test once, and write the run folder's results, metrics.json last.
 
     Args:
         config: as composed.
+        settings: of its fits.
         run: the run folder.
         folds: of the run.
         fits: one of each stage, for steps and seconds.
@@ -153,7 +160,7 @@ def write_results(
     if last.fit.members:
         write_members(run, folds, scores)
     tested = judge(predictions, instrument=instantiate(config.instrument))
-    metrics = run_metrics(config, folds, fits) | judgement_metrics(tested)
+    metrics = run_metrics(settings, folds, fits) | judgement_metrics(tested)
     metrics |= span_figures(folds, scores, predictions)
     metrics |= member_figures(scores) if last.fit.members else {}
     metrics = null_for_nan(metrics)
@@ -171,7 +178,7 @@ def row_ledgers(folds: Sequence[FoldRun]) -> dict[str, Any]:
 
 
 def run_metrics(
-    config: DictConfig, folds: Sequence[FoldRun], fits: Sequence[Fit]
+    settings: FitSettings, folds: Sequence[FoldRun], fits: Sequence[Fit]
 ) -> dict[str, Any]:
     """Sizes, steps and seconds of the whole run."""
     ledgers = [fold.chosen.ledger() for fold in folds]
@@ -186,8 +193,8 @@ def run_metrics(
         "train/outcome_excess_kurtosis": excess_kurtosis(folds[0].chosen.outcome("train")),
     }
     frozen = sum(one.frozen_at is not None for fold in folds for one in fold.fit.members)
-    trivial = {TRIVIAL: trivial_objective(config, [fold.chosen for fold in folds])}
-    return sizes | run_figures(fits, frozen=frozen) | trivial | {"seed": config.seed}
+    trivial = {TRIVIAL: trivial_objective(settings, [fold.chosen for fold in folds])}
+    return sizes | run_figures(fits, frozen=frozen) | trivial | {"seed": settings.seed}
 
 
 def run_figures(fits: Sequence[Fit], *, frozen: int) -> dict[str, float]:

@@ -1,15 +1,29 @@
-"""The schema of the training config: its keys and their types, so that a stray one is refused."""
+"""The schema of the training config, and the typed settings that are built from a config."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import lightning as L
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
+from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 from robust_fin.errors import ConfigError, RobustFinError
 from robust_fin.runtime.terminal import DETAILED, NORMAL, QUIET
+from robust_fin.training.losses import check_warmup
+from robust_fin.training.settings import (
+    CheckpointSettings,
+    EngineSettings,
+    FitSettings,
+    PopulationSettings,
+    StabilitySettings,
+    TrainerSettings,
+)
 
 USER_ERRORS = (RobustFinError, HydraException, OmegaConfBaseException)
 
@@ -132,28 +146,13 @@ def of_run(config: DictConfig) -> DictConfig:
 
 
 def check_ranges(config: DictConfig) -> None:
-    """Refuse numbers that no part of the run checks by itself.
+    """Check the values that no typed settings check.
 
     Raises:
-        ConfigError: names the key and what it may be.
+        ConfigError: `threads` is below 1, or the link does not fit the target scale.
     """
     if config.threads < 1:
         raise ConfigError(f"threads={config.threads} must be at least 1")
-    every = config.checkpoint.every_n_steps
-    if not isinstance(every, int) or every < 1:
-        raise ConfigError(f"checkpoint.every_n_steps={every} must be a whole number, at least 1")
-    _check_stability(config.stability)
-    _check_link(config)
-    for key in ("max_epochs", "max_steps"):
-        value = config.trainer[key]
-        if not (isinstance(value, int | None) and value != 0 and (value is None or value >= -1)):
-            raise ConfigError(
-                f"trainer.{key}={value} must be a whole number above 0, or -1 for no limit"
-            )
-
-
-def _check_link(config: DictConfig) -> None:
-    """A sigmoid's forecasts lie in (0, 1), where ranks are and returns are not."""
     scale, link = config.target_scale["_target_"], config.link["_target_"]
     if scale.endswith(".ReturnScale") and link.endswith(".sigmoid"):
         raise ConfigError(
@@ -162,20 +161,80 @@ def _check_link(config: DictConfig) -> None:
         )
 
 
-def _check_stability(settings: DictConfig) -> None:
-    if settings.on_nonfinite not in ("stop", "rollback"):
-        raise ConfigError(
-            f"stability.on_nonfinite={settings.on_nonfinite} is neither stop nor rollback"
-        )
-    for key, least in (("max_rollbacks", 0), ("keep_every_n_steps", 1)):
-        value = settings[key]
-        if not isinstance(value, int) or value < least:
-            raise ConfigError(f"stability.{key}={value} must be a whole number, at least {least}")
-    every = settings.diagnose_every_n_steps
-    if every is not None and not (isinstance(every, int) and every >= 1):
-        raise ConfigError(
-            f"stability.diagnose_every_n_steps={every} must be a whole number above 0, or null"
-        )
+def fit_settings(config: DictConfig) -> FitSettings:
+    """Build the settings of a fit from the config of a run.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+    schedule = bound_function(config.schedule)
+    check_warmup(schedule.keywords.get("warmup", 0))
+    return FitSettings(
+        seed=config.seed,
+        batch_size=config.batch_size,
+        net=net_factory(config.model),
+        link=bound_function(config.link),
+        loss=bound_function(config.loss),
+        optimizer=bound_function(config.optimizer),
+        schedule=schedule,
+        engine=EngineSettings.checked(_plain(config.engine)),
+        population=PopulationSettings.checked(_plain(config.population)),
+        trainer=TrainerSettings.checked(
+            _plain(config.trainer), build=partial(instantiate, config.trainer)
+        ),
+        checkpoint=CheckpointSettings.checked(_plain(config.checkpoint)),
+        stability=StabilitySettings.checked(_plain(config.stability)),
+        callbacks=partial(_callbacks, config.callbacks),
+        logger=partial(instantiate, config.logger),
+        config=OmegaConf.to_yaml(config, resolve=True),
+    )
+
+
+def bound_function(config: DictConfig) -> partial[Any]:
+    """Return the target of a YAML with `_partial_: true`, with its arguments bound.
+
+    Hydra's own partial checks its policy on every call, which takes 0.1 ms: as long as a step of a
+    small net. Here the check runs once.
+
+    Raises:
+        ConfigError: `_partial_: true` is missing.
+    """
+    part = instantiate(config)
+    if not isinstance(part, partial):
+        raise ConfigError(f"{config.get('_target_')} needs _partial_: true; it is called by step")
+    return partial(part.func, *part.args, **part.keywords)
+
+
+def net_factory(config: DictConfig) -> Callable[..., nn.Module]:
+    """Return a function that builds the net; called with `features=n`.
+
+    The first call goes through Hydra, which reports wrong arguments. Later calls skip its checks,
+    which take milliseconds, unless the net has parts with a `_target_` that it must not share.
+    """
+    through_hydra = partial(instantiate, config)
+    if str(OmegaConf.to_container(config)).count("'_target_'") > 1:
+        return through_hydra
+    direct: list[Callable[..., nn.Module]] = []
+
+    def build(*, features: int) -> nn.Module:
+        if direct:
+            return direct[0](features=features)
+        net: nn.Module = through_hydra(features=features)
+        part = instantiate(config, _partial_=True)
+        direct.append(partial(part.func, *part.args, **part.keywords))
+        return net
+
+    return build
+
+
+def _callbacks(config: DictConfig) -> list[L.Callback]:
+    return [instantiate(callback) for callback in config.values()]
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def verbosity_of(config: DictConfig) -> int:

@@ -27,7 +27,7 @@ from robust_fin.evaluation.verdict import verdict
 from robust_fin.ledger.record import placed, record_trial
 from robust_fin.runs.job import Job, reason_kept
 from robust_fin.runs.results import METRICS, FoldRun, write_results
-from robust_fin.runs.settings import check_ranges, verbosity_of
+from robust_fin.runs.settings import check_ranges, fit_settings, verbosity_of
 from robust_fin.runtime.atomic_files import explain_full_disk
 from robust_fin.runtime.rank_info import first_local_rank_first, is_first, require_equal_on_ranks
 from robust_fin.runtime.terminal import DETAILS, RESULT, hide_progress, show, verbosity
@@ -40,6 +40,7 @@ from robust_fin.training.recovery.checkpoint_files import (
     prepare_resume,
     remove_checkpoints,
 )
+from robust_fin.training.settings import FitSettings
 
 MODULE = "robust_fin.train"  # whatever name this process runs it under
 
@@ -59,6 +60,7 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
         (run / METRICS).unlink(missing_ok=True)
     check_ranges(config)
     config = placed(config)
+    settings = fit_settings(config)
     with first_local_rank_first():
         if is_first() and resume:
             prepare_resume(run, max_epochs=config.trainer.max_epochs)
@@ -76,23 +78,23 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
         if not resume:
             remove_checkpoints(run)
         start_bundle(run, config, bars=bars)
-        start_session(run, members=wants_population(config, folds=len(folds)))
+        start_session(run, members=wants_population(settings.population, folds=len(folds)))
         show(target_table(folds[0].outcome("train"), folds[0].target("train")))
     plan = FitPlan(run, stage="", max_steps=None, resume=resume)
-    chosen = final = fit_folds(config, folds, plan)
+    chosen = final = fit_folds(settings, folds, plan)
     final_folds, stages = folds, [chosen[0]]
     if config.split.refit:
         final_folds = [one.for_refit() for one in folds]
         goes_on = resume and can_resume_refit(run)
         final = fit_folds(
-            config, final_folds, refit_plan(run, chosen, folds, final_folds, resume=goes_on)
+            settings, final_folds, refit_plan(run, chosen, folds, final_folds, resume=goes_on)
         )
         stages.append(final[0])
     if not is_first():
         return {}
     every = zip(folds, chosen, final_folds, final, strict=True)
     runs = [FoldRun(*one) for one in every]
-    metrics, tested = write_results(config, run, runs, fits=stages)
+    metrics, tested = write_results(config, settings, run, runs, fits=stages)
     title = f"{config.name} on {bars.origin}"
     show(*metric_tables(metrics, title=title), *judgement_tables(tested), level=DETAILS)
     show(summary_table(metrics, tested, title=title), record_trial(run))
@@ -124,12 +126,14 @@ def look(config: DictConfig, run: Path) -> None:
     instantiate(config.debug.check).look(config, data, run)
 
 
-def fit_folds(config: DictConfig, folds: Sequence[BarDataModule], plan: FitPlan) -> tuple[Fit, ...]:
+def fit_folds(
+    settings: FitSettings, folds: Sequence[BarDataModule], plan: FitPlan
+) -> tuple[Fit, ...]:
     """One net on one fold, or the members of all folds in one run."""
-    if wants_population(config, folds=len(folds)):
-        return fit_population(config, folds, plan)
+    if wants_population(settings.population, folds=len(folds)):
+        return fit_population(settings, folds, plan)
     (data,) = folds
-    return (fit(config, data, plan),)
+    return (fit(settings, data, plan),)
 
 
 def load_folds(config: DictConfig) -> list[BarDataModule]:

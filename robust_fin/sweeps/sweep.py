@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from hydra.core.override_parser.types import Override
 
-from robust_fin.bundle.folder import read_config
+from robust_fin.bundle.folder import flatten_config, read_flat_config
 from robust_fin.cli.composition import explained
 from robust_fin.errors import BundleError, ConfigError
 from robust_fin.runs.settings import USER_ERRORS
@@ -42,7 +42,7 @@ from robust_fin.sweeps.strategy import (
     Strategy,
     Trial,
 )
-from robust_fin.training.recovery.checkpoint_files import CHECKPOINTS, LAST, flatten_config
+from robust_fin.training.recovery.checkpoint_files import CHECKPOINTS, LAST
 
 log = logging.getLogger(__name__)
 
@@ -300,7 +300,7 @@ class Sweep:
         """Whether a run's own config is what its trial composes to now."""
         try:
             composed = self.composer.compose(one.trial)
-            kept = flatten_config(read_config(one.folder))
+            kept = read_flat_config(one.folder)
         except (*USER_ERRORS, BundleError):
             return one.state == STOPPED  # killed before it wrote any; it starts anew
         now = flatten_config(composed.config)

@@ -1,17 +1,14 @@
 """The parts of a fit, built from its settings: LightningModule, Trainer, logger, progress."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning as L
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
@@ -21,8 +18,8 @@ from robust_fin.runtime.process_state import RankError
 from robust_fin.runtime.rank_info import world_size
 from robust_fin.runtime.terminal import progress_is_shown
 from robust_fin.training.engine.build import call_plan, compiled_calls
-from robust_fin.training.losses import check_warmup
 from robust_fin.training.module import Forecaster, SpanScores
+from robust_fin.training.settings import FitSettings, TrainerSettings
 
 
 class FitProgress(RichProgressBar):
@@ -86,71 +83,69 @@ class StepTensorBoardLogger(TensorBoardLogger):
         return f"{self._prefix}{self.LOGGER_JOIN_CHAR}" if self._prefix else ""
 
 
-def planned_steps(config: DictConfig, data: BarDataModule) -> int:
+def planned_steps(trainer: TrainerSettings, data: BarDataModule) -> int:
     """Optimizer steps the settings ask for; the schedule's `total`."""
-    batches = batches_an_epoch(config, data)
-    return steps_in_all(config, math.ceil(batches / config.trainer.accumulate_grad_batches))
+    batches = batches_an_epoch(trainer, data)
+    return steps_in_all(trainer, math.ceil(batches / trainer.accumulate_grad_batches))
 
 
-def steps_in_all(config: DictConfig, an_epoch: int) -> int:
+def steps_in_all(trainer: TrainerSettings, an_epoch: int) -> int:
     """Optimizer steps the settings ask for, at so many an epoch.
 
     Raises:
         ConfigError: neither epochs nor steps are limited.
     """
-    if config.trainer.max_steps > 0:
-        return int(config.trainer.max_steps)
-    epochs = config.trainer.max_epochs
+    if trainer.max_steps > 0:
+        return trainer.max_steps
+    epochs = trainer.max_epochs
     if epochs is None or epochs < 1:
         raise ConfigError(
-            f"trainer.max_epochs={epochs} and trainer.max_steps={config.trainer.max_steps} set no "
+            f"trainer.max_epochs={epochs} and trainer.max_steps={trainer.max_steps} set no "
             "end; set one of them"
         )
-    return max(1, int(epochs) * an_epoch)
+    return max(1, epochs * an_epoch)
 
 
-def batches_an_epoch(config: DictConfig, data: BarDataModule) -> int:
+def batches_an_epoch(trainer: TrainerSettings, data: BarDataModule) -> int:
     """Batches of one pass over train, a process, as the Trainer limits them.
 
     Raises:
         SplitError: train is shorter than a batch of every process.
     """
-    world = _world(config)
+    world = trainer.processes
     batches = data.steps_per_epoch(world)
     if batches == 0:
         raise SplitError(
             f"train has {data.fitted.fold.train.size} rows, fewer than batch_size="
             f"{data.batch_size} times {world} processes; lower it"
         )
-    return limited(config, batches)
+    return limited(trainer, batches)
 
 
-def limited(config: DictConfig, batches: int) -> int:
+def limited(trainer: TrainerSettings, batches: int) -> int:
     """So many batches, as trainer.limit_train_batches cuts them."""
-    limit = config.trainer.limit_train_batches
+    limit = trainer.limit_train_batches
     if isinstance(limit, float):
         return int(batches * limit)
     return batches if limit is None else min(batches, int(limit))
 
 
-def make_forecaster(config: DictConfig, data: BarDataModule) -> Forecaster:
-    """The LightningModule of one net."""
+def make_forecaster(settings: FitSettings, data: BarDataModule) -> Forecaster:
+    """Build the LightningModule of one net."""
     target = data.fitted.target
-    check_warmup(config.schedule.warmup)
-    schedule = partial(function_of(config.schedule), total=planned_steps(config, data))
+    schedule = partial(settings.schedule, total=planned_steps(settings.trainer, data))
     features = len(data.features.names)
-    net = instantiate(config.model, features=features)
-    link, loss = function_of(config.link), function_of(config.loss)
-    calls = compiled_calls(config, net, features=features, link=link, loss=loss, schedule=schedule)
+    net = settings.net(features=features)
+    calls = compiled_calls(settings, net, features=features, schedule=schedule)
     plan = None
     if calls is not None:
-        steps = batches_an_epoch(config, data)
-        plan = call_plan(config, steps)
+        steps = batches_an_epoch(settings.trainer, data)
+        plan = call_plan(settings.trainer, steps, steps_per_call=settings.engine.steps_per_call)
     return Forecaster(
         net,
-        link=link,
-        loss=loss,
-        optimizer=instantiate(config.optimizer),
+        link=settings.link,
+        loss=settings.loss,
+        optimizer=settings.optimizer,
         schedule=schedule,
         val=SpanScores(train_median=target.median, train_mean=target.mean, to_rank=data.to_rank),
         calls=calls,
@@ -158,56 +153,41 @@ def make_forecaster(config: DictConfig, data: BarDataModule) -> Forecaster:
     )
 
 
-def function_of(settings: DictConfig) -> Callable[..., Any]:
-    """What a YAML with `_partial_: true` names, as a plain partial.
-
-    Hydra's own partial checks its policy at every call, which costs a tenth of a millisecond: as
-    much as the step of a small net. The target has passed that check when it was built.
-    """
-    part = instantiate(settings)
-    if not isinstance(part, partial):
-        raise ConfigError(f"{settings.get('_target_')} needs _partial_: true; it is called by step")
-    return partial(part.func, *part.args, **part.keywords)
-
-
 def make_trainer(
-    config: DictConfig,
+    settings: FitSettings,
     folder: Path,
     ours: Sequence[L.Callback],
     *,
     stage: str,
     has_val: bool,
-    settings: Mapping[str, object],
+    arguments: Mapping[str, object],
 ) -> L.Trainer:
     """Lightning's Trainer with the callbacks and the logger of the config.
 
     A LearningRateMonitor is left out: the module draws the learning rate beside the loss.
 
     Args:
-        config: as composed.
+        settings: of the fit.
         folder: of the run.
         ours: callbacks that every fit has; they come last.
         stage: subfolder of the curves.
         has_val: else nothing is validated, and callbacks that watch val are left out.
-        settings: arguments of the Trainer that stand above the config's.
+        arguments: of the Trainer, that stand above the settings.
 
     Raises:
         RankError: the Trainer counts on other processes than those that are here.
     """
-    callbacks = [instantiate(one) for one in config.callbacks.values()]
-    callbacks = [one for one in callbacks if not isinstance(one, LearningRateMonitor)]
+    callbacks = [one for one in settings.callbacks() if not isinstance(one, LearningRateMonitor)]
     if not has_val:
         callbacks = [one for one in callbacks if not _needs_val(one)]
-    if not config.trainer.enable_progress_bar:
+    if not settings.trainer.enable_progress_bar:
         callbacks = [one for one in callbacks if not isinstance(one, ProgressBar)]
-    logger = instantiate(config.logger, save_dir=folder, name="tensorboard", version=stage)
-    trainer: L.Trainer = instantiate(
-        config.trainer,
-        logger=logger,
+    trainer = settings.trainer.build(
+        logger=settings.logger(save_dir=folder, name="tensorboard", version=stage),
         callbacks=[*callbacks, *ours],
         default_root_dir=folder,
         **({} if has_val else {"limit_val_batches": 0}),
-        **settings,
+        **arguments,
     )
     _require_world(trainer.world_size)
     return trainer
@@ -230,9 +210,3 @@ def step_limit(steps: int, *, an_epoch: int) -> dict[str, object]:
 
 def _needs_val(callback: L.Callback) -> bool:
     return str(getattr(callback, "monitor", None) or "").startswith("val/")
-
-
-def _world(config: DictConfig) -> int:
-    devices = config.trainer.devices
-    count = devices if isinstance(devices, int) else len(devices)
-    return int(count) * int(config.trainer.num_nodes)

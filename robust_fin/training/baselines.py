@@ -8,31 +8,30 @@ from dataclasses import dataclass
 import lightning as L
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from jaxtyping import Float
 from lightning.pytorch.callbacks import Callback
-from omegaconf import DictConfig
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.data.examples import Examples
 from robust_fin.data.targets import RankTarget
 from robust_fin.errors import ConfigError
+from robust_fin.training.settings import FitSettings
 
 TRIVIAL_TAG = "train/objective_trivial"
 
 
-def trivial_objective(config: DictConfig, folds: Sequence[BarDataModule]) -> float:
+def trivial_objective(settings: FitSettings, folds: Sequence[BarDataModule]) -> float:
     """Training objective of a constant: the median of what is trained on, or its mean if better.
 
     NaN where members have objectives of their own.
 
     Args:
-        config: as composed.
+        settings: of the fit.
         folds: whose training rows are averaged over.
     """
-    if config.population.delta is not None:
+    if settings.population.delta is not None:
         return math.nan
-    loss, found = instantiate(config.loss), []
+    loss, found = settings.loss, []
     for data in folds:
         trained = data.scale.trained(outcome=data.outcome("train"), rank=data.target("train"))
         wanted = torch.from_numpy(trained)

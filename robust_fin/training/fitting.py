@@ -15,7 +15,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from omegaconf import DictConfig
 from torch import Tensor
 
 from robust_fin.bundle.predictions import Nets
@@ -30,7 +29,7 @@ from robust_fin.runtime.rank_info import (
 from robust_fin.training.assembly import batches_an_epoch, make_forecaster, make_trainer, step_limit
 from robust_fin.training.baselines import TrivialObjective, trivial_objective
 from robust_fin.training.diagnostics import Diagnostics
-from robust_fin.training.engine.build import trainer_settings
+from robust_fin.training.engine.build import trainer_arguments
 from robust_fin.training.module import Forecaster
 from robust_fin.training.pruning import pruning_callbacks
 from robust_fin.training.recovery.checkpoints import LAST, BestCheckpoint, LastCheckpoint
@@ -42,11 +41,11 @@ from robust_fin.training.recovery.guard import (
 )
 from robust_fin.training.recovery.record import StepRecorder
 from robust_fin.training.recovery.rollback import (
-    ROLLBACK,
     FitAttempt,
     RollbackCheckpoints,
     run_with_rollbacks,
 )
+from robust_fin.training.settings import ROLLBACK, FitSettings
 
 log = logging.getLogger(__name__)
 
@@ -236,24 +235,24 @@ class FitPlan:
         return path if self.resume and path.is_file() else None
 
 
-def fit(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Fit:
+def fit(settings: FitSettings, data: BarDataModule, plan: FitPlan) -> Fit:
     """Train once, and hand on the best weights on val, or the last ones where there is no val.
 
     Args:
-        config: as composed; its parts are built here.
+        settings: of the fit; its parts are built here.
         data: one fold.
         plan: how long, and where.
 
     Raises:
         NonFiniteError: a gradient or weight stopped being a number, and no rollback is left.
     """
-    check_precision(config.trainer)
+    check_precision(settings.trainer.precision, accelerator=settings.trainer.accelerator)
     first = steps_in(plan.resume_path)
     done, seconds = run_with_rollbacks(
-        lambda resume: _attempt(config, data, replace(plan, resume=resume)),
+        lambda resume: _attempt(settings, data, replace(plan, resume=resume)),
         resume=plan.resume,
         folder=plan.checkpoints,
-        settings=config.stability,
+        settings=settings.stability,
     )
     module, trainer = done.module, done.trainer
     chosen_step = _load_best(module, done.best) or trainer.global_step
@@ -271,56 +270,57 @@ def fit(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Fit:
     return Fit(Nets(module.net, module.link, data.to_rank), summary)
 
 
-def _attempt(config: DictConfig, data: BarDataModule, plan: FitPlan) -> FitAttempt:
+def _attempt(settings: FitSettings, data: BarDataModule, plan: FitPlan) -> FitAttempt:
     """The Trainer and all its parts, made anew."""
-    L.seed_everything(config.seed, verbose=False)
-    module = make_forecaster(config, data)
-    recorder = StepRecorder(plan.folder, stage=plan.stage, config=config, data=data)
+    L.seed_everything(settings.seed, verbose=False)
+    module = make_forecaster(settings, data)
+    recorder = StepRecorder(plan.folder, stage=plan.stage, config=settings.config, data=data)
     module.guard = StepGuard(recorder)
     if module.plan is not None:
         data.calls = module.plan
-    last = LastCheckpoint(plan.checkpoints, every_n_steps=config.checkpoint.every_n_steps)
+    last = LastCheckpoint(plan.checkpoints, every_n_steps=settings.checkpoint.every_n_steps)
     best = None
     if data.has_val():
         best = BestCheckpoint(
-            plan.checkpoints, monitor=config.checkpoint.monitor, mode=config.checkpoint.mode
+            plan.checkpoints, monitor=settings.checkpoint.monitor, mode=settings.checkpoint.mode
         )
     # last.ckpt comes last: it holds what the callbacks before it know of the epoch
-    trivial = TrivialObjective(trivial_objective(config, [data]))
-    watching = [trivial, *_watching(config, plan), *pruning_callbacks(has_val=data.has_val())]
+    trivial = TrivialObjective(trivial_objective(settings, [data]))
+    watching = [trivial, *_watching(settings, plan), *pruning_callbacks(has_val=data.has_val())]
     ours = [*shared_callbacks(), *watching, *([best] if best else []), last]
     trainer = make_trainer(
-        config,
+        settings,
         plan.folder,
         ours,
         stage=plan.stage,
         has_val=data.has_val(),
-        settings=_limits(config, data, plan),
+        arguments=_limits(settings, data, plan),
     )
     run = partial(trainer.fit, module, data, ckpt_path=plan.resume_path, weights_only=True)
     return FitAttempt(trainer, module, best, run)
 
 
-def _watching(config: DictConfig, plan: FitPlan) -> list[L.Callback]:
+def _watching(settings: FitSettings, plan: FitPlan) -> list[L.Callback]:
     """What looks after numbers that are not finite, by conf/stability."""
-    asked, trainer = config.stability, config.trainer
+    asked = settings.stability
     found: list[L.Callback] = [StopOnNonFiniteWeights()]
     if asked.diagnose_every_n_steps is not None:
-        clip = None if trainer.gradient_clip_algorithm == "value" else trainer.gradient_clip_val
+        clip = settings.trainer.clip_norm
         found.append(Diagnostics(every_n_steps=asked.diagnose_every_n_steps, clip=clip))
     if asked.on_nonfinite == ROLLBACK:
         found.append(RollbackCheckpoints(plan.checkpoints, every_n_steps=asked.keep_every_n_steps))
     return found
 
 
-def _limits(config: DictConfig, data: BarDataModule, plan: FitPlan) -> dict[str, object]:
-    settings: dict[str, object] = {}
+def _limits(settings: FitSettings, data: BarDataModule, plan: FitPlan) -> dict[str, object]:
+    arguments: dict[str, object] = {}
+    trainer = settings.trainer
     if plan.max_steps is not None:
-        steps = math.ceil(batches_an_epoch(config, data) / config.trainer.accumulate_grad_batches)
-        settings |= step_limit(plan.max_steps, an_epoch=steps)
+        steps = math.ceil(batches_an_epoch(trainer, data) / trainer.accumulate_grad_batches)
+        arguments |= step_limit(plan.max_steps, an_epoch=steps)
     if data.calls is not None:
-        settings |= trainer_settings(config, data.calls)
-    return settings
+        arguments |= trainer_arguments(trainer, data.calls)
+    return arguments
 
 
 def steps_in(checkpoint: Path | None) -> int:

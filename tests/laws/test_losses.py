@@ -7,13 +7,13 @@ from jaxtyping import TypeCheckError
 from robust_fin.cli.composition import conf_folder
 from robust_fin.errors import ConfigError
 from robust_fin.models.links import identity
-from robust_fin.training.assembly import function_of
+from robust_fin.runs.settings import bound_function
 from robust_fin.training.engine.steps import StepLoop, StepSettings
 from robust_fin.training.losses import check_same_shape
 from tests.bars import config
 
 LOSSES = sorted(path.stem for path in (conf_folder() / "loss").glob("*.yaml"))
-TAKEN = {name: function_of(config(f"loss={name}").loss) for name in LOSSES}
+TAKEN = {name: bound_function(config(f"loss={name}").loss) for name in LOSSES}
 SCORE = torch.tensor([0.1, 0.5, 0.8, 0.3])
 TARGET = torch.tensor([0.15, 0.45, 0.9, 0.32])  # each nearest to its own score
 

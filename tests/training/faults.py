@@ -16,10 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from robust_fin.data.datamodule import BarDataModule
+from robust_fin.runs.settings import fit_settings
 from robust_fin.runs.training import quiet
 from robust_fin.training import fitting, losses
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.module import Forecaster
+from robust_fin.training.settings import FitSettings
 from tests.bars import config
 
 BATCHES = 12  # of the only epoch
@@ -226,10 +228,10 @@ def fit_with(
     plan = FitPlan(folder, "", max_steps=None, resume=resume)
     faulty.calls = None
     if fault is None:
-        return fit(settings(asked, *words), faulty, plan)
+        return fit(fit_settings(settings(asked, *words)), faulty, plan)
     faulty.__class__, faulty.fault = FaultyData, fault
     with _injected(fault):
-        return fit(settings(fault, *words), faulty, plan)
+        return fit(fit_settings(settings(fault, *words)), faulty, plan)
 
 
 @contextmanager
@@ -238,9 +240,9 @@ def _injected(fault: Fault) -> Iterator[None]:
     real, spoil = fitting.make_trainer, WeightFault(fault)
 
     def make_trainer(
-        config: DictConfig, folder: Path, ours: list[L.Callback], **words: Any
+        asked: FitSettings, folder: Path, ours: list[L.Callback], **words: Any
     ) -> L.Trainer:
-        return real(config, folder, [spoil, *ours], **words)
+        return real(asked, folder, [spoil, *ours], **words)
 
     with (
         mock.patch.object(losses, "squared", faulty_loss),

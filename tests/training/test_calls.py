@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError, NonFiniteError, RobustFinError
+from robust_fin.runs.settings import fit_settings
 from robust_fin.runs.training import load_data, quiet
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from tests.bars import config as composed
@@ -34,7 +35,7 @@ def train(folder: Path, data: BarDataModule, engine: str, *words: str, resume: b
     quiet()
     data.calls = None
     plan = FitPlan(folder, stage="", max_steps=None, resume=resume)
-    return fit(settings(engine, *words), data, plan)
+    return fit(fit_settings(settings(engine, *words)), data, plan)
 
 
 def last_weights(folder: Path) -> torch.Tensor:

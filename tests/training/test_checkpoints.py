@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import Interrupted, ResumeError
+from robust_fin.runs.settings import fit_settings
 from robust_fin.runs.training import load_data, quiet
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.recovery.checkpoint_files import AtomicCheckpointIO, read_checkpoint
@@ -50,7 +51,7 @@ def train(
     quiet()
     data.calls = None
     plan = FitPlan(folder, stage="", max_steps=None, resume=resume)
-    return fit(settings(*words, signals=signals), data, plan)
+    return fit(fit_settings(settings(*words, signals=signals)), data, plan)
 
 
 def assert_same_fit(one: Path, other: Path) -> None:

@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 from robust_fin.data.batches import ScoredBatch
 from robust_fin.data.datamodule import BarDataModule, MemberData, PopulationDataModule
 from robust_fin.errors import ConfigError, NonFiniteError
+from robust_fin.runs.settings import fit_settings
 from robust_fin.training.assembly import make_trainer
-from robust_fin.training.engine.build import trainer_settings
+from robust_fin.training.engine.build import trainer_arguments
 from robust_fin.training.fitting import FitPlan
 from robust_fin.training.population.fit import check_optimizer, initial_nets, make_population
 from robust_fin.training.population.members import members_of
@@ -50,11 +51,12 @@ def fewer() -> BarDataModule:
 
 def fit_sets(folder: Path, config: DictConfig, sets: Sequence[MemberData]) -> PopulationForecaster:
     """A population on data sets of any making, and no callbacks."""
-    module = make_population(config, sets, FitPlan(folder, "", max_steps=None, resume=False))
+    asked = fit_settings(config)
+    module = make_population(asked, sets, FitPlan(folder, "", max_steps=None, resume=False))
     plan = module.pace.plan
     trainer: L.Trainer = make_trainer(
-        config, folder, [], stage="", has_val=True,
-        settings=trainer_settings(config, plan) | {"enable_checkpointing": False},
+        asked, folder, [], stage="", has_val=True,
+        arguments=trainer_arguments(asked.trainer, plan) | {"enable_checkpointing": False},
     )  # fmt: skip
     trainer.fit(module, PopulationDataModule(sets, plan))
     return module
@@ -138,7 +140,8 @@ def test_a_members_net_starts_as_that_of_a_run_with_its_seed(
     config = settings("plain", "population.members=3", "model.head_start=null", "seed=2")
     if model is not None:
         config = settings("plain", "population.members=3", "seed=2", model=model)
-    nets = initial_nets(config, members_of(config, sets=1), features=5)
+    asked = fit_settings(config)
+    nets = initial_nets(asked, members_of(asked, sets=1), features=5)
     for k, net in enumerate(nets):
         L.seed_everything(2 + k, verbose=False)
         alone = instantiate(config.model, features=5).state_dict()
@@ -156,7 +159,7 @@ def test_a_members_net_starts_as_that_of_a_run_with_its_seed(
 )
 def test_an_optimizer_that_is_not_followed_is_refused(words: tuple[str, ...], telling: str) -> None:
     with pytest.raises(ConfigError, match=telling):
-        check_optimizer(settings("plain", *words), torch.nn.Linear(2, 1))
+        check_optimizer(fit_settings(settings("plain", *words)), torch.nn.Linear(2, 1))
 
 
 @pytest.mark.parametrize(

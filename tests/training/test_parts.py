@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from robust_fin.runs.settings import fit_settings
 from robust_fin.runtime.process_state import RankError
 from robust_fin.training.assembly import make_trainer
 from tests.bars import config
@@ -11,4 +12,4 @@ def test_a_trainer_that_counts_on_processes_that_are_not_there_is_refused(tmp_pa
     settings = config("trainer=ddp", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
     message = r"the Trainer counts on 2 processes, and 1 train together here"
     with pytest.raises(RankError, match=message):
-        make_trainer(settings, tmp_path, [], stage="", has_val=True, settings={})
+        make_trainer(fit_settings(settings), tmp_path, [], stage="", has_val=True, arguments={})

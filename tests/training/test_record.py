@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from robust_fin.data.batches import EpochOrder
@@ -80,7 +81,8 @@ def test_it_holds_the_rows_of_the_step_and_the_state_before_it(
     assert bad.lr == pytest.approx(rate)
     assert bad.batches == batches
     assert (bad.rng_state is None) == (engine == "compiled") == (bad.dropout_key is not None)
-    assert record.config == settings(fault, "trainer.log_every_n_steps=1")
+    wanted = settings(fault, "trainer.log_every_n_steps=1")
+    assert record.config == OmegaConf.to_yaml(wanted, resolve=True)
 
 
 def test_the_rows_of_a_batch_are_those_that_the_loader_gave() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError, NonFiniteError
-from robust_fin.runs.settings import check_ranges
+from robust_fin.runs.settings import fit_settings
 from robust_fin.runs.training import load_data
 from robust_fin.training.recovery.checkpoint_files import LAST, AtomicCheckpointIO, read_checkpoint
 from robust_fin.training.recovery.checkpoints import BestCheckpoint
@@ -179,4 +179,4 @@ def test_it_is_drawn(tmp_path: Path, data: BarDataModule) -> None:
 )
 def test_settings_that_mean_nothing_are_refused(word: str, telling: str) -> None:
     with pytest.raises(ConfigError, match=telling):
-        check_ranges(config(word))
+        fit_settings(config(word))

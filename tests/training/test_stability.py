@@ -8,7 +8,6 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 from lightning.pytorch.plugins.precision import MixedPrecision
-from omegaconf import OmegaConf
 from torch import nn
 from torch.optim import AdamW
 
@@ -165,14 +164,13 @@ def test_a_bad_row_stops_the_step_it_is_in(precision: str, batches: int) -> None
 def test_fp16_mixed_on_a_cpu_is_an_error_not_bf16(accelerator: str, precision: object) -> None:
     if accelerator == "auto" and torch.accelerator.is_available():
         pytest.skip("there is a GPU")
-    asked = OmegaConf.create({"precision": precision, "accelerator": accelerator})
     with pytest.raises(ConfigError, match=r"write trainer\.precision=bf16-mixed or 32-true"):
-        check_precision(asked)
+        check_precision(precision, accelerator=accelerator)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
 def test_other_precisions_are_the_trainers(precision: str) -> None:
-    check_precision(OmegaConf.create({"precision": precision, "accelerator": "cpu"}))
+    check_precision(precision, accelerator="cpu")
 
 
 def test_a_net_of_another_shape_is_refused_in_one_message() -> None:

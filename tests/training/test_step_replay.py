@@ -6,16 +6,24 @@ from unittest import mock
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import NonFiniteError
+from robust_fin.runs.settings import fit_settings
 from robust_fin.runs.training import load_data
 from robust_fin.training import module as modules
 from robust_fin.training.lightning_loop import StepCalls
 from robust_fin.training.recovery.guard import StepNumbers
 from robust_fin.training.recovery.record import StepRecord, read_record
-from robust_fin.training.recovery.replay import NonFiniteDetector, replay_at_precision, replay_step
+from robust_fin.training.recovery.replay import (
+    NonFiniteDetector,
+    Replay,
+    replay_at_precision,
+    replay_step,
+)
+from robust_fin.training.settings import FitSettings
 from tests.training.faults import Fault, fit_with, settings
 
 DROPOUT = ("model.dropout=0.3", "schedule.warmup=0")
@@ -41,6 +49,18 @@ def recorded(case: Fault, folder: Path, data: BarDataModule, *words: str) -> Ste
     with pytest.raises(NonFiniteError):
         fit_with(case, folder, data, *words)
     return read_record(folder / f"nonfinite/step_{case.step}.safetensors")
+
+
+def settings_of(record: StepRecord) -> FitSettings:
+    return fit_settings(OmegaConf.create(record.config))
+
+
+def run_again(record: StepRecord) -> list[Replay]:
+    return replay_step(record, settings_of(record))
+
+
+def run_again_in(record: StepRecord, precision: str) -> Replay:
+    return replay_at_precision(record, settings_of(record), precision)
 
 
 def finite_record(case: Fault, folder: Path, data: BarDataModule, *words: str) -> StepRecord:
@@ -77,7 +97,7 @@ def test_a_sound_step_has_the_loss_and_the_norm_that_it_had(
 ) -> None:
     case = fault(engine=engine, precision=precision, batches=batches)
     record = finite_record(case, tmp_path, data, *DROPOUT)
-    found = replay_step(record)
+    found = run_again(record)
     assert [one.precision for one in found] == ["64-true", precision]
     tolerance = 1e-5 if precision == "32-true" else 0.1
     for one in found:
@@ -85,7 +105,7 @@ def test_a_sound_step_has_the_loss_and_the_norm_that_it_had(
         assert one.loss == pytest.approx(record.bad.loss, rel=tolerance)
         assert one.gradient_norm == pytest.approx(record.bad.gradient_norm, rel=tolerance)
     other = replace(record, bad=replace(record.bad, rng_state=None, dropout_key=None))
-    masks = replay_at_precision(other, "64-true").gradient_norm
+    masks = run_again_in(other, "64-true").gradient_norm
     assert masks != pytest.approx(record.bad.gradient_norm, rel=0.005)
 
 
@@ -97,7 +117,7 @@ def test_a_bad_feature_is_named_with_the_module_that_meets_it(
     engine: str, batches: int, tmp_path: Path, data: BarDataModule
 ) -> None:
     record = recorded(fault(engine=engine, batches=batches), tmp_path, data)
-    (found,) = replay_step(record)
+    (found,) = run_again(record)
     assert found.finding is not None
     assert (found.finding.place, found.finding.what) == ("blocks.0.0 (Linear)", "output")
     assert found.finding.rows == found.inputs == (3,)
@@ -108,14 +128,14 @@ def test_a_row_of_a_later_batch_is_counted_from_the_first(
     tmp_path: Path, data: BarDataModule
 ) -> None:
     case = replace(fault("target", "inf", batches=2), moment="last")  # batch 11: the second of two
-    (found,) = replay_step(recorded(case, tmp_path, data))
+    (found,) = run_again(recorded(case, tmp_path, data))
     assert found.finding is not None
     assert found.finding.rows in ((256 + 3,), ())
     assert found.inputs == (256 + 3,)
 
 
 def test_an_infinite_target_is_named_at_the_loss(tmp_path: Path, data: BarDataModule) -> None:
-    (found,) = replay_step(recorded(fault("target", "inf"), tmp_path, data))
+    (found,) = run_again(recorded(fault("target", "inf"), tmp_path, data))
     assert found.finding is not None
     assert (found.finding.place, found.finding.what) == ("loss", "output")
     assert found.inputs == (3,)
@@ -125,7 +145,7 @@ def test_an_infinite_target_is_named_at_the_loss(tmp_path: Path, data: BarDataMo
 def test_a_bad_weight_is_named_with_its_module(
     engine: str, tmp_path: Path, data: BarDataModule
 ) -> None:
-    (found,) = replay_step(recorded(fault("weight", engine=engine), tmp_path, data))
+    (found,) = run_again(recorded(fault("weight", engine=engine), tmp_path, data))
     assert found.weights == ("head.weight",)
     assert found.finding is not None
     assert found.finding.place == "head (Linear)"
@@ -135,7 +155,7 @@ def test_a_bad_weight_is_named_with_its_module(
 def test_what_only_the_precision_of_the_run_overflows_is_found_in_that(
     tmp_path: Path, data: BarDataModule
 ) -> None:
-    first, second = replay_step(recorded(fault("feature", "1e30"), tmp_path, data))
+    first, second = run_again(recorded(fault("feature", "1e30"), tmp_path, data))
     assert first.finding is None
     assert first.inputs == ()
     assert second.precision == "32-true"
@@ -151,7 +171,7 @@ def test_a_gradient_that_overflows_alone_is_named_with_its_largest_rows(
     x, net = record.bad.x.clone(), dict(record.bad.net)
     x[17] = 3e4
     net["head.weight"] = net["head.weight"] * 1e17
-    found = replay_at_precision(replace(record, bad=replace(record.bad, x=x, net=net)), "32-true")
+    found = run_again_in(replace(record, bad=replace(record.bad, x=x, net=net)), "32-true")
     assert found.finding is not None
     assert found.loss == pytest.approx(found.loss)
     if found.finding.what == "gradient norm":
@@ -160,7 +180,7 @@ def test_a_gradient_that_overflows_alone_is_named_with_its_largest_rows(
 
 def test_a_step_that_would_spoil_a_weight_is_named(tmp_path: Path, data: BarDataModule) -> None:
     record = finite_record(fault(), tmp_path, data, "schedule.warmup=0")
-    found = replay_at_precision(replace(record, bad=replace(record.bad, lr=1e30)), "64-true")
+    found = run_again_in(replace(record, bad=replace(record.bad, lr=1e30)), "64-true")
     assert found.finding is not None
     assert found.finding.what == "weight"
     assert found.finding.place.startswith("the optimizer's step of ")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -17,10 +16,10 @@ from robust_fin.runtime.terminal import progress_seconds
 from robust_fin.training.engine.loop_library import NoCompilerError, note_seconds, usual_seconds
 from robust_fin.training.engine.steps import StepLoop, StepSettings, StepState
 from robust_fin.training.lightning_loop import StepCalls
+from robust_fin.training.settings import COMPILED, FitSettings, TrainerSettings
 
 log = logging.getLogger(__name__)
 
-_PLAIN, _COMPILED = "plain", "compiled"
 _REQUIRED = {  # Trainer arguments that the compiled step has no use for, and what they must be
     "accelerator": ("cpu",),
     "devices": (1,),
@@ -35,64 +34,48 @@ _PROCESSES = ("devices", "num_nodes")
 
 
 def compiled_calls(
-    config: DictConfig,
+    settings: FitSettings,
     net: nn.Module,
     *,
     features: int,
-    link: Callable[[Tensor], Tensor],
-    loss: Callable[[Tensor, Tensor], Tensor],
     schedule: Callable[[int], float],
 ) -> StepCalls | None:
     """The compiled engine where it is asked for and can be had; None means Lightning's own steps.
 
     Args:
-        config: as composed.
+        settings: of the fit.
         net: on the CPU.
         features: inputs a row.
-        link: raw score -> forecast.
-        loss: (forecast, target) -> the objective.
         schedule: optimizer step, counted from 0 -> factor of the learning rate.
 
     Raises:
         ConfigError: a setting of the Trainer that the compiled engine does not follow.
         UnsupportedStepError: the net cannot be traced as a pure function.
     """
-    if not wants_compiled(config):
+    if not settings.engine.compiled:
         return None
-    check_trainer(config, what=f"engine={_COMPILED}")
-    loop = compiled_loop(config, net, features=features, link=link, loss=loss)
-    return None if loop is None else StepCalls(loop, schedule=schedule, seed=config.seed)
+    check_trainer(settings.trainer, what=f"engine={COMPILED}")
+    loop = compiled_loop(settings, net, features=features, loss=settings.loss)
+    return None if loop is None else StepCalls(loop, schedule=schedule, seed=settings.seed)
 
 
-def wants_compiled(config: DictConfig) -> bool:
-    """Whether the config asks for the compiled engine.
-
-    Raises:
-        ConfigError: an engine of another name.
-    """
-    name = config.engine.name
-    if name not in (_PLAIN, _COMPILED):
-        raise ConfigError(f"engine.name={name} is neither {_PLAIN} nor {_COMPILED}")
-    return bool(name == _COMPILED)
-
-
-def step_settings(config: DictConfig) -> StepSettings:
-    """Clipping and AdamW's numbers of a step that is not Lightning's."""
-    betas = tuple(config.optimizer.get("betas", (0.9, 0.999)))
+def step_settings(settings: FitSettings) -> StepSettings:
+    """Return the clipping norm and AdamW's constants of a step that is not Lightning's."""
+    adamw = settings.optimizer.keywords
+    first, second = adamw.get("betas", (0.9, 0.999))
     return StepSettings(
-        clip=config.trainer.gradient_clip_val,
-        betas=(float(betas[0]), float(betas[1])),
-        eps=float(config.optimizer.get("eps", 1e-8)),
-        matmul=config.engine.get("matmul", "auto"),
+        clip=settings.trainer.gradient_clip_val,
+        betas=(float(first), float(second)),
+        eps=float(adamw.get("eps", 1e-8)),
+        matmul=settings.engine.matmul,
     )
 
 
 def compiled_loop(
-    config: DictConfig,
+    settings: FitSettings,
     net: nn.Module,
     *,
     features: int,
-    link: Callable[[Tensor], Tensor],
     loss: Callable[..., Tensor],
     loss_takes_setting: bool = False,
     own_dropout: bool = False,
@@ -100,10 +83,9 @@ def compiled_loop(
     """The compiled steps of a net; None, with a warning, where there is no compiler.
 
     Args:
-        config: as composed.
+        settings: of the fit.
         net: on the CPU.
         features: inputs a row.
-        link: raw score -> forecast.
         loss: (forecast, target) -> the objective, or with a setting as third argument.
         loss_takes_setting: whether it has that.
         own_dropout: whether each call is given a rate of dropout.
@@ -112,11 +94,11 @@ def compiled_loop(
         with progress_seconds("compiling, once", usual=usual_seconds()):
             loop = StepLoop(
                 net.train(),
-                link=link,
+                link=settings.link,
                 loss=loss,
-                batch_size=config.batch_size,
+                batch_size=settings.batch_size,
                 features=features,
-                settings=step_settings(config),
+                settings=step_settings(settings),
                 loss_takes_setting=loss_takes_setting,
                 own_dropout=own_dropout,
             )
@@ -129,11 +111,11 @@ def compiled_loop(
     return loop
 
 
-def check_trainer(config: DictConfig, *, what: str, processes: bool = False) -> None:
+def check_trainer(trainer: TrainerSettings, *, what: str, processes: bool = False) -> None:
     """Refuse what steps that are not Lightning's would ignore.
 
     Args:
-        config: as composed.
+        trainer: its settings.
         what: that takes those steps, for the message.
         processes: whether several may share the work.
 
@@ -141,7 +123,7 @@ def check_trainer(config: DictConfig, *, what: str, processes: bool = False) -> 
         ConfigError: names the key and the values it may have.
     """
     for key, allowed in _REQUIRED.items():
-        value = config.trainer[key]
+        value = getattr(trainer, key)
         if value not in allowed and not (processes and key in _PROCESSES):
             raise ConfigError(
                 f"trainer.{key}={value} is not for {what}, which knows "
@@ -149,19 +131,18 @@ def check_trainer(config: DictConfig, *, what: str, processes: bool = False) -> 
             )
 
 
-def call_plan(config: DictConfig, steps: int, *, group: str = "engine") -> CallPlan:
+def call_plan(trainer: TrainerSettings, steps: int, *, steps_per_call: int) -> CallPlan:
     """Cut an epoch of `steps` steps so that a call ends where a validation is due.
 
     Args:
-        config: as composed.
+        trainer: its settings.
         steps: optimizer steps an epoch.
-        group: whose `steps_per_call` it is.
+        steps_per_call: the most steps of one call.
 
     Raises:
-        ConfigError: trainer.val_check_interval is longer than an epoch, or steps_per_call is no
-            number of steps.
+        ConfigError: trainer.val_check_interval is longer than an epoch.
     """
-    asked = config.trainer.val_check_interval
+    asked = trainer.val_check_interval
     every = steps if asked is None else asked
     every = max(1, int(steps * every)) if isinstance(every, float) else int(every)
     if every > steps:
@@ -169,15 +150,12 @@ def call_plan(config: DictConfig, steps: int, *, group: str = "engine") -> CallP
             f"trainer.val_check_interval={asked} is longer than an epoch of {steps} steps, which "
             "engine=compiled does not know. Lower it, or use engine=plain"
         )
-    length = config[group].steps_per_call
-    if not isinstance(length, int) or length < 1:
-        raise ConfigError(f"{group}.steps_per_call={length} must be above 0, a whole number")
-    return CallPlan(length, steps, every)
+    return CallPlan(steps_per_call, steps, every)
 
 
-def trainer_settings(config: DictConfig, plan: CallPlan) -> dict[str, object]:
+def trainer_arguments(trainer: TrainerSettings, plan: CallPlan) -> dict[str, object]:
     """Trainer arguments that count batches, in calls."""
-    asked = config.trainer.val_check_interval
+    asked = trainer.val_check_interval
     return {
         "limit_train_batches": None,  # the plan has the limit
         "val_check_interval": None if asked is None else plan.calls_per_validation,

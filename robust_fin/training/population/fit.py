@@ -7,34 +7,24 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import lightning as L
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from robust_fin.data.datamodule import BarDataModule, MemberData, PopulationDataModule
 from robust_fin.errors import ConfigError, NonFiniteError
 from robust_fin.runtime.terminal import progress_seconds
-from robust_fin.training.assembly import (
-    function_of,
-    limited,
-    make_trainer,
-    step_limit,
-    steps_in_all,
-)
+from robust_fin.training.assembly import limited, make_trainer, step_limit, steps_in_all
 from robust_fin.training.baselines import TrivialObjective, trivial_objective
 from robust_fin.training.engine.build import (
     call_plan,
     check_trainer,
     compiled_loop,
     step_settings,
-    trainer_settings,
-    wants_compiled,
+    trainer_arguments,
 )
 from robust_fin.training.engine.loop_library import usual_seconds
 from robust_fin.training.engine.step_state import Layout, only_group
 from robust_fin.training.engine.steps import TrainingStep
 from robust_fin.training.fitting import Fit, FitPlan, FitSummary, MemberFate, steps_in
-from robust_fin.training.losses import check_warmup
 from robust_fin.training.population.members import (
     NEVER,
     Member,
@@ -53,15 +43,16 @@ from robust_fin.training.population.steps import (
 )
 from robust_fin.training.recovery.checkpoints import LastCheckpoint
 from robust_fin.training.recovery.guard import StopOnNonFiniteWeights
+from robust_fin.training.settings import FitSettings
 
 
 def fit_population(
-    config: DictConfig, folds: Sequence[BarDataModule], plan: FitPlan
+    settings: FitSettings, folds: Sequence[BarDataModule], plan: FitPlan
 ) -> tuple[Fit, ...]:
     """Train the members of every fold in one run; of each fold the living ones, as chosen on val.
 
     Args:
-        config: as composed; its parts are built here.
+        settings: of the fit; its parts are built here.
         folds: each with `population.members` members.
         plan: how long, and where; `member_steps` has the limit of each member.
 
@@ -69,21 +60,21 @@ def fit_population(
         ConfigError: a setting that a population does not follow.
         NonFiniteError: every member is frozen.
     """
-    check_trainer(config, what="a population", processes=True)
-    check_validation(config)
-    module = make_population(config, [MemberData.from_datamodule(one) for one in folds], plan)
+    check_trainer(settings.trainer, what="a population", processes=True)
+    check_validation(settings.trainer)
+    module = make_population(settings, [MemberData.from_datamodule(one) for one in folds], plan)
     has_val = any(len(one.val.target) for one in module.sets)
-    last = LastCheckpoint(plan.checkpoints, every_n_steps=config.checkpoint.every_n_steps)
-    settings = trainer_settings(config, module.pace.plan)
+    last = LastCheckpoint(plan.checkpoints, every_n_steps=settings.checkpoint.every_n_steps)
+    arguments = trainer_arguments(settings.trainer, module.pace.plan)
     if plan.max_steps is not None:
-        settings |= step_limit(plan.max_steps, an_epoch=module.pace.plan.steps)
+        arguments |= step_limit(plan.max_steps, an_epoch=module.pace.plan.steps)
     trainer = make_trainer(
-        config,
+        settings,
         plan.folder,
-        [StopOnNonFiniteWeights(), TrivialObjective(trivial_objective(config, folds)), last],
+        [StopOnNonFiniteWeights(), TrivialObjective(trivial_objective(settings, folds)), last],
         stage=plan.stage,
         has_val=has_val,
-        settings=settings,
+        arguments=arguments,
     )
     data = PopulationDataModule(module.sets, module.pace.plan)
     began, first = time.perf_counter(), steps_in(plan.resume_path)
@@ -95,103 +86,94 @@ def fit_population(
     )
 
 
-def check_optimizer(config: DictConfig, net: nn.Module) -> None:
+def check_optimizer(settings: FitSettings, net: nn.Module) -> None:
     """Refuse all but AdamW, and what AdamW refuses.
 
     Raises:
         ConfigError: says which.
     """
     try:
-        optimizer = instantiate(config.optimizer)(net.parameters())
+        optimizer = settings.optimizer(net.parameters())
     except ValueError as error:
         raise ConfigError(f"the optimizer refuses its settings: {error}") from error
     only_group(optimizer)
 
 
 def make_population(
-    config: DictConfig, sets: Sequence[MemberData], plan: FitPlan
+    settings: FitSettings, sets: Sequence[MemberData], plan: FitPlan
 ) -> PopulationForecaster:
     """The LightningModule of the members that the config asks for.
 
     Args:
-        config: as composed.
+        settings: of the fit.
         sets: what they train on, all of the same features.
         plan: its `member_steps` end members early; one with 0 steps is left out.
     """
-    check_warmup(config.schedule.warmup)
-    members = members_of(config, sets=len(sets))
+    members = members_of(settings, sets=len(sets))
     features = sets[0].x.shape[1]
-    nets = initial_nets(config, members, features=features)
-    check_lists(config, nets[0])
+    nets = initial_nets(settings, members, features=features)
+    check_lists(settings, nets[0])
     states = MemberStates(nets)
     states.leave_out([k for k, limit in enumerate(plan.member_steps or ()) if limit == 0])
-    check_optimizer(config, nets[0])
-    link = function_of(config.link)
+    check_optimizer(settings, nets[0])
     return PopulationForecaster(
         nets[0],
         members,
         states=states,
         sets=sets,
-        link=link,
-        engine=member_engine(config, nets[0], features=features, link=link),
-        pace=make_pace(config, members, sets, limits=plan.member_steps),
-        monitor=config.checkpoint.monitor,
-        mode=config.checkpoint.mode,
-        workers=_workers(config),
+        link=settings.link,
+        engine=member_engine(settings, nets[0], features=features),
+        pace=make_pace(settings, members, sets, limits=plan.member_steps),
+        monitor=settings.checkpoint.monitor,
+        mode=settings.checkpoint.mode,
+        workers=settings.population.workers,
     )
 
 
 def initial_nets(
-    config: DictConfig, members: Sequence[Member], *, features: int
+    settings: FitSettings, members: Sequence[Member], *, features: int
 ) -> list[nn.Module]:
-    """Each member's net as a run with its seed starts it."""
-    build = _net_maker(config)
+    """Build each member's net as a single run with its seed would start it."""
     nets = []
-    for one in members:
-        L.seed_everything(one.seed, verbose=False)
-        nets.append(build(features=features))
-    L.seed_everything(config.seed, verbose=False)
+    for member in members:
+        L.seed_everything(member.seed, verbose=False)
+        nets.append(settings.net(features=features))
+    L.seed_everything(settings.seed, verbose=False)
     return nets
 
 
-def _net_maker(config: DictConfig) -> Callable[..., nn.Module]:
-    """What makes a net from its config; Hydra's own checks, which take milliseconds, run once."""
-    if str(OmegaConf.to_container(config.model)).count("'_target_'") > 1:
-        return partial(instantiate, config.model)  # or all would share the parts it names
-    make = instantiate(config.model, _partial_=True)
-    return partial(make.func, *make.args, **make.keywords)
-
-
-def member_engine(
-    config: DictConfig, net: nn.Module, *, features: int, link: Callable[[Tensor], Tensor]
-) -> MemberEngine:
-    """The compiled loop where it is asked for and can be had, else stacked steps."""
-    asked = _block(config)
-    own_delta, own_dropout = (config.population[k] is not None for k in ("delta", "dropout"))
-    loss = function_of(config.loss)
-    objective = _with_delta(loss) if own_delta else loss
+def member_engine(settings: FitSettings, net: nn.Module, *, features: int) -> MemberEngine:
+    """Return the compiled loop if it is asked for and available, else stacked steps."""
+    population = settings.population
+    own_delta, own_dropout = population.delta is not None, population.dropout is not None
+    objective = _with_delta(settings.loss) if own_delta else settings.loss
     net = copy.deepcopy(net).train()
-    if wants_compiled(config):
+    if settings.engine.compiled:
         loop = compiled_loop(
-            config,
+            settings,
             net,
             features=features,
-            link=link,
             loss=objective,
             loss_takes_setting=own_delta,
             own_dropout=own_dropout,
         )
         if loop is not None:
             with progress_seconds("compiling, once", usual=usual_seconds()):
-                return LoopedMembers(loop, block=asked or 1)
+                return LoopedMembers(loop, block=population.block or 1)
     step = TrainingStep(
-        net, Layout(net), link, objective, step_settings(config), own_delta, own_dropout
+        net,
+        Layout(net),
+        settings.link,
+        objective,
+        step_settings(settings),
+        own_delta,
+        own_dropout,
     )
-    return StackedMembers(step, block=asked or AUTO)
+    return StackedMembers(step, block=population.block or AUTO)
 
 
 def make_pace(
-    config: DictConfig,
+    settings: FitSettings,
     members: Sequence[Member],
     sets: Sequence[MemberData],
     *,
@@ -203,22 +185,22 @@ def make_pace(
         ConfigError: a data set has fewer rows than a batch.
     """
     for number, one in enumerate(sets):
-        if one.size < config.batch_size:
+        if one.size < settings.batch_size:
             raise ConfigError(
                 f"data set {number} has {one.size} training rows, fewer than "
-                f"batch_size={config.batch_size}; lower it"
+                f"batch_size={settings.batch_size}; lower it"
             )
-    steps = [max(1, limited(config, one.size // config.batch_size)) for one in sets]
+    trainer = settings.trainer
+    steps = [max(1, limited(trainer, one.size // settings.batch_size)) for one in sets]
     most = max(steps)
-    epochs = steps_in_all(config, most) / most
-    schedule = function_of(config.schedule)
+    epochs = steps_in_all(trainer, most) / most
     return MemberPace(
         members,
         sets,
-        batch_size=config.batch_size,
+        batch_size=settings.batch_size,
         epoch_steps=steps,
-        schedules=[partial(schedule, total=max(1, round(epochs * one))) for one in steps],
-        plan=call_plan(config, most, group="population"),
+        schedules=[partial(settings.schedule, total=max(1, round(epochs * one))) for one in steps],
+        plan=call_plan(trainer, most, steps_per_call=settings.population.steps_per_call),
         limits=limits,
     )
 
@@ -228,20 +210,6 @@ def _with_delta(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor, Tensor
         return loss(score, target, delta=delta)
 
     return objective
-
-
-def _block(config: DictConfig) -> int | str | None:
-    block = config.population.block
-    if block is not None and block != AUTO and not (isinstance(block, int) and block >= 1):
-        raise ConfigError(f"population.block={block} must be a whole number above 0, auto or null")
-    return block
-
-
-def _workers(config: DictConfig) -> int:
-    workers = config.population.workers
-    if not isinstance(workers, int) or workers < 1:
-        raise ConfigError(f"population.workers={workers} must be a whole number above 0")
-    return workers
 
 
 def _summary(module: PopulationForecaster, steps: int, first: int, seconds: float) -> FitSummary:

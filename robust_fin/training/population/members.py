@@ -7,15 +7,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from omegaconf import DictConfig, ListConfig
 from torch import Tensor, nn
 
 from robust_fin.errors import ConfigError
 from robust_fin.training.engine.step_state import Layout
-
-OWN, SHARED = "own", "shared"
-_LISTS = ("seeds", "lr", "weight_decay", "delta", "dropout")
-_SEEDS = 2**32
+from robust_fin.training.settings import (
+    MEMBER_LISTS,
+    OWN,
+    FitSettings,
+    PopulationSettings,
+    TrainerSettings,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,52 +47,52 @@ class Member:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def wants_population(config: DictConfig, *, folds: int) -> bool:
-    """Whether a run has several nets: members, or one a fold.
+def wants_population(population: PopulationSettings, *, folds: int) -> bool:
+    """Return True if a run has several nets: members, or one per fold.
 
     Raises:
-        ConfigError: settings of members where there is one net.
+        ConfigError: lists of member settings are given and there is a single net.
     """
-    if config.population.members is not None or folds > 1:
+    if population.members is not None or folds > 1:
         return True
-    for name in _LISTS:
-        if config.population[name] is not None:
+    for name in MEMBER_LISTS:
+        values = getattr(population, name)
+        if values is not None:
             raise ConfigError(
-                f"population.{name}={config.population[name]} has a value a member, and "
+                f"population.{name}={values} has a value a member, and "
                 "population.members=null trains one net; set population.members"
             )
     return False
 
 
-def members_of(config: DictConfig, *, sets: int) -> tuple[Member, ...]:
-    """The members that the config asks for, data set by data set.
+def members_of(settings: FitSettings, *, sets: int) -> tuple[Member, ...]:
+    """Return the members that the settings ask for, data set by data set.
 
-    Member k has the seed `seed` + k unless `population.seeds` says otherwise, so that it is the
-    single run with that seed.
+    Member k has the seed `seed` + k unless `population.seeds` says otherwise, so that it equals
+    the single run with that seed.
 
     Args:
-        config: as composed.
-        sets: number of data sets; each gets as many members.
+        settings: of the fit.
+        sets: number of data sets; each gets the same members.
 
     Raises:
-        ConfigError: a list of another length than there are members, or a number out of range.
+        ConfigError: a list has another length than there are members.
     """
-    asked, count = config.population, _count(config)
-    given = {name: _values(asked[name], name, count) for name in _LISTS}
-    seeds = [_seed(one) for one in given["seeds"] or range(config.seed, config.seed + count)]
-    if asked.order not in (OWN, SHARED):
-        raise ConfigError(f"population.order={asked.order} is neither {OWN} nor {SHARED}")
-    rates = given["lr"] or [config.optimizer.lr] * count
-    decays = given["weight_decay"] or [config.optimizer.get("weight_decay", 0.01)] * count
-    deltas, dropouts = given["delta"], given["dropout"]
+    population, adamw = settings.population, settings.optimizer.keywords
+    population.check_lengths()
+    count = population.count
+    seeds = population.seeds or range(settings.seed, settings.seed + count)
+    rates = population.lr or [adamw["lr"]] * count
+    decays = population.weight_decay or [adamw.get("weight_decay", 0.01)] * count
+    deltas, dropouts = population.delta, population.dropout
     return tuple(
         Member(
             seed=seeds[k],
-            order_seed=seeds[k] if asked.order == OWN else config.seed,
-            lr=_at_least_zero("lr", rates[k]),
-            weight_decay=_at_least_zero("weight_decay", decays[k]),
-            delta=None if deltas is None else _above_zero("delta", deltas[k]),
-            dropout=None if dropouts is None else _share("dropout", dropouts[k]),
+            order_seed=seeds[k] if population.order == OWN else settings.seed,
+            lr=float(rates[k]),
+            weight_decay=float(decays[k]),
+            delta=None if deltas is None else float(deltas[k]),
+            dropout=None if dropouts is None else float(dropouts[k]),
             data=data,
         )
         for data in range(sets)
@@ -98,77 +100,28 @@ def members_of(config: DictConfig, *, sets: int) -> tuple[Member, ...]:
     )
 
 
-def check_lists(config: DictConfig, net: nn.Module) -> None:
-    """Refuse lists that would change nothing.
+def check_lists(settings: FitSettings, net: nn.Module) -> None:
+    """Raise ConfigError if a list of the population would change nothing.
 
     Raises:
-        ConfigError: deltas for a loss without one, or rates for a net without dropout.
+        ConfigError: deltas for a loss without one, or dropout for a net without dropout layers.
     """
-    if config.population.delta is not None and "delta" not in config.loss:
+    population = settings.population
+    if population.delta is not None and "delta" not in settings.loss.keywords:
         raise ConfigError("population.delta needs a loss with a delta; use loss=huber")
-    layers = [one for one in net.modules() if isinstance(one, nn.Dropout)]
-    if config.population.dropout is not None and not layers:
+    layers = [module for module in net.modules() if isinstance(module, nn.Dropout)]
+    if population.dropout is not None and not layers:
         raise ConfigError("population.dropout needs a net with nn.Dropout layers; this has none")
 
 
-def check_validation(config: DictConfig) -> None:
-    """Refuse a part of the val span.
-
-    Raises:
-        ConfigError: trainer.limit_val_batches, which counts batches; a population has none.
-    """
-    limit = config.trainer.limit_val_batches
+def check_validation(trainer: TrainerSettings) -> None:
+    """Raise ConfigError if trainer.limit_val_batches cuts the val span: members have no batches."""
+    limit = trainer.limit_val_batches
     if limit not in (None, 0, 1.0) or (limit == 1 and isinstance(limit, int)):
         raise ConfigError(
             f"trainer.limit_val_batches={limit} is not for a population, which scores every val "
             "span whole. Leave it at null, or at 0 for no validation"
         )
-
-
-def _count(config: DictConfig) -> int:
-    count = config.population.members
-    if count is None:
-        return 1
-    if not isinstance(count, int) or count < 1:
-        raise ConfigError(f"population.members={count} must be a whole number above 0, or null")
-    return count
-
-
-def _values(given: Any, name: str, count: int) -> list[Any] | None:
-    if given is None:
-        return None
-    if not isinstance(given, ListConfig | Sequence) or isinstance(given, str):
-        raise ConfigError(f"population.{name}={given} must be a list with a value a member")
-    if len(given) != count:
-        raise ConfigError(
-            f"population.{name} has {len(given)} values, and population.members={count}; give one "
-            "a member"
-        )
-    return list(given)
-
-
-def _seed(value: Any) -> int:
-    if not isinstance(value, int) or not 0 <= value < _SEEDS:
-        raise ConfigError(f"population.seeds: {value} must be a whole number in [0, {_SEEDS})")
-    return value
-
-
-def _at_least_zero(name: str, value: Any) -> float:
-    if not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ConfigError(f"population.{name}: {value} must be a finite number, at least 0")
-    return float(value)
-
-
-def _above_zero(name: str, value: Any) -> float:
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigError(f"population.{name}: {value} must be a finite number above 0")
-    return float(value)
-
-
-def _share(name: str, value: Any) -> float:
-    if not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ConfigError(f"population.{name}: {value} must be a number in [0, 1)")
-    return float(value)
 
 
 NEVER = -1  # of `frozen_at`

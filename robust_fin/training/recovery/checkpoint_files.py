@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
-from omegaconf import DictConfig, OmegaConf
 
-from robust_fin.bundle.folder import provenance, read_config, read_provenance
+from robust_fin.bundle.folder import provenance, read_flat_config, read_provenance
 from robust_fin.errors import ConfigError, ResumeError
 from robust_fin.market.schema import BarFacts
 from robust_fin.runtime.atomic_files import remove_partial_files, write_atomic
@@ -172,7 +171,7 @@ def run_origin(run: Path, stage: Path) -> dict[str, Any]:
     if not (run / "bundle").is_dir():
         return {"config": {}, "provenance": {}, "choice": None}
     return {
-        "config": flatten_config(read_config(run)),
+        "config": read_flat_config(run),
         "provenance": read_provenance(run),
         "choice": checkpoint_checksum(choice) if choice.is_file() else None,
     }
@@ -199,7 +198,7 @@ def prepare_resume(run: Path, *, max_epochs: int | None) -> None:
     kept = read_checkpoint(folder / LAST)
     _require_same(
         _but_longer(kept["lineage"]["config"]),
-        _but_longer(flatten_config(read_config(run))),
+        _but_longer(read_flat_config(run)),
         what=f"{run / 'bundle' / 'config.yaml'} is not the config that the run was started with",
         remedy="Put it back, or start another run with other settings",
     )
@@ -247,19 +246,7 @@ def can_resume_refit(run: Path) -> bool:
     kept = read_checkpoint(folder / REFIT / LAST)["lineage"]
     return kept["choice"] == checkpoint_checksum(folder / LAST) and kept[
         "config"
-    ] == flatten_config(read_config(run))
-
-
-def flatten_config(config: DictConfig) -> dict[str, Any]:
-    """Values by their keys, such as `optimizer.lr`."""
-    return _flat(OmegaConf.to_container(config, resolve=True), "")
-
-
-def _flat(node: Any, key: str) -> dict[str, Any]:
-    if not isinstance(node, dict) or not node:
-        return {key: node}
-    below = [_flat(value, f"{key}.{name}" if key else str(name)) for name, value in node.items()]
-    return {name: value for part in below for name, value in part.items()}
+    ] == read_flat_config(run)
 
 
 def _but_longer(config: Mapping[str, Any]) -> dict[str, Any]:

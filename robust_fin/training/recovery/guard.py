@@ -7,7 +7,6 @@ from typing import NamedTuple, NoReturn
 
 import lightning as L
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from robust_fin.errors import ConfigError, NonFiniteError
@@ -173,18 +172,19 @@ class StopOnNonFiniteWeights(L.Callback):
         check_finite_weights(pl_module, when=f"after {trainer.global_step} steps")
 
 
-def check_precision(settings: DictConfig) -> None:
+def check_precision(precision: int | str, *, accelerator: str) -> None:
     """Refuse fp16 mixed precision on a CPU, where Lightning would take bf16 instead.
 
     Args:
-        settings: of the Trainer.
+        precision: the Trainer's.
+        accelerator: the Trainer's.
 
     Raises:
         ConfigError: says what to write instead.
     """
-    automatic = settings.accelerator == "auto" and not torch.accelerator.is_available()
-    if settings.precision in FP16_PRECISIONS and (settings.accelerator == "cpu" or automatic):
+    automatic = accelerator == "auto" and not torch.accelerator.is_available()
+    if precision in FP16_PRECISIONS and (accelerator == "cpu" or automatic):
         raise ConfigError(
-            f"trainer.precision={settings.precision} is for a GPU; on a CPU write "
+            f"trainer.precision={precision} is for a GPU; on a CPU write "
             "trainer.precision=bf16-mixed or 32-true"
         )

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -79,7 +78,7 @@ class StepRecord:
     Attributes:
         bad: the step.
         norms: gradient norms of the steps before, the newest last.
-        config: of the run, as composed.
+        config: of the run, resolved, as YAML.
         features: names of the inputs.
         time: start of each row's bar, datetime64[ns] UTC; None where the rows are not known.
         contract: code of each row's contract; likewise.
@@ -87,7 +86,7 @@ class StepRecord:
 
     bad: NonFiniteStep
     norms: Float[Tensor, " steps"]
-    config: DictConfig
+    config: str
     features: tuple[str, ...]
     time: np.ndarray | None
     contract: tuple[str, ...] | None
@@ -99,13 +98,11 @@ class StepRecorder:
     Args:
         folder: of the run.
         stage: of the fit; before the file's name.
-        config: as composed.
+        config: of the run, resolved, as YAML.
         data: the fold that is trained on, which knows the times of its rows.
     """
 
-    def __init__(
-        self, folder: Path, *, stage: str, config: DictConfig, data: BarDataModule
-    ) -> None:
+    def __init__(self, folder: Path, *, stage: str, config: str, data: BarDataModule) -> None:
         """Nothing is written yet."""
         self.folder, self.stage, self.config, self.data = folder / FOLDER, stage, config, data
 
@@ -136,7 +133,7 @@ class StepRecorder:
             "numbers": {name: getattr(bad, name) for name in _NUMBERS},
             "features": self.data.features.names,
             "contract": None,
-            "config": OmegaConf.to_yaml(self.config, resolve=True),
+            "config": self.config,
         }
         if bad.rows is not None:
             examples, place = self.data.market.examples, bad.rows.cpu().numpy()
@@ -172,8 +169,6 @@ def read_record(path: Path) -> StepRecord:
     if metadata.get("kind") != KIND:
         raise BundleError(f"record={path} holds tensors and is no record of a step")
     about = json.loads(metadata["about"])
-    config = OmegaConf.create(about["config"])
-    assert isinstance(config, DictConfig)
     bad = NonFiniteStep(
         **about["numbers"],
         x=tensors["x"],
@@ -185,7 +180,9 @@ def read_record(path: Path) -> StepRecord:
     )
     time = tensors["time"].numpy().astype("datetime64[ns]") if "time" in tensors else None
     contract = None if about["contract"] is None else tuple(about["contract"])
-    return StepRecord(bad, tensors["norms"], config, tuple(about["features"]), time, contract)
+    return StepRecord(
+        bad, tensors["norms"], about["config"], tuple(about["features"]), time, contract
+    )
 
 
 def last_batch_rows(order: EpochOrder, *, batches: int) -> Int[Tensor, " rows"]:

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robust_fin.training.assembly import function_of
 from robust_fin.training.engine.step_state import HashedDropout
 from robust_fin.training.recovery.guard import FP16_PRECISIONS
 from robust_fin.training.recovery.record import StepRecord
+from robust_fin.training.settings import FitSettings
 
 log = logging.getLogger(__name__)
 
@@ -62,30 +61,31 @@ class Replay:
     finding: NonFiniteTensor | None
 
 
-def replay_step(record: StepRecord) -> list[Replay]:
+def replay_step(record: StepRecord, settings: FitSettings) -> list[Replay]:
     """Run the step in float64 and, where all is finite in that, in the precision of the run."""
-    found = [replay_at_precision(record, FLOAT64)]
-    own = str(record.config.trainer.precision)
+    found = [replay_at_precision(record, settings, FLOAT64)]
+    own = str(settings.trainer.precision)
     if found[0].finding is None and own not in (FLOAT64, "64"):
-        found.append(replay_at_precision(record, own))
+        found.append(replay_at_precision(record, settings, own))
     return found
 
 
-def replay_at_precision(record: StepRecord, precision: str) -> Replay:
+def replay_at_precision(record: StepRecord, settings: FitSettings, precision: str) -> Replay:
     """Run the step once.
 
     Args:
         record: of the step.
+        settings: of its fit, built from the record's config.
         precision: Lightning's word for it.
     """
-    bad, config = record.bad, record.config
+    bad = record.bad
     dtype = torch.float64 if precision in (FLOAT64, "64") else torch.float32
-    net: nn.Module = instantiate(config.model, features=bad.x.shape[1]).to(dtype).train()
+    net = settings.net(features=bad.x.shape[1]).to(dtype).train()
     net.load_state_dict(bad.net)
     watch = NonFiniteDetector(net)
     cut = (one.to(dtype).chunk(bad.batches) for one in (bad.x, bad.target))
     batches = zip(*cut, strict=True)
-    link, loss, total = function_of(config.link), function_of(config.loss), 0.0
+    link, loss, total = settings.link, settings.loss, 0.0
     with _random_state(record), _key(record):
         for x, target in batches:
             with _cast(precision):
@@ -100,7 +100,7 @@ def replay_at_precision(record: StepRecord, precision: str) -> Replay:
             _largest_gradient(net), "gradient norm", _largest_rows(bad.x)
         )
     if watch.finding is None:
-        watch.finding = _after_update(record, net, norm)
+        watch.finding = _after_update(record, settings, net, norm)
     rows = torch.isfinite(bad.x).all(dim=1) & torch.isfinite(bad.target)
     return Replay(
         precision,
@@ -159,12 +159,14 @@ class NonFiniteDetector:
             self.finding = NonFiniteTensor(place, what, rows)
 
 
-def _after_update(record: StepRecord, net: nn.Module, norm: Tensor) -> NonFiniteTensor | None:
+def _after_update(
+    record: StepRecord, settings: FitSettings, net: nn.Module, norm: Tensor
+) -> NonFiniteTensor | None:
     """The weight that the optimizer's step would make not finite, or too large to square."""
-    config, bad = record.config, record.bad
-    if config.trainer.gradient_clip_val and config.trainer.gradient_clip_algorithm != "value":
-        nn.utils.clip_grads_with_norm_(net.parameters(), config.trainer.gradient_clip_val, norm)
-    optimizer = instantiate(config.optimizer)(net.parameters())
+    bad, clip = record.bad, settings.trainer.clip_norm
+    if clip:
+        nn.utils.clip_grads_with_norm_(net.parameters(), clip, norm)
+    optimizer = settings.optimizer(net.parameters())
     optimizer.param_groups[0]["lr"] = bad.lr
     for name, weight in net.named_parameters():
         kept = {k: v for k, v in bad.optimizer.items() if k.rpartition("/")[0] == name}

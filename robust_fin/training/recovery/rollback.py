@@ -18,7 +18,6 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from omegaconf import DictConfig
 
 from robust_fin.errors import NonFiniteError
 from robust_fin.training.lightning_loop import undo_batch_start, undo_epoch_end
@@ -26,11 +25,10 @@ from robust_fin.training.module import Forecaster
 from robust_fin.training.recovery.checkpoint_files import LAST, AtomicCheckpointIO, read_checkpoint
 from robust_fin.training.recovery.checkpoints import BestCheckpoint, is_epoch_complete
 from robust_fin.training.recovery.guard import check_finite_weights
+from robust_fin.training.settings import ROLLBACK, StabilitySettings
 
 log = logging.getLogger(__name__)
 
-STOP, ROLLBACK = "stop", "rollback"
-POLICIES = (STOP, ROLLBACK)
 _KEPT = 2
 Settle = Callable[[dict[str, Any]], None]
 
@@ -53,7 +51,11 @@ class FitAttempt:
 
 
 def run_with_rollbacks(
-    assemble: Callable[[bool], FitAttempt], *, resume: bool, folder: Path, settings: DictConfig
+    assemble: Callable[[bool], FitAttempt],
+    *,
+    resume: bool,
+    folder: Path,
+    settings: StabilitySettings,
 ) -> tuple[FitAttempt, float]:
     """Train, and after a step that was not finite do what the policy says.
 
@@ -216,7 +218,9 @@ def scale_learning_rate(state: dict[str, Any], factor: float) -> None:
         scheduler["_last_lr"] = [rate * factor for rate in scheduler["_last_lr"]]
 
 
-def _require_one_left(error: NonFiniteError, attempt: FitAttempt, settings: DictConfig) -> None:
+def _require_one_left(
+    error: NonFiniteError, attempt: FitAttempt, settings: StabilitySettings
+) -> None:
     done = attempt.module.guard.rollbacks
     if done >= settings.max_rollbacks:
         raise NonFiniteError(
