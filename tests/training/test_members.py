@@ -92,7 +92,7 @@ def test_what_is_no_setting_of_a_member_is_refused(words: tuple[str, ...], telli
         fit_settings(config)
 
 
-@pytest.mark.parametrize("name", ["seeds", "lr", "weight_decay", "delta", "dropout"])
+@pytest.mark.parametrize("name", ["seeds", "lr", "weight_decay", "delta"])
 def test_lists_without_members_are_refused(name: str) -> None:
     config = settings("plain", f"population.{name}=[1]")
     with pytest.raises(
