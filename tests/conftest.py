@@ -1,7 +1,7 @@
 """What several test files share: where real data lies, and bars made by hand."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from robust_fin.settings import register_schema
+from tests.ctrl_c import restore_ctrl_c
+from tests.skipping import fail_instead_of_skipping
 
+restore_ctrl_c()
 torch.set_num_threads(1)  # tiny kernels on shared cores wait for each other
 register_schema()  # what the verbs do before Hydra composes
 
@@ -86,3 +89,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run by make test-slow"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In continuous integration, fail a test that is skipped without need."""
+    report = yield
+    fail_instead_of_skipping(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a file that skips all its tests."""
+    report = yield
+    fail_instead_of_skipping(report)
+    return report
