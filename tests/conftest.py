@@ -11,6 +11,8 @@ import torch
 
 from robust_fin.settings import register_schema
 from tests.ctrl_c import restore_ctrl_c
+from tests.made_once import made_once
+from tests.runs import run_training
 from tests.skipping import fail_instead_of_skipping
 
 restore_ctrl_c()
@@ -43,6 +45,12 @@ def _ledger_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROBUST_FIN_LEDGER", str(tmp_path_factory.mktemp("ledger") / "trials.jsonl"))
         yield
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of `+experiment=smoke`, trained once; tests only look at it."""
+    return made_once(tmp_path_factory, "smoke", run_training)
 
 
 @pytest.fixture(scope="session")
