@@ -1,5 +1,6 @@
 """Bars for the tests of features and data: hand-made tables, and synthetic ones from the source."""
 
+import copy
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +20,12 @@ LEVELS = ["open", "high", "low", "close"]
 
 
 def config(*words: str, verb: str = "train") -> DictConfig:
-    """The config of a verb, as its command line composes it."""
+    """The config of a verb, as its command line composes it: composed once, a copy each time."""
+    return copy.deepcopy(_composed(words, verb))
+
+
+@cache
+def _composed(words: tuple[str, ...], verb: str) -> DictConfig:
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return compose(verb, overrides=list(words))
 

@@ -1,7 +1,7 @@
 """What several test files share: where real data lies, and bars made by hand."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,12 @@ import pytest
 import torch
 
 from robust_fin.runs.settings import register_schema
+from tests.ctrl_c import restore_ctrl_c
+from tests.made_once import made_once
+from tests.skipping import fail_instead_of_skipping
+from tests.small_runs import run_training
 
+restore_ctrl_c()
 torch.set_num_threads(1)  # tiny kernels on shared cores wait for each other
 register_schema()  # what the verbs do before Hydra composes
 
@@ -40,6 +45,12 @@ def _ledger_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROBUST_FIN_LEDGER", str(tmp_path_factory.mktemp("ledger") / "trials.jsonl"))
         yield
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of `+experiment=smoke`, trained once; tests only look at it."""
+    return made_once(tmp_path_factory, "smoke", run_training)
 
 
 @pytest.fixture(scope="session")
@@ -86,3 +97,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run by make test-slow"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In continuous integration, fail a test that is skipped without need."""
+    report = yield
+    fail_instead_of_skipping(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a file that skips all its tests."""
+    report = yield
+    fail_instead_of_skipping(report)
+    return report

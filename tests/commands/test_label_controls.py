@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_runs import run_training
+from tests.small_runs import read_metrics, run_training
 
 
 @pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    return run_training(tmp_path_factory.mktemp("honest") / "r")
+def honest(smoke_run: Path) -> dict[str, float]:
+    return read_metrics(smoke_run)
 
 
 def test_shuffled_labels_leave_no_skill(

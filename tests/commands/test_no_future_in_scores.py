@@ -36,14 +36,17 @@ def same_scores_without_the_future(run: Path, bars: pd.DataFrame, folder: Path) 
     return len(known)
 
 
-def test_on_synthetic_bars(tmp_path: Path) -> None:
-    run_training(tmp_path / "run")
+def test_scores_on_synthetic_bars_do_not_depend_on_later_bars(
+    smoke_run: Path, tmp_path: Path
+) -> None:
     bars = synthetic_market(40_000, seed=7).bars
-    assert same_scores_without_the_future(tmp_path / "run", bars, tmp_path) > 10_000
+    assert same_scores_without_the_future(smoke_run, bars, tmp_path) > 10_000
 
 
 @pytest.mark.slow
-def test_on_the_es_file(tmp_path: Path, real_data: Callable[[str], Path]) -> None:
+def test_scores_on_the_es_file_do_not_depend_on_later_bars(
+    tmp_path: Path, real_data: Callable[[str], Path]
+) -> None:
     path = real_data("es_1m_12contracts.parquet")
     run_training(tmp_path / "run", f"source.path={path}", experiment="top5")
     bars = pd.read_parquet(path)

@@ -20,10 +20,8 @@ SPAN = ("loss", "loss_trivial", "skill", "skill_squared", "mae", "mae_trivial", 
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "smoke"
-    run_training(folder)
-    return folder
+def run(smoke_run: Path) -> Path:
+    return smoke_run
 
 
 def test_the_run_folder_is_as_designed(run: Path) -> None:

@@ -1,30 +1,35 @@
 """The notebooks are short, stored without output, and run without a network."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
 from tests.docs.notebooks import NOTEBOOKS, cells_of
-
-OFFLINE = '''
-import socket
+from tests.docs.offline import SITECUSTOMIZE
+from tests.every import for_every
 
 pytestmark = pytest.mark.docs
-
-connect = socket.socket.connect
-
-
-def at_home(self, address):
-    """Refuse every address but this machine's."""
-    if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
-        raise OSError(f"the notebooks run without a network, and this one asks for {address}")
-    return connect(self, address)
-
-
-socket.socket.connect = at_home
-'''
+LOOKS_OUTSIDE = """
+import socket
+for ask in (
+    lambda: socket.create_connection(("192.0.2.1", 80), timeout=5),
+    lambda: socket.socket().connect_ex(("192.0.2.1", 80)),
+    lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"", ("192.0.2.1", 80)),
+    lambda: socket.getaddrinfo("example.org", 80),
+    lambda: __import__("urllib.request").request.urlopen("http://example.org", timeout=5),
+):
+    try:
+        ask()
+    except OSError as error:
+        print(error)
+with socket.create_server(("127.0.0.1", 0)) as server:
+    socket.create_connection(server.getsockname()).close()
+    print("this machine answers")
+"""
 
 
 def named(path: Path) -> str:
@@ -40,8 +45,8 @@ def test_the_four_notebooks_are_there() -> None:
     ]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
-def test_it_is_short_and_stored_without_output(path: Path) -> None:
+@for_every("path", NOTEBOOKS, ids=named)
+def test_notebooks_are_short_and_stored_without_output(path: Path) -> None:
     cells = cells_of(path)
     assert len(cells) < 15
     assert cells[0]["cell_type"] == "markdown"
@@ -52,21 +57,40 @@ def test_it_is_short_and_stored_without_output(path: Path) -> None:
             assert cell["execution_count"] is None
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
-def test_it_uses_the_public_names_on_synthetic_bars(path: Path) -> None:
+@for_every("path", NOTEBOOKS, ids=named)
+def test_notebooks_use_the_public_names_on_synthetic_bars(path: Path) -> None:
     text = "".join("".join(cell["source"]) for cell in cells_of(path))
     assert "from robust_fin import" in text
     assert 'load_bars(None, "source.synthetic.rows=' in text
     assert "source.path" not in text
 
 
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that a test starts have no network."""
+    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_process_without_a_network_is_refused_every_connection(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", LOOKS_OUTSIDE]
+    done = subprocess.run(words, cwd=tmp_path, text=True, capture_output=True, check=False)
+    assert done.stderr == ""
+    *refused, last = done.stdout.splitlines()
+    assert len(refused) == 5
+    assert all("this process runs without a network, and asks for" in line for line in refused)
+    assert last == "this machine answers"
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
-def test_it_runs_and_draws(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_runs_and_draws_without_a_network(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nbformat = pytest.importorskip("nbformat", reason="the extra `notebooks` is not installed")
     client = pytest.importorskip("nbclient")
-    (tmp_path / "sitecustomize.py").write_text(OFFLINE, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     # Inductor imports parts of torch that torch calls deprecated

@@ -27,6 +27,7 @@ from robust_fin.sweeps.local import Executor
 from robust_fin.sweeps.strategy import Strategy
 from robust_fin.training.baselines import Baselines
 from tests.bars import config, instantiate
+from tests.every import for_every
 
 FILES = sorted(conf_folder().glob("*/*.yaml"))
 CHOICES = [(path.parent.name, path.stem) for path in FILES if path.parent.name != "experiment"]
@@ -94,20 +95,20 @@ def test_every_group_is_looked_at() -> None:
     assert {"top5", "study", "smoke"} <= set(EXPERIMENTS)
 
 
-@pytest.mark.parametrize(("group", "choice"), [one for one in CHOICES if one[0] in CALLS])
+@for_every("group, choice", [one for one in CHOICES if one[0] in CALLS])
 def test_every_yaml_builds_what_it_names(group: str, choice: str, tmp_path: Path) -> None:
     settings = config(f"{group}={choice}")[group]
     assert isinstance(built(group, settings, tmp_path), CALLS[group][1])
 
 
-@pytest.mark.parametrize("choice", [choice for group, choice in CHOICES if group == "callbacks"])
+@for_every("choice", [choice for group, choice in CHOICES if group == "callbacks"])
 def test_every_callback_builds(choice: str) -> None:
     settings = config(f"callbacks={choice}").callbacks
     assert len(settings) >= 2
     assert all(isinstance(instantiate(one), L.Callback) for one in settings.values())
 
 
-@pytest.mark.parametrize("word", ["+experiment=top5", "+experiment=study", "transform=robust"])
+@for_every("word", ["+experiment=top5", "+experiment=study", "transform=robust"])
 def test_a_stress_holds_whatever_is_chosen_beside_it(word: str) -> None:
     plain, usual = config(word), {"share": 0.001, "factor": 10.0, "seed": 0}
     assert config(word, "stress=none") == plain
@@ -124,8 +125,8 @@ def test_a_stress_holds_whatever_is_chosen_beside_it(word: str) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("group", "choice"), [one for one in CHOICES if one[0] in SETTINGS_ONLY | {"model", "trainer"}]
+@for_every(
+    "group, choice", [one for one in CHOICES if one[0] in SETTINGS_ONLY | {"model", "trainer"}]
 )
 def test_settings_are_all_filled_in(group: str, choice: str) -> None:
     settings = config(f"{group}={choice}")[group]
@@ -133,7 +134,7 @@ def test_settings_are_all_filled_in(group: str, choice: str) -> None:
     assert OmegaConf.missing_keys(settings) == set()
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@for_every("experiment", EXPERIMENTS)
 def test_every_experiment_builds_under_its_own_name(experiment: str, tmp_path: Path) -> None:
     settings = config(f"+experiment={experiment}")
     assert settings.name == experiment
@@ -142,8 +143,8 @@ def test_every_experiment_builds_under_its_own_name(experiment: str, tmp_path: P
         assert isinstance(built(group, settings[group], tmp_path), CALLS[group][1])
 
 
-@pytest.mark.parametrize(
-    ("verb", "required"),
+@for_every(
+    "verb, required",
     [
         ("doctor", set()),
         ("evaluate", {"run"}),
@@ -163,7 +164,7 @@ def test_no_verb_is_left_out() -> None:
     assert VERBS == ["doctor", "evaluate", "leakcheck", "predict", "replay", "select", "train"]
 
 
-@pytest.mark.parametrize("key", [*sorted(CALLS), *sorted(SETTINGS_ONLY)])
+@for_every("key", [*sorted(CALLS), *sorted(SETTINGS_ONLY)])
 def test_an_unknown_key_of_a_group_is_an_error(key: str) -> None:
     with pytest.raises(ConfigCompositionException) as caught:
         config(f"{key}.does_nothing=1")
@@ -171,15 +172,13 @@ def test_an_unknown_key_of_a_group_is_an_error(key: str) -> None:
     assert f"'{key}.does_nothing'" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "word", ["model.use_residual=true", "loss.gamma=1", "use_mixed_precision=1"]
-)
+@for_every("word", ["model.use_residual=true", "loss.gamma=1", "use_mixed_precision=1"])
 def test_the_keys_people_try_are_errors(word: str) -> None:
     with pytest.raises(ConfigCompositionException, match="Could not override"):
         config(word)
 
 
-@pytest.mark.parametrize(
+@for_every(
     "group",
     ["features", "source", "split", "target", "trainer", "hardware", "model", "transform", "loss"],
 )
@@ -191,7 +190,7 @@ def test_a_key_forced_in_with_a_plus_is_refused_by_the_constructor(
         built(group, settings, tmp_path)
 
 
-@pytest.mark.parametrize("group", sorted({group for group, _ in CHOICES}))
+@for_every("group", sorted({group for group, _ in CHOICES}))
 def test_an_unknown_choice_is_an_error_that_lists_the_known(group: str) -> None:
     known = [choice for name, choice in CHOICES if name == group]
     with pytest.raises(MissingConfigException, match=f"'{group}/no_such_choice'") as caught:

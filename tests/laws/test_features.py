@@ -18,6 +18,7 @@ from robust_fin.features.registry import (
     get_feature,
 )
 from tests.bars import LEVELS, MINUTE, file_bars, labelled, roll_rows, shocked, synthetic_bars
+from tests.every import for_every
 
 NAMES = sorted(FEATURES)
 CLOCK = {"time_of_day_sin", "time_of_day_cos", "minutes_past_5min", "minutes_past_half_hour"}
@@ -42,15 +43,12 @@ def table(name: str) -> pd.DataFrame:
     return synthetic_bars(rows, start=start).table
 
 
-@pytest.fixture
-def bars(name: str) -> pd.DataFrame:
-    return table(name)
-
-
-@pytest.fixture
-def roll(bars: pd.DataFrame) -> int:
+@cache
+def table_and_roll(name: str) -> tuple[pd.DataFrame, int]:
+    """The feature's table, and its first row of the second contract."""
+    bars = table(name)
     (row,) = roll_rows(bars)
-    return row
+    return bars, row
 
 
 def value(bars: pd.DataFrame, name: str) -> np.ndarray:
@@ -86,24 +84,25 @@ def shocked_after(last: int, rows: int, start: str) -> pd.DataFrame:
     return shocked(synthetic_bars(rows, start=start).table, np.arange(last + 1, rows))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_future_cannot_move_a_feature(roll: int, name: str) -> None:
+@for_every("name", NAMES)
+def test_the_future_cannot_move_a_feature(name: str) -> None:
+    _, roll = table_and_roll(name)
     for last in (700, roll - 2000, roll - 1, roll, roll + 1, roll + 4500):
         moved = value(shocked_after(last, *extent(name)), name)
         np.testing.assert_array_equal(moved[: last + 1], whole(name)[: last + 1])
         assert (name in CLOCK) == np.array_equal(moved, whole(name), equal_nan=True)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_bars_yet_to_come_are_not_needed(bars: pd.DataFrame, roll: int, name: str) -> None:
+@for_every("name", NAMES)
+def test_bars_yet_to_come_are_not_needed(name: str) -> None:
+    bars, roll = table_and_roll(name)
     for last in (700, roll - 1, roll, roll + 1, roll + 4500):
         np.testing.assert_array_equal(value(bars.iloc[: last + 1], name), whole(name)[: last + 1])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_feature_needs_no_more_than_its_lookback(
-    bars: pd.DataFrame, roll: int, name: str
-) -> None:
+@for_every("name", NAMES)
+def test_a_feature_needs_no_more_than_its_lookback(name: str) -> None:
+    bars, roll = table_and_roll(name)
     past = rows_past_lookback(bars, name)
     draw = np.random.default_rng(0)
     near = past[(past >= roll) & (past < roll + 2000)]
@@ -115,10 +114,9 @@ def test_a_feature_needs_no_more_than_its_lookback(
         assert np.isfinite(whole(name)[row])
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if get_feature(n).lookback.unit == BARS])
-def test_a_row_with_fewer_bars_than_the_lookback_is_undefined(
-    bars: pd.DataFrame, roll: int, name: str
-) -> None:
+@for_every("name", [n for n in NAMES if get_feature(n).lookback.unit == BARS])
+def test_a_row_with_fewer_bars_than_the_lookback_is_undefined(name: str) -> None:
+    bars, roll = table_and_roll(name)
     count = get_feature(name).lookback.count
     for first in (0, roll):
         found = whole(name)[first : first + count + 50]
@@ -130,12 +128,9 @@ def test_a_row_with_fewer_bars_than_the_lookback_is_undefined(
         assert np.isnan(value(bars.iloc[3000 - count + 1 : 3001], name)[-1])
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in NAMES if get_feature(n).lookback.unit == TRADING_DATES]
-)
-def test_a_row_with_fewer_dates_than_the_lookback_is_undefined(
-    bars: pd.DataFrame, roll: int, name: str
-) -> None:
+@for_every("name", [n for n in NAMES if get_feature(n).lookback.unit == TRADING_DATES])
+def test_a_row_with_fewer_dates_than_the_lookback_is_undefined(name: str) -> None:
+    bars, roll = table_and_roll(name)
     count, day = get_feature(name).lookback.count, bars["trading_day"].to_numpy()
     assert np.isnan(whole(name)[day < day[0] + count]).all()
     for row in (roll, roll + 900, len(bars) - 1):
@@ -143,8 +138,9 @@ def test_a_row_with_fewer_dates_than_the_lookback_is_undefined(
         assert np.isnan(value(fewer, name)[-1])
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if get_feature(n).lookback.unit == SESSION])
-def test_a_session_feature_needs_the_whole_session(bars: pd.DataFrame, name: str) -> None:
+@for_every("name", [n for n in NAMES if get_feature(n).lookback.unit == SESSION])
+def test_a_session_feature_needs_the_whole_session(name: str) -> None:
+    bars, _ = table_and_roll(name)
     moved = []
     for row in (6_000, 14_800, 15_500, 18_000):
         history = kept_history(bars, row, name)
@@ -154,7 +150,7 @@ def test_a_session_feature_needs_the_whole_session(bars: pd.DataFrame, name: str
     assert any(moved)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_every("name", NAMES)
 def test_past_its_lookback_a_feature_is_finite_and_takes_many_values(name: str) -> None:
     bars = synthetic_bars(LONG, start="2021-12-14").table
     found = value(bars, name)[rows_past_lookback(bars, name)]
@@ -206,12 +202,12 @@ def mixed_file(path: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     return bars, interleavings(bars)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_every("name", NAMES)
 def test_how_overlapping_contracts_interleave_changes_no_value(name: str) -> None:
     assert_order_is_nothing(overlapping(), mixed_overlapping(), name)
 
 
-@pytest.mark.parametrize("name", WITHOUT_VIX)
+@for_every("name", WITHOUT_VIX)
 def test_how_the_contracts_of_a_real_file_interleave_changes_no_value(
     real_data: Callable[[str], Path], name: str
 ) -> None:
@@ -220,7 +216,7 @@ def test_how_the_contracts_of_a_real_file_interleave_changes_no_value(
     assert_order_is_nothing(bars, others, name)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not get_feature(n).chained])
+@for_every("name", [n for n in NAMES if not get_feature(n).chained])
 def test_a_contract_is_unmoved_by_the_one_beside_it(name: str) -> None:
     bars = overlapping()
     for code in ("ESH22", "ESM22"):
@@ -236,8 +232,9 @@ def with_roll_step(bars: pd.DataFrame, roll: int, *, step: float) -> pd.DataFram
     return moved
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_no_feature_contains_the_step_of_a_roll(bars: pd.DataFrame, roll: int, name: str) -> None:
+@for_every("name", NAMES)
+def test_no_feature_contains_the_step_of_a_roll(name: str) -> None:
+    bars, roll = table_and_roll(name)
     moved = with_roll_step(bars, roll, step=1.1)
     assert moved["close"].iloc[roll] / moved["close"].iloc[roll - 1] > 1.08
     expected = whole(name).copy()
@@ -247,7 +244,7 @@ def test_no_feature_contains_the_step_of_a_roll(bars: pd.DataFrame, roll: int, n
     np.testing.assert_allclose(value(moved, name), expected, rtol=1e-9, atol=rounding)
 
 
-@pytest.mark.parametrize("horizon", [1, 3, 400])
+@for_every("horizon", [1, 3, 400])
 def test_no_target_contains_the_step_of_a_roll(horizon: int) -> None:
     bars = synthetic_bars(TWO_CONTRACTS).table
     (roll,) = roll_rows(bars)

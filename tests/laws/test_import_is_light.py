@@ -5,6 +5,7 @@ import sys
 import pytest
 
 import robust_fin
+from tests.every import for_every
 
 HEAVY = ("torch", "lightning", "pandas", "numpy", "scipy", "hydra", "pyarrow")
 
@@ -32,7 +33,7 @@ def test_bars_and_features_pull_in_no_torch() -> None:
     assert held.isdisjoint({"torch", "lightning"})
 
 
-@pytest.mark.parametrize("name", robust_fin.__all__)
+@for_every("name", robust_fin.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(robust_fin, name).__module__.startswith("robust_fin.")
 

@@ -1,11 +1,11 @@
 """Imports go down, files stay short: the shape of the code, checked."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
-import pytest
-
 import robust_fin
+from tests.every import for_every
 
 ROOT = Path(robust_fin.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -37,6 +37,11 @@ def room_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imported_modules(tree: ast.Module) -> list[str]:
     """Every module named by an import, wherever it stands, as `package.module`."""
     found = []
@@ -51,11 +56,11 @@ def imported_modules(tree: ast.Module) -> list[str]:
 
 def ours(path: Path) -> list[str]:
     """Rooms that a file imports from."""
-    modules = imported_modules(ast.parse(path.read_text(encoding="utf-8")))
+    modules = imported_modules(tree_of(path))
     return [name.split(".")[1] for name in modules if name.split(".")[0] == "robust_fin"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@for_every("path", FILES, ids=name_of)
 def test_imports_go_down(path: Path) -> None:
     room = room_of(path)
     if room == "__init__":
@@ -77,25 +82,25 @@ def test_training_gets_its_net_by_config_and_evaluation_never_sees_one() -> None
             assert "models" not in ours(path), path.name
     for path in (ROOT / "evaluation").rglob("*.py"):
         assert not {"bundle", "data"} & set(ours(path)), path.name
-        names = imported_modules(ast.parse(path.read_text(encoding="utf-8")))
+        names = imported_modules(tree_of(path))
         assert not [name for name in names if name.split(".")[0] in ("torch", "lightning")]
 
 
 def test_bars_and_features_need_no_torch() -> None:
     for room in ("market", "features"):
         for path in (ROOT / room).rglob("*.py"):
-            names = imported_modules(ast.parse(path.read_text(encoding="utf-8")))
+            names = imported_modules(tree_of(path))
             assert not [n for n in names if n.split(".")[0] in ("torch", "lightning")], path.name
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@for_every("path", FILES, ids=name_of)
 def test_imports_are_absolute(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     relative = [n.lineno for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level]
     assert relative == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@for_every("path", FILES, ids=name_of)
 def test_a_module_is_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
@@ -106,9 +111,9 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return body[-1].end_lineno - body[0].lineno + 1 if body else 0
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@for_every("path", FILES, ids=name_of)
 def test_a_function_is_short(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     long = {one.name: body_lines(one) for one in functions if body_lines(one) > MAX_BODY}
     assert long == {}

@@ -1,5 +1,7 @@
 """What must be true of every loss that conf/loss names."""
 
+import itertools
+
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -11,6 +13,7 @@ from robust_fin.runs.settings import bound_function
 from robust_fin.training.engine.steps import StepLoop, StepSettings
 from robust_fin.training.losses import check_same_shape
 from tests.bars import config
+from tests.every import for_every
 
 LOSSES = sorted(path.stem for path in (conf_folder() / "loss").glob("*.yaml"))
 TAKEN = {name: bound_function(config(f"loss={name}").loss) for name in LOSSES}
@@ -22,8 +25,7 @@ def test_the_losses_are_those_of_the_folder() -> None:
     assert {"huber", "squared", "absolute"} <= set(LOSSES)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("pair", [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)])
+@for_every("name, pair", itertools.product(LOSSES, itertools.combinations(range(4), 2)))
 def test_swapping_two_labels_raises_the_loss(name: str, pair: tuple[int, int]) -> None:
     loss = TAKEN[name]
     order = torch.arange(4)
@@ -31,7 +33,7 @@ def test_swapping_two_labels_raises_the_loss(name: str, pair: tuple[int, int]) -
     assert float(loss(SCORE, TARGET[order])) > float(loss(SCORE, TARGET)) + 1e-3
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@for_every("name", LOSSES)
 def test_a_row_more_wrong_costs_more_and_a_right_one_nothing(name: str) -> None:
     loss = TAKEN[name]
     assert float(loss(TARGET, TARGET)) == 0.0
@@ -40,8 +42,7 @@ def test_a_row_more_wrong_costs_more_and_a_right_one_nothing(name: str) -> None:
     assert loss(worse, TARGET) > loss(SCORE, TARGET)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("shape", [(4, 1), (1, 4), (1,), ()])
+@for_every("name, shape", itertools.product(LOSSES, [(4, 1), (1, 4), (1,), ()]))
 def test_a_target_that_would_broadcast_is_refused(name: str, shape: tuple[int, ...]) -> None:
     loss = TAKEN[name]
     target = torch.zeros(shape)

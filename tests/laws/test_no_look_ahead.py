@@ -1,16 +1,17 @@
 """Nothing that training sees or learns comes from the rows that judge it."""
 
 import dataclasses
+import itertools
 from functools import cache
 
 import numpy as np
-import pytest
 
 from robust_fin.data.datamodule import BarDataModule, Market
 from robust_fin.data.targets import ForwardReturn
 from robust_fin.market.schema import stamps
 from robust_fin.market.sources import Bars
 from tests.bars import MINUTE, config, instantiate, shocked, synthetic_bars
+from tests.every import for_every
 
 ROWS = 20_000
 TRANSFORMS = ["robust", "robust_clip", "quantile_normal"]
@@ -64,8 +65,7 @@ def assert_span_is_the_same(a: BarDataModule, b: BarDataModule, span: str) -> No
     assert np.array_equal(a.outcome(span), b.outcome(span))
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("horizon", [1, 30])
+@for_every("transform, horizon", itertools.product(TRANSFORMS, [1, 30]))
 def test_bars_of_test_move_nothing_that_comes_before(transform: str, horizon: int) -> None:
     words = (f"transform={transform}", f"target.horizon={horizon}")
     before, after = data(*words), changed_from("test", *words)
@@ -76,7 +76,7 @@ def test_bars_of_test_move_nothing_that_comes_before(transform: str, horizon: in
     assert not np.array_equal(before.target("test"), after.target("test"))
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@for_every("transform", TRANSFORMS)
 def test_bars_of_val_move_nothing_of_train(transform: str) -> None:
     words = (f"transform={transform}",)
     before, after = data(*words), changed_from("val", *words)
@@ -85,7 +85,7 @@ def test_bars_of_val_move_nothing_of_train(transform: str) -> None:
     assert not np.array_equal(before.x("val").numpy(), after.x("val").numpy())
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@for_every("transform", TRANSFORMS)
 def test_bars_of_train_do_move_what_is_learnt(transform: str) -> None:
     """Otherwise the laws above would hold for a transform that learns nothing."""
     words = (f"transform={transform}",)
@@ -98,7 +98,7 @@ def test_in_a_refit_bars_of_test_move_nothing_either() -> None:
     assert_span_is_the_same(before, after, "train")
 
 
-@pytest.mark.parametrize("horizon", [1, 3, 60])
+@for_every("horizon", [1, 3, 60])
 def test_a_target_sees_no_further_than_its_label_end(horizon: int) -> None:
     table = market_bars().table
     target = ForwardReturn(horizon, None)

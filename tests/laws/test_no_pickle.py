@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import robust_fin
+from tests.every import for_every
 
 ROOT = Path(robust_fin.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -47,7 +48,7 @@ def faults(path: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@for_every("path", FILES, ids=name_of)
 def test_no_file_is_unpickled(path: Path) -> None:
     assert faults(path) == []
 

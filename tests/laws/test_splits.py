@@ -5,12 +5,12 @@ from itertools import combinations
 from math import comb
 
 import numpy as np
-import pytest
 
 from robust_fin.cli.composition import conf_folder
 from robust_fin.data.splits import INTO_LOCKBOX, LOCKED, Fold, Holdout, Split, backtest_paths
 from robust_fin.data.time_series_folds import Cpcv, PurgedKFold, WalkForward
 from tests.bars import config, instantiate
+from tests.every import for_every
 from tests.tables import Labelled, cut, overlap, random_table
 
 CHOICES = sorted(path.stem for path in (conf_folder() / "split").glob("*.yaml"))
@@ -30,13 +30,13 @@ SCHEMES += [("walk_forward", words) for words in WALKS.values()]
 SCHEMES += [("cpcv", ("split.groups=7", "split.test_groups=3", "split.embargo=2"))]
 TABLES = [(0, 1), (2, 4)]  # seed and contracts
 CASES = [
-    pytest.param(choice, words, *table, id=" ".join([choice, *words, str(table)]))
+    (choice, words, *table)
     for choice, words in SCHEMES
     for table in TABLES
     if table[1] > 1 or "split.by=contract" not in words
 ]
 
-pytestmark = pytest.mark.parametrize(("choice", "words", "seed", "contracts"), CASES)
+every_case = for_every("choice, words, seed, contracts", CASES)
 
 
 @cache
@@ -61,6 +61,7 @@ def spans_of(fold: Fold) -> list[np.ndarray]:
     return [fold.train, fold.val, fold.test]
 
 
+@every_case
 def test_every_row_is_in_one_span_or_lost_for_one_reason(choice, words, seed, contracts) -> None:
     split, table, folds = case(choice, words, seed, contracts)
     assert len(folds) >= 1
@@ -75,6 +76,7 @@ def test_every_row_is_in_one_span_or_lost_for_one_reason(choice, words, seed, co
         assert (fold.val.size > 0) == (split.val_fraction > 0)
 
 
+@every_case
 def test_no_label_reaches_from_one_span_into_another(choice, words, seed, contracts) -> None:
     _, table, folds = case(choice, words, seed, contracts)
     for fold in folds:
@@ -83,6 +85,7 @@ def test_no_label_reaches_from_one_span_into_another(choice, words, seed, contra
             assert not np.isin(table.time[some], table.time[others]).any()
 
 
+@every_case
 def test_the_rows_before_a_span_are_lost_for_a_reason(choice, words, seed, contracts) -> None:
     """A purge of everything would pass the law above."""
     split, table, folds = case(choice, words, seed, contracts)
@@ -109,6 +112,7 @@ def times_tested(split: Split, rows: int, folds: tuple[Fold, ...]) -> np.ndarray
             return (np.arange(rows) >= folds[0].test[0]).astype(int)
 
 
+@every_case
 def test_every_row_is_tested_as_often_as_the_scheme_says(choice, words, seed, contracts) -> None:
     split, table, folds = case(choice, words, seed, contracts)
     rows = table.time.size
@@ -122,6 +126,7 @@ def test_every_row_is_tested_as_often_as_the_scheme_says(choice, words, seed, co
     assert seen.max() >= 1
 
 
+@every_case
 def test_no_span_looks_into_the_lockbox(choice, words, seed, contracts) -> None:
     split, table, folds = case(choice, words, seed, contracts)
     rows = table.time.size
@@ -137,6 +142,7 @@ def test_no_span_looks_into_the_lockbox(choice, words, seed, contracts) -> None:
             assert INTO_LOCKBOX not in fold.purged
 
 
+@every_case
 def test_giving_val_to_train_leaves_the_test_spans(choice, words, seed, contracts) -> None:
     split, table, folds = case(choice, words, seed, contracts)
     again = cut(split.without_val(), table)
@@ -148,6 +154,7 @@ def test_giving_val_to_train_leaves_the_test_spans(choice, words, seed, contract
         assert np.isin(np.concatenate([fold.train, fold.val]), other.train).all()
 
 
+@every_case
 def test_the_test_rows_know_their_group_and_path(choice, words, seed, contracts) -> None:
     _, _, folds = case(choice, words, seed, contracts)
     for fold in folds:
@@ -163,6 +170,7 @@ def test_the_test_rows_know_their_group_and_path(choice, words, seed, contracts)
     assert places == rows.size  # and no path takes it from two
 
 
+@every_case
 def test_every_path_takes_every_tested_row(choice, words, seed, contracts) -> None:
     split, table, folds = case(choice, words, seed, contracts)
     numbers = [np.full(fold.test.size, float(number)) for number, fold in enumerate(folds)]

@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 
 from robust_fin.errors import RobustFinError, SchemaError, SourceError
 from robust_fin.market.sources import BarSource, BarStream
+from tests.every import for_every
 from tests.market import damage_files, damage_parquet  # noqa: F401 (they register their kinds)
 from tests.market.by_hand import Bar, Reading, RefusedError
 from tests.market.damage import ACCEPTED, BY_HAND, IF_READ, KINDS, REFUSED, UNKNOWN, Kind, Thrown
 from tests.market.test_sources import source
 
-FEW, MANY = 3, 30
+FEW, MANY = 2, 30
 SPARE = 20  # examples that may be of a file thrown before
 HANGS = 60  # seconds after which the process is ended with a traceback
 NOT_IN_TIME = "source.block_rows reads a file in the order of time"
@@ -60,7 +61,7 @@ def throw(name: str, examples: int) -> int:
     return len(thrown)
 
 
-@pytest.mark.parametrize("name", list(KINDS))
+@for_every("name", list(KINDS))
 def test_bad_bars_are_read_as_meant_or_refused(name: str) -> None:
     assert throw(name, FEW) >= 1
 
