@@ -96,7 +96,7 @@ def test_devices_are_listed_and_a_missing_one_is_bad() -> None:
     assert found[1].found == "Radeon RX 7900 XT, 20.0 GB, gfx1100"
     missing = list(doctor.devices_there(CPU_ONLY, hardware("rocm_dual")))[-1]
     assert (missing.check, missing.status) == ("hardware", BAD)
-    assert missing.found.startswith("hardware.platform=rocm asks for 2 AMD devices")
+    assert missing.found.startswith("hardware.platform=rocm needs 2 AMD devices")
     assert missing.remedy.startswith("write hardware=cpu")
 
 

@@ -14,25 +14,27 @@ VISIBLE = {CUDA: "CUDA_VISIBLE_DEVICES", ROCM: "HIP_VISIBLE_DEVICES"}
 ARCH = "PYTORCH_ROCM_ARCH"
 # in the order in which torch looks for them; the last is the name that torch itself recommends
 ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
-LEAST_SPLIT_MB = 20  # torch refuses less
+MIN_SPLIT_MB = 20  # the minimum of torch
+MAKER = {CUDA: "NVIDIA", ROCM: "AMD"}
+BUILD = {CUDA: "CUDA", ROCM: "ROCm"}
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What conf/hardware names.
+    """Requested hardware, one choice of conf/hardware.
 
     Attributes:
-        accelerator: `cpu` or `gpu`, as Lightning calls it.
+        accelerator: `cpu` or `gpu`, as in Lightning.
         platform: `cuda` or `rocm`; None on the CPU.
-        visible: numbers of the devices that the run sees; None leaves it as the shell has it.
-        arch: of AMD devices, such as gfx1100; None leaves it as the shell has it.
-        expandable_segments: of torch's allocator; None leaves torch's default.
-        max_split_size_mb: of torch's allocator, in MB; None leaves torch's default.
-        check: refuse to start where the devices are not there. False sets the environment alone, to
-            try a launch on a machine without them.
+        visible: indices of the visible devices; None leaves the shell's setting.
+        arch: AMD architecture such as gfx1100; None leaves the shell's setting.
+        expandable_segments: allocator setting; None leaves torch's default.
+        max_split_size_mb: allocator setting in MB; None leaves torch's default.
+        check: refuse to start where the devices do not exist. False only sets the environment
+            variables, to try a launch on a machine without the devices.
 
     Raises:
-        ConfigError: settings that contradict each other.
+        ConfigError: the settings contradict each other.
     """
 
     accelerator: str
@@ -44,7 +46,6 @@ class Hardware:
     check: bool
 
     def __post_init__(self) -> None:
-        """Refuse what names no device."""
         wanted = {CPU: (None,), GPU: (CUDA, ROCM)}.get(self.accelerator, ())
         if self.platform not in wanted:
             raise ConfigError(
@@ -52,35 +53,37 @@ class Hardware:
                 "the accelerator is cpu without a platform, or gpu with cuda or rocm"
             )
         if self.arch is not None and self.platform != ROCM:
-            raise ConfigError(f"hardware.arch={self.arch} is of AMD devices; set it with rocm")
+            raise ConfigError(
+                f"hardware.arch={self.arch} applies to AMD devices only; use it with hardware=rocm"
+            )
         if self.visible is not None and not self._names_devices(self.visible):
             raise ConfigError(
                 f"hardware.visible={list(self.visible)} must name at least one device, none twice "
                 "and none below 0, and needs hardware.accelerator=gpu"
             )
         split = self.max_split_size_mb
-        if split is not None and split < LEAST_SPLIT_MB:
+        if split is not None and split < MIN_SPLIT_MB:
             raise ConfigError(
-                f"hardware.max_split_size_mb={split} is below {LEAST_SPLIT_MB}, the least of torch"
+                f"hardware.max_split_size_mb={split} is below {MIN_SPLIT_MB}, the minimum of torch"
             )
 
     def environment(self) -> dict[str, str]:
-        """Variables that every process of the run has."""
+        """Return the environment variables that every process of the run needs."""
         if self.platform is None:
             return {}
-        found = {}
+        variables = {}
         if self.visible is not None:
-            found[VISIBLE[self.platform]] = ",".join(map(str, self.visible))
+            variables[VISIBLE[self.platform]] = ",".join(map(str, self.visible))
         if self.arch is not None:
-            found[ARCH] = self.arch
+            variables[ARCH] = self.arch
         if self.allocator:
             names = ALLOCATOR[1:] if self.platform == ROCM else ALLOCATOR[2:]
-            found |= dict.fromkeys(names, self.allocator)
-        return found
+            variables |= dict.fromkeys(names, self.allocator)
+        return variables
 
     @property
     def allocator(self) -> str:
-        """The allocator's settings as torch reads them; empty where all are torch's own."""
+        """Return the allocator settings as torch reads them; empty for torch's defaults."""
         parts = {
             "expandable_segments": self.expandable_segments,
             "max_split_size_mb": self.max_split_size_mb,
@@ -88,19 +91,19 @@ class Hardware:
         return ",".join(f"{name}:{value}" for name, value in parts.items() if value is not None)
 
     def missing(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Variables that a process with `environ` would have to be started anew for.
+        """Return the variables that `environ` lacks, for which a new process is needed.
 
         Raises:
-            ConfigError: the shell says something else.
+            ConfigError: the shell sets another value.
         """
         wanted = self.environment()
-        spoken = dict(wanted)
-        if self.allocator and self.platform is not None:  # any of the names would win or confuse
-            spoken |= dict.fromkeys(ALLOCATOR, self.allocator)
-        for name, value in spoken.items():
+        expected = dict(wanted)
+        if self.allocator and self.platform is not None:  # any of these names could take precedence
+            expected |= dict.fromkeys(ALLOCATOR, self.allocator)
+        for name, value in expected.items():
             if environ.get(name, value) != value:
                 raise ConfigError(
-                    f"the shell has {name}={environ[name]}, and the settings of hardware ask for "
+                    f"the shell has {name}={environ[name]}, and hardware requires "
                     f"{value}. Unset it, or set {_key_of(name)} to what the shell has, or to null"
                 )
         return {name: value for name, value in wanted.items() if name not in environ}
@@ -111,7 +114,7 @@ class Hardware:
 
 
 def is_risky_pair(allocator: str) -> bool:
-    """Whether an allocator setting joins expandable segments with a largest split size.
+    """Return whether an allocator setting combines expandable segments with max_split_size_mb.
 
     Together they are reported to make live memory read back as zeros on some ROCm releases.
 
@@ -127,19 +130,15 @@ def _key_of(variable: str) -> str:
     return "hardware.arch" if variable == ARCH else "hardware.visible"
 
 
-MAKER = {CUDA: "NVIDIA", ROCM: "AMD"}
-BUILD = {CUDA: "CUDA", ROCM: "ROCm"}
-
-
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device that torch can use.
+    """A device that torch can use.
 
     Attributes:
-        name: `cpu`, or `cuda:0` and so on, on AMD too.
-        product: the maker's name.
-        memory_gb: of the device; of the machine where that is known for the CPU.
-        arch: gfx1100 and the like, or sm_90.
+        name: `cuda:0` and so on, also on AMD.
+        product: product name.
+        memory_gb: memory in GiB.
+        arch: such as gfx1100 or sm_90.
     """
 
     name: str
@@ -150,13 +149,13 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a process on this machine has to train with.
+    """Devices and cores available to this process.
 
     Attributes:
-        torch_version: with the build's suffix.
-        platform: `cuda` or `rocm`, what torch is built for; None for the CPU alone.
-        gpus: that torch sees now.
-        cores: this process may use.
+        torch_version: with the suffix of its build.
+        platform: `cuda` or `rocm` where torch is built for it; else None.
+        gpus: visible devices.
+        cores: usable CPU cores.
     """
 
     torch_version: str
@@ -165,18 +164,18 @@ class Machine:
     cores: int
 
     def __str__(self) -> str:
-        """For messages."""
+        """Describe the machine for messages."""
         if self.platform is None:
             build = "built for neither CUDA nor ROCm"
         else:
             build = f"built for {BUILD[self.platform]}"
-        gpus = ", ".join(f"{one.name} {one.product}" for one in self.gpus) or "no device"
+        gpus = ", ".join(f"{gpu.name} {gpu.product}" for gpu in self.gpus) or "no device"
         cores = f"{self.cores} processor core{'s' if self.cores > 1 else ''}"
         return f"torch {self.torch_version}, {build}; it sees {gpus}, and {cores}"
 
 
 def this_machine() -> Machine:
-    """Ask torch; on a GPU this touches the driver."""
+    """Query torch and, where it is built for GPUs, the driver."""
     platform = ROCM if torch.version.hip else CUDA if torch.version.cuda else None
     count = torch.cuda.device_count() if platform else 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -186,24 +185,23 @@ def this_machine() -> Machine:
 
 
 def _gpu(index: int) -> Device:
-    found = torch.cuda.get_device_properties(index)
-    arch = getattr(found, "gcnArchName", "").partition(":")[0] or f"sm_{found.major}{found.minor}"
-    return Device(f"cuda:{index}", found.name, found.total_memory / 2**30, arch)
+    device = torch.cuda.get_device_properties(index)
+    arch = (
+        getattr(device, "gcnArchName", "").partition(":")[0] or f"sm_{device.major}{device.minor}"
+    )
+    return Device(f"cuda:{index}", device.name, device.total_memory / 2**30, arch)
 
 
 def check_devices(
     hardware: Hardware, machine: Machine, *, processes: int, environ: Mapping[str, str]
 ) -> None:
-    """Refuse to start where a device is missing.
+    """Raise ConfigError where a requested device does not exist.
 
     Args:
-        hardware: what the run asks for.
-        machine: what is there.
+        hardware: requested hardware.
+        machine: available devices.
         processes: on this machine, one device each.
-        environ: of the process that found the machine's devices.
-
-    Raises:
-        ConfigError: says what is there and what to write instead.
+        environ: environment in which `machine` was queried.
     """
     if not hardware.check or hardware.platform is None:
         return
@@ -219,10 +217,10 @@ def check_devices(
     asked = len(visible) if visible is not None else processes
     named = "" if visible is None else f" (hardware.visible={list(visible)})"
     raise ConfigError(
-        f"hardware.platform={hardware.platform} asks for {asked} {MAKER[hardware.platform]} "
-        f"device{'s' if asked > 1 else ''}{named}. Here is {machine}. "
+        f"hardware.platform={hardware.platform} needs {asked} {MAKER[hardware.platform]} "
+        f"device{'s' if asked > 1 else ''}{named}. Available: {machine}. "
         f"{_instead(machine, wanted=hardware.platform, processes=processes)}; "
-        "python -m robust_fin.doctor looks closer"
+        "python -m robust_fin.doctor shows details"
     )
 
 
@@ -238,21 +236,17 @@ def _instead(machine: Machine, *, wanted: str, processes: int) -> str:
         words = f"hardware=cuda trainer=ddp trainer.devices={len(machine.gpus)}"
     if machine.platform == wanted:
         return f"Write {words}"
-    return f"Write {words}; or install torch's {BUILD[wanted]} build, as the README says"
+    return f"Write {words}; or install torch's {BUILD[wanted]} build, see docs/hardware.md"
 
 
 def check_trainer(trainer: Mapping[str, Any], hardware: Hardware) -> int:
-    """Refuse a trainer that does not use what hardware names.
-
-    Args:
-        trainer: the Trainer's settings.
-        hardware: what the run asks for.
+    """Check the Trainer's settings against the requested hardware.
 
     Returns:
-        Processes on this machine, one device each.
+        Number of processes on this machine, one device each.
 
     Raises:
-        ConfigError: names the key and what it may be.
+        ConfigError: they contradict each other.
     """
     accelerator, devices = trainer["accelerator"], trainer["devices"]
     if hardware.check and accelerator != hardware.accelerator:
@@ -270,13 +264,11 @@ def check_trainer(trainer: Mapping[str, Any], hardware: Hardware) -> int:
     strategy = trainer["strategy"]
     known = strategy == "auto" or strategy == "ddp" or str(strategy).startswith("ddp_find_unused_")
     if not known:
-        raise ConfigError(
-            f"trainer.strategy={strategy} is not known to work here; auto and ddp are"
-        )
+        raise ConfigError(f"trainer.strategy={strategy} is not supported; use auto or ddp")
     if hardware.visible is not None and len(hardware.visible) != count:
         raise ConfigError(
             f"hardware.visible={list(hardware.visible)} shows {len(hardware.visible)} devices, and "
-            f"trainer.devices={devices} uses {count}: the others would idle. "
+            f"trainer.devices={devices} uses {count}: the other devices would be idle. "
             + ("Write trainer=ddp_hip" if count == 1 else "Make them equal")
         )
     return count

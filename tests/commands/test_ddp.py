@@ -202,7 +202,7 @@ def test_two_devices_that_are_not_there_end_in_one_message(
         pytest.skip("there are two devices")
     assert train.main(["+experiment=dual_hip", f"hydra.run.dir={tmp_path / 'run'}"]) == 1
     message = capfd.readouterr().err
-    assert message.startswith("error: hardware.platform=rocm asks for 2 AMD devices")
+    assert message.startswith("error: hardware.platform=rocm needs 2 AMD devices")
     assert message.count("\n") == 1
     assert "Write hardware=" in message
     assert not (tmp_path / "run/bundle").exists()

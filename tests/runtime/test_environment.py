@@ -96,7 +96,7 @@ def test_a_shell_that_says_otherwise_is_refused(name: str, value: str, key: str)
         (["cpu", "accelerator=gpu"], "platform=None"),
         (["cuda", "platform=vulkan"], "platform=vulkan"),
         (["cpu", "accelerator=tpu"], "accelerator=tpu"),
-        (["cuda", "arch=gfx1100"], "is of AMD devices"),
+        (["cuda", "arch=gfx1100"], "applies to AMD devices only"),
         (["rocm", "visible=[0,0]"], r"visible=\[0, 0\]"),
         (["rocm", "visible=[]"], r"visible=\[\]"),
         (["rocm", "visible=[-1]"], r"visible=\[-1\]"),

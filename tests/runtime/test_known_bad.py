@@ -86,7 +86,7 @@ def test_two_kinds_of_cards_need_both_names() -> None:
 
 def test_fewer_devices_than_the_shell_names() -> None:
     (found,) = findings(machine("rocm", 1), HIP_VISIBLE_DEVICES="0,1")
-    assert found.found == "0,1 names 2 devices, and torch sees 1"
+    assert found.found == "0,1 names 2 devices, but torch sees 1"
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,6 @@ def test_another_version_of_torch_is_noted() -> None:
     assert found.found.startswith("2.14.1+cpu; engine=compiled is tested with 2.13")
 
 
-def test_everything_that_is_broken_is_said() -> None:
+def test_every_violated_rule_is_reported() -> None:
     found = findings(threads=8, CUDA_LAUNCH_BLOCKING="1", PYTORCH_ALLOC_CONF=PAIR)
     assert [one.check for one in found] == ["PYTORCH_ALLOC_CONF", "CUDA_LAUNCH_BLOCKING", "threads"]

@@ -52,7 +52,7 @@ def test_a_rank_of_torchrun_trains_here_once_its_environment_is_in_place() -> No
         (DDP | {"num_nodes": 2}, "cpu", {}, "needs torchrun or srun on every machine"),
         (DDP, "cpu", TORCHRUN, "torchrun started 4 processes"),
         (ONE, "cpu", {**TORCHRUN, "WORLD_SIZE": "2"}, "trainer.devices=1 times"),
-        (DDP | {"accelerator": "gpu"}, "rocm_dual", {}, "asks for 2 AMD devices"),
+        (DDP | {"accelerator": "gpu"}, "rocm_dual", {}, "needs 2 AMD devices"),
     ],
 )
 def test_what_does_not_fit_is_refused(
