@@ -105,7 +105,7 @@ def val_losses(folds: Sequence[FoldRun], scores: Sequence[FoldScores]) -> pd.Dat
         fates = enumerate(fold.chosen_fit.members)
         moving = [member for member, fate in fates if fate.frozen_at is None]
         members = dict(zip(moving, one.val.losses, strict=True)) if moving else {}
-        net = one.val_daily.of(one.val.forecast.score)
+        net = one.val_daily.losses(one.val.forecast.score)
         parts.append(one.val_daily.table(net, members, fold=number))
     return pd.concat(parts, ignore_index=True) if parts else None
 
