@@ -111,7 +111,7 @@ def fresh_rank_ic(config: DictConfig, data: BarDataModule, fitted: Fit) -> float
     market = Market.read(source, features=data.features, target=target, cache=NO_CACHE)
     examples = market.examples
     known = np.flatnonzero(np.isfinite(examples.outcome))
-    x = torch.from_numpy(data.fitted.transform.transform(examples.features[known]))
+    x = torch.from_numpy(data.fitted.inputs(examples).rows(known))
     score = mean_forecast(fitted.nets.scores(x)).score
     return rank_ic(score, examples.outcome[known])
 

@@ -34,6 +34,7 @@ from robust_fin.bundle.predictions import Link, Nets, ToRank, mean_forecast, pre
 from robust_fin.data.cache import NO_CACHE
 from robust_fin.data.examples import Examples, make_examples
 from robust_fin.data.folds import Market
+from robust_fin.data.inputs import Inputs
 from robust_fin.data.targets import ForwardReturn, RankTarget
 from robust_fin.data.transforms import FeatureTransform
 from robust_fin.errors import BundleError
@@ -70,6 +71,10 @@ class Bundle:
         """The rows of `bars` that can be scored."""
         return make_examples(bars, names=self.features.names, target=self.label)
 
+    def inputs(self, examples: Examples) -> Inputs:
+        """Return the rows of `examples` as the nets read them."""
+        return Inputs.from_examples(examples, transform=self.transform)
+
     def predict(self, bars: Bars) -> pd.DataFrame:
         """A predictions table with a row for every row that has all features.
 
@@ -83,7 +88,7 @@ class Bundle:
         return self._scored(market.examples)
 
     def _scored(self, examples: Examples) -> pd.DataFrame:
-        x = torch.from_numpy(self.transform.transform(examples.features))
+        x = torch.from_numpy(self.inputs(examples).rows(slice(None)))
         forecast = mean_forecast(self.nets.scores(x))
         rows = np.arange(examples.time.size)
         return predictions_table(examples, rows, {"net": forecast}, target=self.target)

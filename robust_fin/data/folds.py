@@ -12,6 +12,7 @@ from jaxtyping import Float
 from robust_fin.data.cache import Cache, Prepared, Sink
 from robust_fin.data.cache_key import NotCacheableError, describe, surroundings
 from robust_fin.data.examples import Examples, make_examples, write_examples
+from robust_fin.data.inputs import Inputs
 from robust_fin.data.splits import Fold, FoldGroup, Split
 from robust_fin.data.targets import ForwardReturn, RankTarget
 from robust_fin.data.transforms import FeatureTransform
@@ -120,11 +121,15 @@ class FittedFold:
         """Row numbers of a span among all examples."""
         return self.rows[getattr(self.fold, name)]
 
+    def inputs(self, examples: Examples) -> Inputs:
+        """Return all rows of `examples` as the net reads them."""
+        return Inputs.from_examples(examples, transform=self.transform)
+
     def x(self, examples: Examples, span: str) -> Float[np.ndarray, "rows features"]:
         """Transformed features of a span, float32."""
         if f"x_{span}" in self.prepared:
             return self.prepared[f"x_{span}"]
-        return self.transform.transform(examples.features[self.span(span)])
+        return self.inputs(examples).rows(self.span(span))
 
     def rank(self, examples: Examples, span: str) -> Float[np.ndarray, " rows"]:
         """Rank target of a span, float32."""
@@ -251,12 +256,13 @@ def _write_fold(fitted: FittedFold, examples: Examples, sink: Sink) -> dict[str,
         sink.append(f"transform.{name.replace('/', '.')}", values)
     for name, values in fitted.target.arrays().items():
         sink.append(f"target.{name}", values)
+    inputs = fitted.inputs(examples)
     for span in SPANS:
         sink.append(f"fold.{span}", getattr(fitted.fold, span))
         rows = fitted.span(span)
         for first in range(0, max(1, rows.size), _PIECE):
             some = rows[first : first + _PIECE]
-            sink.append(f"x_{span}", fitted.transform.transform(examples.features[some]))
+            sink.append(f"x_{span}", inputs.rows(some))
         sink.append(f"rank_{span}", fitted.rank(examples, span))
     return {"purged": fitted.fold.purged, "groups": fitted.fold.groups}
 

@@ -208,7 +208,7 @@ class FoldCheck:
     def _columns(self, fitted: FittedFold, rows: Index, changed: Index | None = None) -> Columns:
         """The transformed values of some rows, by column."""
         examples = self._mixed(changed)
-        x = fitted.transform.transform(examples.features[rows])
+        x = fitted.inputs(examples).rows(rows)
         columns = [*x.astype(np.float64).T, fitted.target.transform(examples.outcome[rows])]
         return dict(zip(self._names, columns, strict=True))
 

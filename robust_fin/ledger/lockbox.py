@@ -115,7 +115,7 @@ def score_lockbox(bundle: Bundle, run: Path, *, share: float) -> pd.DataFrame:
         )
     examples, target = market.examples, bundle.target
     rows = locked_rows(examples, share=share)
-    x = torch.from_numpy(bundle.transform.transform(examples.features[rows]))
+    x = torch.from_numpy(bundle.inputs(examples).rows(rows))
     forecasts = {
         "net": mean_forecast(bundle.nets.scores(x)),
         "constant": Forecast.single(constant(rows, target)),

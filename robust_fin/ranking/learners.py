@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robust_fin.data.examples import Examples
 from robust_fin.data.folds import FoldSet
+from robust_fin.data.inputs import Inputs
 from robust_fin.data.splits import Fold
 from robust_fin.data.targets import RankTarget
 from robust_fin.data.time_series_folds import TRADING_DATE, WalkForward
@@ -80,7 +81,8 @@ class TrainingSpan:
 
     def x(self, *, most: int) -> Float[np.ndarray, "rows features"]:
         """Features as they are, of at most `most` evenly spaced rows."""
-        return self.examples.features[self.rows[:: -(-self.rows.size // most)]]
+        some = self.rows[:: -(-self.rows.size // most)]
+        return Inputs.from_examples(self.examples).rows(some)
 
     def parts(
         self, count: int, *, first: float, names: Sequence[str] | None = None
@@ -98,16 +100,17 @@ class TrainingSpan:
         """
         names = self.names if names is None else names
         columns = [self.names.index(name) for name in names]
+        raw = Inputs.from_examples(self.examples, columns=columns)
         for fold in self._cut(count, first):
             fit, scored = self.rows[fold.train], self.rows[fold.test]
-            inputs = self.examples.features[np.ix_(fit, columns)]
-            transform = FeatureTransform.fit(inputs, names=names, steps=[QuantileNormal.fit])
+            transform = FeatureTransform.fit(raw.rows(fit), names=names, steps=[QuantileNormal.fit])
+            inputs = raw.with_transform(transform)
             target = RankTarget.fit(self.examples.outcome[fit])
             outcome = self.examples.outcome[scored]
             yield TrainingPart(
-                transform.transform(inputs),
+                inputs.rows(fit),
                 target.transform(self.examples.outcome[fit]),
-                transform.transform(self.examples.features[np.ix_(scored, columns)]),
+                inputs.rows(scored),
                 target.transform(outcome),
                 outcome,
                 self.examples.trading_date[scored],
@@ -146,7 +149,7 @@ PIECE = 1 << 14  # rows expanded at once
 PENALTIES = np.logspace(-6, 1, 29)  # relative to the largest eigenvalue
 ROUNDS, LEAVES, RATE, LEAST_ROWS = 100, 31, 0.05, 200  # of LightGBM
 
-Inputs = Float[np.ndarray, "rows features"]
+Matrix = Float[np.ndarray, "rows features"]
 Targets = Float[np.ndarray, " rows"]
 Learner = Callable[..., Callable[[np.ndarray], np.ndarray]]
 
@@ -165,7 +168,7 @@ class RidgeForecast:
     slopes: Float[Tensor, "pieces features"]
     products: Float[Tensor, "features features"]
 
-    def __call__(self, x: Inputs) -> Float[np.ndarray, " rows"]:
+    def __call__(self, x: Matrix) -> Float[np.ndarray, " rows"]:
         """Scores in rank units."""
         rows = torch.from_numpy(x).float()
         score = rows @ self.slopes[0]
@@ -175,7 +178,7 @@ class RidgeForecast:
         return score.double().add_(self.constant).numpy()
 
 
-def fit_ridge(x: Inputs, target: Targets, *, seed: int, threads: int) -> RidgeForecast:  # noqa: ARG001
+def fit_ridge(x: Matrix, target: Targets, *, seed: int, threads: int) -> RidgeForecast:  # noqa: ARG001
     """Least squares with a penalty on the coefficients, in closed form.
 
     Broken lines and products of pairs find what bends or depends on one other input, and nothing
@@ -244,7 +247,7 @@ def _moments(
 
 
 def fit_lightgbm(
-    x: Inputs, target: Targets, *, seed: int, threads: int
+    x: Matrix, target: Targets, *, seed: int, threads: int
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Boosted trees: they find what ridge cannot, and take many times as long.
 
