@@ -39,12 +39,14 @@ def test_writing_the_api_page_keeps_the_text_around_the_list(
     api_page: ModuleType, tmp_path: Path
 ) -> None:
     page = tmp_path / "api.md"
-    page.write_text(f"before\n{api_page.BEGIN}\nold\n{api_page.END}\nafter\n", encoding="utf-8")
+    page.write_text(
+        f"before\n{api_page.BEGIN}\noutdated text\n{api_page.END}\nafter\n", encoding="utf-8"
+    )
     api_page.main(page)
     text = page.read_text(encoding="utf-8")
     assert text.startswith(f"before\n{api_page.BEGIN}\n\n### {robust_fin.__all__[0]}\n")
     assert text.endswith(f"{api_page.END}\nafter\n")
-    assert "old" not in text
+    assert "outdated text" not in text
 
 
 def table_of(page: str) -> list[list[str]]:
