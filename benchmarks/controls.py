@@ -26,18 +26,18 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
-from robust_fin.bundle import Forecast, mean_forecast, predictions_table
-from robust_fin.command import conf_folder
+from robust_fin.bundle.predictions import Forecast, mean_forecast, predictions_table
+from robust_fin.cli.composition import conf_folder
 from robust_fin.data.cache import NO_CACHE
 from robust_fin.data.datamodule import BarDataModule, Market
-from robust_fin.evaluation.console import show
 from robust_fin.evaluation.significance import judge
 from robust_fin.evaluation.verdict import has_skill
 from robust_fin.metrics import rank_ic
-from robust_fin.settings import register_schema
-from robust_fin.train import load_data, quiet
+from robust_fin.runs.settings import register_schema
+from robust_fin.runs.training import load_data, quiet
+from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import Fit, FitPlan
-from robust_fin.training.member_fit import fit_population
+from robust_fin.training.population.fit import fit_population
 
 PLANTED = 0.03  # rank IC of the oracle
 FRESH_SEED = 100_000  # added to the seed of a set, for rows that no net has seen

@@ -17,10 +17,10 @@ from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from robust_fin.command import conf_folder
-from robust_fin.evaluation.console import show
-from robust_fin.settings import register_schema
-from robust_fin.train import load_data, quiet
+from robust_fin.cli.composition import conf_folder
+from robust_fin.runs.settings import register_schema
+from robust_fin.runs.training import load_data, quiet
+from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import FitPlan, fit
 
 

@@ -2,10 +2,10 @@
 
 python benchmarks/engine_variants.py [--batch 16] [--quick] [--json FILE] [--markdown FILE]
 
-The step is the engine's own (`robust_fin.training.steps.OneStep`), of the study's net: forward,
-backward, clipping and AdamW on flat parameters. Steps a second are without Lightning; the ratio is
-to `one call a step`, torch.compile called from Python for each step. `members` are steps of
-several members in one loop, in member-steps.
+The step is the engine's own (`robust_fin.training.engine.steps.TrainingStep`), of the study's
+net: forward, backward, clipping and AdamW on flat parameters. Steps a second are without
+Lightning; the ratio is to `one call a step`, torch.compile called from Python for each step.
+`members` are steps of several members in one loop, in member-steps.
 """
 
 import argparse
@@ -21,16 +21,14 @@ from rich.table import Table
 from torch import Tensor
 from torch._inductor import config as inductor
 
-from robust_fin.evaluation.console import show
-from robust_fin.models.residual_mlp import ResidualMLP
-from robust_fin.training.adamw_step import step_scalars
-from robust_fin.training.hashed_dropout import step_keys
-from robust_fin.training.loop_trace import LoopInputs
+from robust_fin.models.mlp import ResidualMLP
+from robust_fin.runtime.terminal import show
+from robust_fin.training.engine.step_state import Layout, StepState, step_keys, step_scalars
+from robust_fin.training.engine.steps import StepLoop, StepSettings, TrainingStep
+from robust_fin.training.engine.trace import LoopInputs
 from robust_fin.training.losses import huber
-from robust_fin.training.member_states import MemberStates
-from robust_fin.training.member_steps import BlockLoop, MemberWork
-from robust_fin.training.step_state import Layout, StepState
-from robust_fin.training.steps import OneStep, StepLoop, StepSettings
+from robust_fin.training.population.members import MemberStates
+from robust_fin.training.population.steps import BlockLoop, MemberWork
 
 ROWS, STEPS, BETAS = 100_000, 2048, (0.9, 0.999)
 Timed = tuple[float, float]  # seconds of compiling, steps a second
@@ -55,11 +53,11 @@ def settings(matmul: str = "auto") -> StepSettings:
     return StepSettings(1.0, BETAS, 1e-8, matmul)
 
 
-def one_step() -> OneStep:
+def one_step() -> TrainingStep:
     """What every variant compiles."""
     model = net()
     loss = partial(huber, delta=0.1)
-    return OneStep(model, Layout(model), torch.sigmoid, loss, settings(), False, False)
+    return TrainingStep(model, Layout(model), torch.sigmoid, loss, settings(), False, False)
 
 
 def loop(batch: int, matmul: str = "auto") -> StepLoop:

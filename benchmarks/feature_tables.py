@@ -21,15 +21,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from robust_fin import select
-from robust_fin.command import conf_folder
-from robust_fin.data.folds import Cut, Market, cut_folds
-from robust_fin.data.rank_target import RankTarget
-from robust_fin.data.training_parts import TrainingSpan
-from robust_fin.evaluation.bootstrap import Interval
-from robust_fin.evaluation.ranking_table import interval_text, places_text
+from robust_fin.cli.composition import conf_folder
+from robust_fin.data.folds import FoldCut, Market, cut_folds
+from robust_fin.data.targets import RankTarget
+from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.significance import significance
 from robust_fin.features.registry import FEATURES
-from robust_fin.settings import register_schema
+from robust_fin.ranking.candidates import interval_text, places_text
+from robust_fin.ranking.learners import TrainingSpan
+from robust_fin.runs.settings import register_schema
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "features.md"
 SETS = ("study", "top5", "rich", "rich_vix")
@@ -142,7 +142,7 @@ def set_table(
 
 
 def boosted(
-    config: DictConfig, span: TrainingSpan, cut: Cut, names: Sequence[str]
+    config: DictConfig, span: TrainingSpan, cut: FoldCut, names: Sequence[str]
 ) -> dict[str, Interval]:
     """Rank IC and skill on val of LightGBM, grown on train."""
     examples, columns = span.examples, [span.names.index(name) for name in names]

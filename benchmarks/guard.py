@@ -33,16 +33,17 @@ from torch import Tensor, nn
 from torch.func import grad_and_value
 from torch.optim import Optimizer
 
-from robust_fin.command import conf_folder
+from robust_fin.cli.composition import conf_folder
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.evaluation.console import show
-from robust_fin.settings import register_schema
-from robust_fin.train import load_data, quiet
-from robust_fin.training import rollback, steps
-from robust_fin.training.adamw_step import adamw
+from robust_fin.runs.settings import register_schema
+from robust_fin.runs.training import load_data, quiet
+from robust_fin.runtime.terminal import show
+from robust_fin.training.engine import steps
+from robust_fin.training.engine.step_state import adamw
+from robust_fin.training.engine.trace import LoopInputs
 from robust_fin.training.fitting import FitPlan, fit
-from robust_fin.training.loop_trace import LoopInputs
 from robust_fin.training.module import Forecaster
+from robust_fin.training.recovery import rollback
 
 NO_DIAGNOSES = "stability.diagnose_every_n_steps=null"
 VARIANTS = {
@@ -53,7 +54,7 @@ VARIANTS = {
 }
 
 
-class BareStep(steps.OneStep):
+class BareStep(steps.TrainingStep):
     """A step that never asks whether it is finite."""
 
     def __call__(self, inputs: LoopInputs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

@@ -34,13 +34,13 @@ from rich.table import Table
 from scipy.stats import quantile_test
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
-from robust_fin.bundle import write_config
-from robust_fin.command import conf_folder
+from robust_fin.bundle.folder import write_config
+from robust_fin.cli.composition import conf_folder
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.evaluation.board_session import open_session
-from robust_fin.evaluation.console import show
-from robust_fin.settings import register_schema
-from robust_fin.train import load_data, quiet
+from robust_fin.evaluation.tensorboard.session import open_session
+from robust_fin.runs.settings import register_schema
+from robust_fin.runs.training import load_data, quiet
+from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import FitPlan, fit
 
 ENGINES = ("compiled", "plain")

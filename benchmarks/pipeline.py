@@ -29,14 +29,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
-from robust_fin.command import conf_folder
+from robust_fin.cli.composition import conf_folder
 from robust_fin.data.cache import Cache
 from robust_fin.data.examples import make_examples
 from robust_fin.data.folds import Market, fit_fold, prepare_fold
-from robust_fin.evaluation.console import show
 from robust_fin.features.registry import compute_features
 from robust_fin.market.synthetic import synthetic_market
-from robust_fin.settings import register_schema
+from robust_fin.runs.settings import register_schema
+from robust_fin.runtime.terminal import show
 
 SIZES, QUICK = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000), (100_000, 300_000, 1_000_000)
 STAGES = ("load", "features", "target", "transforms")

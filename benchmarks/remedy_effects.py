@@ -9,9 +9,9 @@ import pandas as pd
 from scipy.stats import t as student
 from stability_jobs import Job
 
-from robust_fin.evaluation.bootstrap import date_weights
+from robust_fin.evaluation.intervals import date_weights
 from robust_fin.metrics import huber_terms
-from robust_fin.results import PREDICTIONS
+from robust_fin.runs.results import PREDICTIONS
 
 Remedies = tuple[bool, ...]
 Terms = Mapping[Remedies, pd.DataFrame]

@@ -22,13 +22,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from rich.table import Table
 
-from robust_fin.command import conf_folder
-from robust_fin.evaluation.console import show
-from robust_fin.settings import register_schema
-from robust_fin.train import load_data, quiet
+from robust_fin.cli.composition import conf_folder
+from robust_fin.runs.settings import register_schema
+from robust_fin.runs.training import load_data, quiet
+from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import FitPlan
-from robust_fin.training.member_fit import fit_population
 from robust_fin.training.module import parameter_count
+from robust_fin.training.population.fit import fit_population
 
 MEMBERS = (1, 4, 16, 64, 256, 1024)
 WIDTHS = ([16, 8], [64, 32], [128, 64, 32], [256, 128, 64], [512, 256, 128], [1024, 768, 256])

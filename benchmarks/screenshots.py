@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from robust_fin import train
-from robust_fin.evaluation.console import show
+from robust_fin.runtime.terminal import show
 from tests.browser.devtools import Browser, browser
 from tests.browser.tensorboards import tensorboard
 

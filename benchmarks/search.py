@@ -25,16 +25,15 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
-from robust_fin.evaluation.bootstrap import Interval
-from robust_fin.evaluation.cells import percent
-from robust_fin.evaluation.choice import Choice, choice
-from robust_fin.evaluation.console import show
-from robust_fin.evaluation.pairing import paired
-from robust_fin.evaluation.selection import expected_maximum, spread_of
-from robust_fin.results import VAL_LOSSES
-from robust_fin.sweeps.deflation import val_gains
-from robust_fin.sweeps.record import RECORD
-from robust_fin.sweeps.table import CSV, FIGURE
+from robust_fin.evaluation.intervals import Interval
+from robust_fin.evaluation.multiple_testing import Choice, choice, expected_maximum, spread_of
+from robust_fin.evaluation.run_selection import paired
+from robust_fin.evaluation.verdict import percent
+from robust_fin.runs.results import VAL_LOSSES
+from robust_fin.runtime.terminal import show
+from robust_fin.sweeps.job import RECORD
+from robust_fin.sweeps.sweep import CSV, FIGURE
+from robust_fin.sweeps.sweep_summary import val_gains
 
 MEMBERS = 16  # seeds of the default settings
 WORDS = (

@@ -24,10 +24,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from rich.table import Table
 
-from robust_fin.command import conf_folder
+from robust_fin.cli.composition import conf_folder
 from robust_fin.data.splits import Fold, Split
-from robust_fin.evaluation.console import show
-from robust_fin.settings import register_schema
+from robust_fin.runs.settings import register_schema
+from robust_fin.runtime.terminal import show
 
 ROWS, QUICK = 1_142_809, 114_280
 REACH, CONTRACTS, BARS_A_DATE = 60, 12, 1380

@@ -10,9 +10,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from robust_fin.bundle import read_config, read_provenance
-from robust_fin.bundle.failure import FAILURE
-from robust_fin.results import MEMBERS, METRICS
+from robust_fin.bundle.folder import read_config, read_provenance
+from robust_fin.runs.job import FAILURE
+from robust_fin.runs.results import MEMBERS, METRICS
 
 AS_IT_IS, SPIKED, UNSCALED = "as it is", "spiked", "unscaled"
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.table import Table
 
-from robust_fin.evaluation.console import show
+from robust_fin.runtime.terminal import show
 
 ROWS = 1_073_305  # of the ES file
 

@@ -27,14 +27,14 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from robust_fin.command import conf_folder
+from robust_fin.cli.composition import conf_folder
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.evaluation.console import show
-from robust_fin.models.residual_mlp import ResidualMLP
-from robust_fin.settings import register_schema
-from robust_fin.train import load_data, quiet
+from robust_fin.models.mlp import ResidualMLP
+from robust_fin.runs.settings import register_schema
+from robust_fin.runs.training import load_data, quiet
+from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import FitPlan, fit
-from robust_fin.training.member_fit import fit_population
+from robust_fin.training.population.fit import fit_population
 
 MEMBERS = (32, 256, 1024)
 LIMIT = 379_000  # steps/s of hand-written C++ of this net at batch 16, quoted from another machine

@@ -7,18 +7,18 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "load_bars": "robust_fin.research.bars",
-    "make_features": "robust_fin.research.bars",
-    "fit": "robust_fin.research.fitting",
+    "load_bars": "robust_fin.cli.bars",
+    "make_features": "robust_fin.cli.bars",
+    "fit": "robust_fin.cli.fit",
     "predict": "robust_fin.predict",
     "evaluate": "robust_fin.evaluate",
-    "Run": "robust_fin.run",
+    "Run": "robust_fin.runs.run",
     "BarSource": "robust_fin.market.sources",
     "synthetic_market": "robust_fin.market.synthetic",
     "compute_features": "robust_fin.features.registry",
     "feature": "robust_fin.features.registry",
     "Lookback": "robust_fin.features.registry",
-    "load_bundle": "robust_fin.bundle",
+    "load_bundle": "robust_fin.bundle.folder",
     "rank_ic": "robust_fin.metrics",
     "significance": "robust_fin.evaluation.significance",
     "verdict": "robust_fin.evaluation.verdict",

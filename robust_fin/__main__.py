@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from robust_fin.command import run_job
-from robust_fin.settings import register_schema
-from robust_fin.usage import VERBS, help_of, verbs_help, wants_help
+from robust_fin.cli.command import run_job
+from robust_fin.cli.help import VERBS, help_of, verbs_help, wants_help
+from robust_fin.runs.settings import register_schema
 
 _COMPLETION = ("--shell-completion", "-sc")
 _LINE = "COMP_LINE"  # what a shell says has been typed

@@ -4,7 +4,7 @@ Says whether this machine trains what the tests train: versions, devices and com
 against float64, memory, processes that talk, and settings that are known to be bad.
 """
 
-from robust_fin.usage import answer_help
+from robust_fin.cli.help import answer_help
 
 if __name__ == "__main__":
     answer_help("doctor")  # before torch is imported
@@ -28,20 +28,27 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from robust_fin.command import run_job
+from robust_fin.cli.command import run_job
 from robust_fin.errors import ConfigError, RobustFinError
-from robust_fin.evaluation.console import RESULT, show
-from robust_fin.hardware.all_reduce import check_all_reduce
-from robust_fin.hardware.canary import Churn, damage_after_churn
-from robust_fin.hardware.devices import Machine, check_devices, this_machine
-from robust_fin.hardware.ending import end_in, end_with_starter
-from robust_fin.hardware.environment import CPU, GPU, Hardware
-from robust_fin.hardware.finding import BAD, NOTE, OK, Finding
-from robust_fin.hardware.known_bad import Scene, device_files, known_bad
-from robust_fin.hardware.launch import WORD, launch, launched_task
-from robust_fin.training.device_check import Passes, compiled_error, passes
-from robust_fin.training.loop_library import NoCompilerError, compiler
-from robust_fin.training.loop_trace import UnsupportedStepError
+from robust_fin.runtime.devices import CPU, GPU, Hardware, Machine, check_devices, this_machine
+from robust_fin.runtime.launcher import LAUNCHED, launch, read_task
+from robust_fin.runtime.machine_checks import (
+    BAD,
+    NOTE,
+    OK,
+    AllocatorChurn,
+    MachineFinding,
+    MachineState,
+    check_all_reduce,
+    damage_after_churn,
+    device_files,
+    find_known_problems,
+)
+from robust_fin.runtime.process_state import exit_with_parent, run_and_record_exit
+from robust_fin.runtime.terminal import RESULT, show
+from robust_fin.training.engine.build import Passes, compiled_error, passes
+from robust_fin.training.engine.loop_library import NoCompilerError, compiler
+from robust_fin.training.engine.trace import UnsupportedStepError
 
 MODULE = "robust_fin.doctor"  # whatever name this process runs it under
 PACKAGES = ("torch", "lightning", "hydra-core", "numpy", "pandas", "pyarrow", "robust-fin")
@@ -53,7 +60,7 @@ class UnwellError(RobustFinError):
     """At least one check is bad; the table has the remedies."""
 
 
-def examine(config: DictConfig) -> list[Finding]:
+def examine(config: DictConfig) -> list[MachineFinding]:
     """Every check, in the order of the report."""
     torch.set_num_threads(config.threads)
     machine, hardware = this_machine(), instantiate(config.hardware)
@@ -61,7 +68,7 @@ def examine(config: DictConfig) -> list[Finding]:
     net = instantiate(config.model, features=config.features)
     parts = {"features": config.features, "loss": instantiate(config.loss)}
     parts |= {"optimizer": instantiate(config.optimizer)}
-    scene = Scene(os.environ, machine, config.threads, device_files())
+    scene = MachineState(os.environ, machine, config.threads, device_files())
     return [
         *versions(),
         *devices_there(machine, hardware),
@@ -69,45 +76,45 @@ def examine(config: DictConfig) -> list[Finding]:
         *numbers(net, devices, parts),
         *(memory(device) for device in devices),
         all_reduce(machine),
-        *known_bad(scene),
+        *find_known_problems(scene),
     ]
 
 
-def versions() -> Iterator[Finding]:
+def versions() -> Iterator[MachineFinding]:
     """Of Python and the packages that numbers depend on."""
     found = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
-    yield Finding("versions", OK, ", ".join([f"Python {platform.python_version()}", *found]))
+    yield MachineFinding("versions", OK, ", ".join([f"Python {platform.python_version()}", *found]))
 
 
-def devices_there(machine: Machine, hardware: Hardware) -> Iterator[Finding]:
+def devices_there(machine: Machine, hardware: Hardware) -> Iterator[MachineFinding]:
     """What torch sees, held against what hardware asks for."""
     cores = f"{machine.cores} cores, {platform.machine()}, {platform.system()}"
-    yield Finding("device cpu", OK, cores)
+    yield MachineFinding("device cpu", OK, cores)
     for one in machine.gpus:
         memory_gb = "" if one.memory_gb is None else f", {one.memory_gb:.1f} GB"
-        yield Finding(f"device {one.name}", OK, f"{one.product}{memory_gb}, {one.arch}")
+        yield MachineFinding(f"device {one.name}", OK, f"{one.product}{memory_gb}, {one.arch}")
     wanted = len(hardware.visible or [0])
     try:
         check_devices(hardware, machine, processes=wanted, environ=os.environ)
     except ConfigError as error:
         found, _, remedy = str(error).partition(" Write ")
-        yield Finding("hardware", BAD, found, f"write {remedy}")
+        yield MachineFinding("hardware", BAD, found, f"write {remedy}")
 
 
-def compiled_loop(net: torch.nn.Module, parts: dict[str, Any]) -> Finding:
+def compiled_loop(net: torch.nn.Module, parts: dict[str, Any]) -> MachineFinding:
     """Whether engine=compiled can be had, and has the plain numbers."""
     check, plain = "compiler", "engine=plain trains without it, slower"
     try:
         loop, error = compiled_error(net, **parts)
     except NoCompilerError as missing:
-        return Finding(check, NOTE, str(missing), f"install g++ or set CXX; {plain}")
+        return MachineFinding(check, NOTE, str(missing), f"install g++ or set CXX; {plain}")
     except (UnsupportedStepError, RuntimeError) as broken:
-        return Finding(check, BAD, first_line(broken), f"reinstall g++ or set CXX; {plain}")
+        return MachineFinding(check, BAD, first_line(broken), f"reinstall g++ or set CXX; {plain}")
     how = "from the cache" if loop.cached else f"in {loop.compile_seconds:.1f} s"
     found = f"{compiler_version()}; a loop was built {how}; relative error {error:.1e}"
     if not error < LARGEST_ERROR["10 steps"]:
-        return Finding(check, BAD, found, f"set CXX to another compiler; {plain}")
-    return Finding(check, OK, found)
+        return MachineFinding(check, BAD, found, f"set CXX to another compiler; {plain}")
+    return MachineFinding(check, OK, found)
 
 
 def compiler_version() -> str:
@@ -120,7 +127,7 @@ def compiler_version() -> str:
 
 def numbers(
     net: torch.nn.Module, devices: Sequence[torch.device], parts: dict[str, Any]
-) -> Iterator[Finding]:
+) -> Iterator[MachineFinding]:
     """Float32 on each device against float64 on the CPU."""
     run = partial(passes, net, **parts)
     wanted = run(device=torch.device(CPU), dtype=torch.float64)
@@ -128,29 +135,29 @@ def numbers(
         yield against(wanted, run, device)
 
 
-def against(wanted: Passes, run: Callable[..., Passes], device: torch.device) -> Finding:
+def against(wanted: Passes, run: Callable[..., Passes], device: torch.device) -> MachineFinding:
     """One device's line."""
     check = f"numbers on {device}"
     remedy = "train elsewhere; update driver and torch, or replace the device"
     try:
         errors = run(device=device, dtype=torch.float32).relative_errors(wanted)
     except RuntimeError as broken:
-        return Finding(check, BAD, first_line(broken), remedy)
+        return MachineFinding(check, BAD, first_line(broken), remedy)
     found = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
     well = all(error < LARGEST_ERROR[name] for name, error in errors.items())
     found = f"float32 against float64: {found}"
-    return Finding(check, OK, found) if well else Finding(check, BAD, found, remedy)
+    return MachineFinding(check, OK, found) if well else MachineFinding(check, BAD, found, remedy)
 
 
-def memory(device: torch.device) -> Finding:
+def memory(device: torch.device) -> MachineFinding:
     """Live memory read again after churn."""
     check = f"memory of {device}"
-    damage, cycles = damage_after_churn(device, Churn.of(device))
+    damage, cycles = damage_after_churn(device, AllocatorChurn.of(device))
     if device.type != CPU:
         torch.cuda.empty_cache()
     if damage == 0:
-        return Finding(check, OK, f"live blocks whole after {cycles} cycles of churn")
-    return Finding(
+        return MachineFinding(check, OK, f"live blocks whole after {cycles} cycles of churn")
+    return MachineFinding(
         check,
         BAD,
         f"{damage:,} live bytes changed by cycle {cycles} of churn",
@@ -159,7 +166,7 @@ def memory(device: torch.device) -> Finding:
     )
 
 
-def all_reduce(machine: Machine) -> Finding:
+def all_reduce(machine: Machine) -> MachineFinding:
     """Sums over processes: one a device, or two on the CPU."""
     many = len(machine.gpus) > 1
     accelerator, processes = (GPU, len(machine.gpus)) if many else (CPU, 2)
@@ -168,8 +175,8 @@ def all_reduce(machine: Machine) -> Finding:
         seconds = check_all_reduce(accelerator, processes=processes)
     except (RobustFinError, RuntimeError) as broken:
         remedy = "set NCCL_DEBUG=INFO and run again" if many else "look at the firewall of lo"
-        return Finding("all-reduce", BAD, f"over {over}: {first_line(broken)}", remedy)
-    return Finding("all-reduce", OK, f"exact over {over}, {seconds:.1f} s with their start")
+        return MachineFinding("all-reduce", BAD, f"over {over}: {first_line(broken)}", remedy)
+    return MachineFinding("all-reduce", OK, f"exact over {over}, {seconds:.1f} s with their start")
 
 
 def first_line(error: BaseException) -> str:
@@ -178,7 +185,7 @@ def first_line(error: BaseException) -> str:
     return notes[-1] if notes else (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def report(findings: Sequence[Finding]) -> Table:
+def report(findings: Sequence[MachineFinding]) -> Table:
     """The findings as a table."""
     table = Table(title="robust_fin.doctor", title_justify="left", show_lines=True)
     for name in ("check", "", "found", "remedy"):
@@ -222,13 +229,13 @@ def job(config: DictConfig) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    launched = [Path(word.partition("=")[2]) for word in words if word.startswith(f"{WORD}=")]
+    launched = [Path(word.partition("=")[2]) for word in words if word.startswith(f"{LAUNCHED}=")]
     if not launched:
         return run_job(job, config_name="doctor", argv=words)
-    end_with_starter(launched[0])
-    config = OmegaConf.create(launched_task(launched[0])["config"])
+    exit_with_parent(launched[0])
+    config = OmegaConf.create(read_task(launched[0])["config"])
     assert isinstance(config, DictConfig)
-    return end_in(launched[0], 0, lambda: diagnose(config))
+    return run_and_record_exit(launched[0], 0, lambda: diagnose(config))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """python -m robust_fin.evaluate run=RUN_FOLDER [lockbox=true], or run=[A,B] to compare."""
 
-from robust_fin.usage import answer_help
+from robust_fin.cli.help import answer_help
 
 if __name__ == "__main__":
     answer_help("evaluate")  # before torch is imported
@@ -12,24 +12,18 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
-from robust_fin.bundle import read_provenance
-from robust_fin.command import callable_as, run_job
+from robust_fin.bundle.folder import read_provenance
+from robust_fin.cli.command import callable_as, run_job
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.console import (
-    RESULT,
-    compare_table,
-    judgement_tables,
-    metric_tables,
-    show,
-)
-from robust_fin.evaluation.contest import contest, contest_words
-from robust_fin.evaluation.pairing import paired, pairing_tables
-from robust_fin.evaluation.report import write_report
+from robust_fin.evaluation.report.report import write_report
+from robust_fin.evaluation.run_selection import contest, contest_words, paired, pairing_tables
 from robust_fin.evaluation.significance import Judgement
+from robust_fin.evaluation.tables import compare_table, judgement_tables, metric_tables
 from robust_fin.evaluation.verdict import verdict
-from robust_fin.lockbox import LOCKBOX, open_lockbox
-from robust_fin.run import Run
-from robust_fin.trials import daily_of, deflated_words
+from robust_fin.ledger.lockbox import LOCKBOX, open_lockbox
+from robust_fin.ledger.record import daily_of, deflated_words
+from robust_fin.runs.run import Run
+from robust_fin.runtime.terminal import RESULT, show
 
 
 def evaluate(run: Run | Path | str) -> Judgement:

@@ -1,6 +1,6 @@
 """python -m robust_fin.leakcheck [+experiment=NAME] [source.path=FILE] [any key of train]."""
 
-from robust_fin.usage import answer_help
+from robust_fin.cli.help import answer_help
 
 if __name__ == "__main__":
     answer_help("leakcheck")  # before torch is imported
@@ -16,21 +16,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
-from robust_fin.command import run_job
-from robust_fin.data.cuts import cut_points
+from robust_fin.cli.command import run_job
 from robust_fin.data.examples import Examples, columns_of, make_examples
-from robust_fin.data.feature_leaks import check_features
-from robust_fin.data.fold_leaks import check_folds
 from robust_fin.data.folds import cut_folds
-from robust_fin.data.label_leaks import check_labels
-from robust_fin.data.leaks import Checked, Findings, Leak
 from robust_fin.data.splits import Split
-from robust_fin.data.vix_leaks import SAME_DAY, VIX, check_vix
 from robust_fin.errors import ConfigError, RobustFinError, SchemaError
-from robust_fin.evaluation.console import RESULT, show
 from robust_fin.features.registry import FEATURES, compute_features
+from robust_fin.leaks.feature_check import check_features
+from robust_fin.leaks.fold_check import check_folds
+from robust_fin.leaks.label_check import SAME_DAY, VIX, check_labels, check_vix
+from robust_fin.leaks.perturbations import Checked, Findings, Leak, cut_points
 from robust_fin.market.sources import Bars
-from robust_fin.settings import register_schema
+from robust_fin.runs.settings import register_schema
+from robust_fin.runtime.terminal import RESULT, show
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """python -m robust_fin.predict run=RUN_FOLDER source.path=FILE out=FILE.parquet."""
 
-from robust_fin.usage import answer_help
+from robust_fin.cli.help import answer_help
 
 if __name__ == "__main__":
     answer_help("predict")  # before torch is imported
@@ -17,14 +17,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from robust_fin.bar_files import write_bars
-from robust_fin.borrowed import borrowed_process
-from robust_fin.bundle import load_bundle, read_config
-from robust_fin.command import callable_as, run_job
-from robust_fin.composition import composed
+from robust_fin.bundle.folder import load_bundle, read_config
+from robust_fin.cli.command import callable_as, run_job
+from robust_fin.cli.composition import composed
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.console import RESULT, show
-from robust_fin.run import Run
+from robust_fin.market.schema import write_bars
+from robust_fin.runs.run import Run
+from robust_fin.runtime.process_state import preserve_process_state
+from robust_fin.runtime.terminal import RESULT, show
 
 
 def predict(run: Run | Path | str, bars: pd.DataFrame | Path | str, *words: str) -> pd.DataFrame:
@@ -54,7 +54,7 @@ def predict(run: Run | Path | str, bars: pd.DataFrame | Path | str, *words: str)
     folder = Run.of(run).folder
     given = list(words)
     with ExitStack() as stack:
-        stack.enter_context(borrowed_process())
+        stack.enter_context(preserve_process_state())
         if isinstance(bars, pd.DataFrame):
             kept = Path(stack.enter_context(TemporaryDirectory())) / "bars.parquet"
             source = composed("predict", given).config.source

@@ -1,6 +1,6 @@
 """python -m robust_fin.replay record=RUN_FOLDER/nonfinite/step_<n>.safetensors."""
 
-from robust_fin.usage import answer_help
+from robust_fin.cli.help import answer_help
 
 if __name__ == "__main__":
     answer_help("replay")  # before torch is imported
@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from robust_fin.command import run_job
+from robust_fin.cli.command import run_job
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.console import RESULT, show
-from robust_fin.training.record import Record, read_record
-from robust_fin.training.step_replay import DOUBLE, Replay, replay
+from robust_fin.runtime.terminal import RESULT, show
+from robust_fin.training.recovery.record import Record, read_record
+from robust_fin.training.recovery.replay import DOUBLE, Replay, replay
 
 
 def replay_record(path: Path, *, rows: int) -> list[Replay]:

@@ -3,7 +3,7 @@
 Ranks the candidate features on training rows alone, and says which few of them to train with.
 """
 
-from robust_fin.usage import answer_help
+from robust_fin.cli.help import answer_help
 
 if __name__ == "__main__":
     answer_help("select")  # before torch is imported
@@ -23,28 +23,37 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from robust_fin.bundle import provenance
-from robust_fin.bundle.whole_files import write_whole
-from robust_fin.command import run_job
+from robust_fin.bundle.folder import provenance
+from robust_fin.cli.command import run_job
 from robust_fin.data.folds import Market, cut_folds
-from robust_fin.data.training_parts import TrainingSpan
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.bootstrap import Interval
-from robust_fin.evaluation.collinear import collinear_groups, rank_correlations
-from robust_fin.evaluation.console import RESULT, show
-from robust_fin.evaluation.importance import (
+from robust_fin.evaluation.intervals import Interval
+from robust_fin.ranking.candidates import (
+    NOTES,
+    Ranking,
+    RankingPlan,
+    collinear_groups,
+    interval_text,
+    rank_candidates,
+    rank_correlations,
+    ranking_table,
+    supported,
+)
+from robust_fin.ranking.importance import (
     PartSums,
     ScoredPart,
+    beyond_chance,
     carried,
+    directions,
     importances,
     part_sums,
+    quantile_bins,
     shuffled_dates,
 )
-from robust_fin.evaluation.information import beyond_chance, directions, quantile_bins
-from robust_fin.evaluation.ranking import Ranking, RankingPlan, rank_candidates, supported
-from robust_fin.evaluation.ranking_table import NOTES, interval_text, ranking_table
-from robust_fin.settings import check_ranges, register_schema
-from robust_fin.training.quick_learners import LEARNERS, Learner
+from robust_fin.ranking.learners import LEARNERS, Learner, TrainingSpan
+from robust_fin.runs.settings import check_ranges, register_schema
+from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.terminal import RESULT, show
 
 FOUND, WORDS = "select.json", "features.txt"
 CORRELATED_ROWS = 200_000  # evenly spaced; enough for the correlation of two columns
@@ -120,8 +129,8 @@ def select(config: DictConfig, run: Path) -> list[Answer]:
         "override": override,
         "folds": [one.described() for one in answers],
     }
-    write_whole(run / FOUND, (json.dumps(null_for_nan(found), indent=2) + "\n").encode())
-    write_whole(run / WORDS, f"{override}\n".encode())
+    write_atomic(run / FOUND, (json.dumps(null_for_nan(found), indent=2) + "\n").encode())
+    write_atomic(run / WORDS, f"{override}\n".encode())
     for one in answers:
         tell(one, origin=market.bars.origin)
     show(f"run folder  {run}", *last_words(answers[0], folds=len(answers)))
@@ -129,7 +138,7 @@ def select(config: DictConfig, run: Path) -> list[Answer]:
     return answers
 
 
-def trial_of(config: DictConfig) -> "Trial":
+def trial_of(config: DictConfig) -> "SelectionTrial":
     """How the command line wants learners tried.
 
     Raises:
@@ -138,11 +147,11 @@ def trial_of(config: DictConfig) -> "Trial":
     plan = instantiate(config.select)
     if plan.learner not in LEARNERS:
         raise ConfigError(f"select.learner={plan.learner} must be one of {', '.join(LEARNERS)}")
-    return Trial(plan, LEARNERS[plan.learner], config.seed, config.threads)
+    return SelectionTrial(plan, LEARNERS[plan.learner], config.seed, config.threads)
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class SelectionTrial:
     """How a learner is tried on training rows.
 
     Attributes:
@@ -176,7 +185,7 @@ class Trial:
         return dict(zip(("rank_ic", "skill"), found, strict=True))
 
 
-def rank_span(span: TrainingSpan, trial: Trial, *, fold: int) -> Answer:
+def rank_span(span: TrainingSpan, trial: SelectionTrial, *, fold: int) -> Answer:
     """Rank the candidates of one training span.
 
     Args:

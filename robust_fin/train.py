@@ -3,213 +3,27 @@
 python -m robust_fin.train resume=RUN_FOLDER [trainer.max_epochs=N]
 """
 
-from robust_fin.usage import answer_help
+from robust_fin.cli.help import answer_help
 
 if __name__ == "__main__":
     answer_help("train")  # before torch is imported
 
 import contextlib
-import logging
-import math
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from robust_fin.bundle import BUNDLE, read_config, start_bundle, write_config
-from robust_fin.bundle.failure import reason_kept
-from robust_fin.bundle.whole_files import full_disk_said
-from robust_fin.command import guarded, run_job
-from robust_fin.data.datamodule import BarDataModule, Market
-from robust_fin.data.folds import cut_folds
-from robust_fin.data.label_controls import KEPT
+from robust_fin.bundle.folder import read_config
+from robust_fin.cli.command import guarded, run_job
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.board_session import failure_shown, open_session
-from robust_fin.evaluation.console import (
-    DETAILS,
-    RESULT,
-    judgement_tables,
-    metric_tables,
-    show,
-    target_table,
-)
-from robust_fin.evaluation.report import REPORT
-from robust_fin.evaluation.summary import summary_table
-from robust_fin.evaluation.verdict import verdict
-from robust_fin.hardware.group import first_on_machine_first, is_first, require_agreement
-from robust_fin.processes import Job, is_launched, run_rank, start, words_of_rank
-from robust_fin.progress import hidden
-from robust_fin.results import METRICS, FoldRun, write_results
-from robust_fin.settings import check_ranges, of_run, register_schema, typed
-from robust_fin.sweeps.plugin import is_resumed, register_sweeper, words_of_sweep
-from robust_fin.training.fitting import Fit, FitPlan, fit
-from robust_fin.training.lineage import (
-    refit_goes_on,
-    remove_checkpoints,
-    require_resumable,
-    require_same_bars,
-)
-from robust_fin.training.member_fit import fit_population
-from robust_fin.training.members import wants_population
-from robust_fin.trials import placed, record_trial
-from robust_fin.verbosity import saying, verbosity_of
-
-log = logging.getLogger(__name__)
-
-MODULE = "robust_fin.train"  # whatever name this process runs it under
-
-
-def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, Any]:
-    """The whole job: bars to metrics.json in the run folder.
-
-    Args:
-        config: composed by Hydra, or read from the bundle of the run that is resumed.
-        run: the run folder.
-        resume: go on from the checkpoints in `run`.
-
-    Returns:
-        What metrics.json holds.
-    """
-    if is_first() and not resume:
-        (run / METRICS).unlink(missing_ok=True)
-    check_ranges(config)
-    config = placed(config)
-    with first_on_machine_first():
-        if is_first() and resume:
-            require_resumable(run, max_epochs=config.trainer.max_epochs)
-        elif is_first():
-            write_config(run, config)
-    torch.set_num_threads(config.threads)
-    with first_on_machine_first():
-        folds = load_folds(config)
-    bars = folds[0].market.bars
-    require_agreement(f"{bars.rows_in} rows with sha256 {bars.sha256}", what="the bars")
-    if resume:
-        require_same_bars(run, bars)
-    if is_first():
-        (run / METRICS).unlink(missing_ok=True)  # its presence would say that the run is finished
-        if not resume:
-            remove_checkpoints(run)
-        start_bundle(run, config, bars=bars)
-        open_session(run, members=wants_population(config, folds=len(folds)))
-        show(target_table(folds[0].outcome("train"), folds[0].target("train")))
-    plan = FitPlan(run, stage="", max_steps=None, resume=resume)
-    chosen = final = fit_folds(config, folds, plan)
-    final_folds, stages = folds, [chosen[0]]
-    if config.split.refit:
-        final_folds = [one.for_refit() for one in folds]
-        goes_on = resume and refit_goes_on(run)
-        final = fit_folds(
-            config, final_folds, refit_plan(run, chosen, folds, final_folds, resume=goes_on)
-        )
-        stages.append(final[0])
-    if not is_first():
-        return {}
-    every = zip(folds, chosen, final_folds, final, strict=True)
-    runs = [FoldRun(*one) for one in every]
-    metrics, tested = write_results(config, run, runs, fits=stages)
-    title = f"{config.name} on {bars.origin}"
-    show(*metric_tables(metrics, title=title), *judgement_tables(tested), loudness=DETAILS)
-    show(summary_table(metrics, tested, title=title), record_trial(run))
-    show_places(run)
-    if config.debug.labels != KEPT:
-        show(f"This is a control: the net was trained on {config.debug.labels} labels.")
-    show(verdict(tested), loudness=RESULT)
-    return metrics
-
-
-def show_places(run: Path) -> None:
-    """Where to look next: three paths."""
-    show(
-        f"report       {run / REPORT}",
-        f"TensorBoard  tensorboard --logdir {run}",
-        f"bundle       {run / BUNDLE}",
-    )
-
-
-def look(config: DictConfig, run: Path) -> None:
-    """A debugging run: no result comes of it, and no trial."""
-    (run / METRICS).unlink(missing_ok=True)
-    check_ranges(config)
-    config = placed(config)
-    write_config(run, config)
-    torch.set_num_threads(config.threads)
-    data = load_data(config)
-    start_bundle(run, config, bars=data.market.bars)
-    instantiate(config.debug.check).look(config, data, run)
-
-
-def fit_folds(config: DictConfig, folds: Sequence[BarDataModule], plan: FitPlan) -> tuple[Fit, ...]:
-    """One net on one fold, or the members of all folds in one run."""
-    if wants_population(config, folds=len(folds)):
-        return fit_population(config, folds, plan)
-    (data,) = folds
-    return (fit(config, data, plan),)
-
-
-def load_folds(config: DictConfig) -> list[BarDataModule]:
-    """Bars, features, labels, and every fold of the split."""
-    features, split = instantiate(config.features), instantiate(config.split)
-    source, target, cache = (instantiate(config[key]) for key in ("source", "target", "cache"))
-    market = Market.read(source, features=features, target=target, cache=cache)
-    return [
-        BarDataModule(
-            market,
-            features=features,
-            transform=instantiate(config.transform),
-            split=split,
-            scale=instantiate(config.target_scale),
-            batch_size=config.batch_size,
-            score_batch_size=config.score_batch_size,
-            seed=config.seed,
-            cache=cache,
-            number=number,
-            labels=config.debug.labels,
-        )
-        for number in range(len(cut_folds(market.examples, split).folds))
-    ]
-
-
-def load_data(config: DictConfig) -> BarDataModule:
-    """The first fold; the only one of a holdout."""
-    return load_folds(config)[0]
-
-
-def refit_plan(
-    run: Path,
-    chosen: Sequence[Fit],
-    folds: Sequence[BarDataModule],
-    whole: Sequence[BarDataModule],
-    *,
-    resume: bool,
-) -> FitPlan:
-    """As many epochs on train + val as the chosen weights had on train, member by member.
-
-    A refit goes on from its own checkpoint only where the choice before it is as it was then.
-    """
-    steps, longest = [], max(one.steps_an_epoch(1) for one in whole)
-    needed = 1
-    for fitted, data, more in zip(chosen, folds, whole, strict=True):
-        for done in _chosen_steps(fitted):
-            epochs = done / data.steps_an_epoch(1)
-            steps.append(max(1, round(epochs * more.steps_an_epoch(1))) if done else 0)
-            needed = max(needed, math.ceil(steps[-1] * longest / more.steps_an_epoch(1)))
-    members = tuple(steps) if chosen[0].members else None
-    return FitPlan(run, stage="refit", max_steps=needed, resume=resume, member_steps=members)
-
-
-def _chosen_steps(fitted: Fit) -> list[int]:
-    """Of the net, or of each member; 0 of a frozen one, which is left out from then on."""
-    if not fitted.members:
-        return [fitted.summary.chosen_step]
-    return [0 if one.frozen_at is not None else one.chosen_step for one in fitted.members]
+from robust_fin.runs.job import Job, is_launched, run_rank, start, words_of_rank
+from robust_fin.runs.settings import of_run, register_schema, typed
+from robust_fin.runs.training import MODULE, work
+from robust_fin.sweeps.hydra_sweeper import is_resumed, register_sweeper, words_of_sweep
 
 
 def resume_run(words: Sequence[str]) -> None:
@@ -232,37 +46,6 @@ def resume_run(words: Sequence[str]) -> None:
     merged = OmegaConf.merge(typed(config), given)
     assert isinstance(merged, DictConfig)
     start(Job(merged, folder.absolute(), resume=True), work, module=MODULE)
-
-
-def quiet() -> None:
-    """Lightning's hardware report is in the bundle; its warnings stay."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for expected in (
-        r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 on torch 2.13
-        "Checkpoint directory .* exists and is not empty",  # a resumed run
-        "The number of training batches .* is smaller than the logging interval",  # of calls
-        "`LightningModule.configure_optimizers` returned `None`",  # members have their own
-        "It is recommended to use `self.log.'val/",  # figures of all processes already
-        "Total length of `ScoreBatches` across ranks is zero",  # no val span was asked for
-        r"Detected call of `lr_scheduler.step\(\)` before",  # fp16's scaler skips the first step
-    ):
-        warnings.filterwarnings("ignore", message=expected)
-
-
-def work(job: Job) -> None:
-    """What each process of a run does."""
-    quiet()
-    with (
-        full_disk_said(job.run),
-        reason_kept(job.run),
-        failure_shown(job.run),
-        saying(verbosity_of(job.config)),
-        hidden(when=not job.config.trainer.enable_progress_bar),
-    ):
-        if OmegaConf.select(job.config, "debug.check") is None:
-            train(job.config, job.run, resume=job.resume)
-        else:
-            look(job.config, job.run)
 
 
 def job(config: DictConfig) -> None:

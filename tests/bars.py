@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from robust_fin.command import conf_folder
+from robust_fin.cli.composition import conf_folder
 from robust_fin.market.calendar import TradingCalendar
-from robust_fin.market.contracts import in_expiry_order
+from robust_fin.market.labelling import in_expiry_order
 from robust_fin.market.sources import Bars
 
 MINUTE = pd.Timedelta("1min")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from robust_fin.settings import register_schema
+from robust_fin.runs.settings import register_schema
 
 torch.set_num_threads(1)  # tiny kernels on shared cores wait for each other
 register_schema()  # what the verbs do before Hydra composes

@@ -9,14 +9,7 @@ import pandas as pd
 
 from robust_fin.data.splits import Fold, Holdout
 from robust_fin.data.targets import ForwardReturn, Labels
-from robust_fin.features.registry import (
-    BARS,
-    FEATURES,
-    SESSION,
-    TRADING_DATES,
-    Lookback,
-    feature,
-)
+from robust_fin.features.registry import BARS, FEATURES, SESSION, TRADING_DATES, Lookback, feature
 
 CHUNK = 1500
 

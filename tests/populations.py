@@ -10,11 +10,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
-from robust_fin.command import conf_folder
+from robust_fin.cli.composition import conf_folder
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.train import load_data, quiet
+from robust_fin.runs.training import load_data, quiet
 from robust_fin.training.fitting import Fit, FitPlan, fit
-from robust_fin.training.member_fit import fit_population
+from robust_fin.training.population.fit import fit_population
 from tests.bars import config as composed
 from tests.signals import TARGET
 

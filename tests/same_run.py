@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.runs import read_metrics
+from tests.small_runs import read_metrics
 
 Curves = dict[tuple[str, str], list[tuple[int, float]]]
 

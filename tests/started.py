@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["robust_fin.train", "tests.runs"])
+SERVER.set_forkserver_preload(["robust_fin.train", "tests.small_runs"])
 SMALL = (  # a run with dropout, a choice and a refit, and many checkpoints
     "+experiment=smoke",
     "trainer.enable_progress_bar=false",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import optuna
 
-from robust_fin.training.study_link import StudyLink, journal_storage
+from robust_fin.training.pruning import StudyLink, journal_storage
 
 MEDIAN = {
     "_target_": "optuna.pruners.MedianPruner",

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from robust_fin import doctor
-from robust_fin.hardware.ending import RankError
-from robust_fin.hardware.finding import BAD, NOTE, OK, Finding
-from robust_fin.training.device_check import Passes
-from robust_fin.training.loop_library import NoCompilerError
-from tests.hardware.test_devices import CPU_ONLY, machine
-from tests.hardware.test_environment import PAIR, hardware
+from robust_fin.runtime.machine_checks import BAD, NOTE, OK, MachineFinding
+from robust_fin.runtime.process_state import RankError
+from robust_fin.training.engine.build import Passes
+from robust_fin.training.engine.loop_library import NoCompilerError
+from tests.runtime.test_devices import CPU_ONLY, machine
+from tests.runtime.test_environment import PAIR, hardware
 from tests.training.test_device_check import PARTS, net
 
 CPU = torch.device("cpu")
@@ -117,7 +117,7 @@ def test_a_device_that_fails_is_bad() -> None:
 
     one = torch.ones(1)
     found = doctor.against(Passes(one, one, one), fail, torch.device("cuda:1"))
-    assert found == Finding(
+    assert found == MachineFinding(
         "numbers on cuda:1",
         BAD,
         "HIP error: invalid device function",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from robust_fin.__main__ import main
-from robust_fin.usage import VERBS, help_of, verbs_help
+from robust_fin.cli.help import VERBS, help_of, verbs_help
 from tests.conftest import ROOT
 
 Capture = pytest.CaptureFixture[str]

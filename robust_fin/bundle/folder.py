@@ -30,21 +30,19 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor, nn
 
-from robust_fin.bundle.nets import Link, Nets, ToRank
-from robust_fin.bundle.predictions import mean_forecast, predictions_table
-from robust_fin.bundle.whole_files import write_whole
+from robust_fin.bundle.predictions import Link, Nets, ToRank, mean_forecast, predictions_table
 from robust_fin.data.cache import NO_CACHE
 from robust_fin.data.examples import Examples, make_examples
 from robust_fin.data.folds import Market
-from robust_fin.data.rank_target import RankTarget
-from robust_fin.data.targets import ForwardReturn
+from robust_fin.data.targets import ForwardReturn, RankTarget
 from robust_fin.data.transforms import FeatureTransform
 from robust_fin.errors import BundleError
 from robust_fin.features.registry import FeatureSet
-from robust_fin.market.facts import BarFacts
+from robust_fin.market.schema import BarFacts
 from robust_fin.market.sources import Bars, BarSource
+from robust_fin.runtime.atomic_files import write_atomic
 
-FOLDER = "bundle"
+BUNDLE = "bundle"
 _VERSIONED = ("torch", "lightning", "numpy", "pandas", "scipy", "hydra-core", "robust-fin")
 
 
@@ -93,30 +91,30 @@ class Bundle:
 
 def write_config(run: Path, config: DictConfig) -> None:
     """Write the config, before anything that takes time: a run that is killed goes on from it."""
-    (run / FOLDER).mkdir(parents=True, exist_ok=True)
+    (run / BUNDLE).mkdir(parents=True, exist_ok=True)
     text = OmegaConf.to_yaml(config, resolve=True)
-    write_whole(run / FOLDER / "config.yaml", text.encode())
+    write_atomic(run / BUNDLE / "config.yaml", text.encode())
 
 
 def start_bundle(run: Path, config: DictConfig, *, bars: BarFacts) -> None:
     """Write config and provenance, before training."""
     write_config(run, config)
-    _write_json(run / FOLDER / "provenance.json", provenance(bars))
+    _write_json(run / BUNDLE / "provenance.json", provenance(bars))
 
 
 def finish_bundle(
     run: Path, *, nets: Nets, transform: FeatureTransform, target: RankTarget, names: FeatureSet
 ) -> None:
     """Write weights and fitted transforms."""
-    folder = run / FOLDER
+    folder = run / BUNDLE
     own = nets.net.state_dict()
     weights = own if nets.stack is None else {name: nets.stack[name] for name in own}
     kept = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    write_whole(folder / "model.safetensors", tensors_as_bytes(kept))
+    write_atomic(folder / "model.safetensors", tensors_as_bytes(kept))
     arrays = {f"features/{name}": value for name, value in transform.arrays().items()}
     arrays |= {f"target/{name}": value for name, value in target.arrays().items()}
     arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    write_whole(folder / "transforms.safetensors", arrays_as_bytes(arrays))
+    write_atomic(folder / "transforms.safetensors", arrays_as_bytes(arrays))
     described = {
         "features": names.units,
         "target": {"forward_return": "fraction -> rank in [0, 1]"},
@@ -130,10 +128,10 @@ def read_config(run: Path) -> DictConfig:
     Raises:
         BundleError: `run` is not a run folder.
     """
-    path = run / FOLDER / "config.yaml"
+    path = run / BUNDLE / "config.yaml"
     if not path.is_file():
         raise BundleError(
-            f"{run} is not a run folder: it has no {FOLDER}/config.yaml. Give the folder that "
+            f"{run} is not a run folder: it has no {BUNDLE}/config.yaml. Give the folder that "
             "robust_fin.train printed, such as outputs/top5/2024-12-19_10-00-00"
         )
     try:
@@ -151,7 +149,7 @@ def read_provenance(run: Path) -> dict[str, Any]:
     Raises:
         BundleError: the file is not what was written.
     """
-    path = run / FOLDER / "provenance.json"
+    path = run / BUNDLE / "provenance.json"
     if not path.is_file():
         return {}
     try:
@@ -170,7 +168,7 @@ def load_bundle(run: Path) -> Bundle:
         BundleError: `run` is not a run folder, or the run did not finish.
     """
     config = read_config(run)
-    folder = run / FOLDER
+    folder = run / BUNDLE
     try:
         weights = load_tensors(str(folder / "model.safetensors"))
         arrays = load_arrays(str(folder / "transforms.safetensors"))
@@ -247,4 +245,4 @@ def _below(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())

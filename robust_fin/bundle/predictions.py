@@ -1,14 +1,111 @@
-"""The predictions table: what evaluation eats."""
+"""Scores of nets and members, and the predictions table that evaluation reads."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
 from robust_fin.data.examples import Examples
-from robust_fin.data.rank_target import RankTarget
+from robust_fin.data.targets import RankTarget
+from robust_fin.metrics import Yardstick, huber_terms
+
+SCORE_BLOCK = 4096  # a row's score depends, in the last bit, on the size of the batch it is in
+MEMBER_BLOCK = 16  # members scored together, for the same reason always as many
+Link = Callable[[Tensor], Tensor]
+Scores = Float[np.ndarray, "*rows"]
+ToRank = Callable[[Scores], Scores]
+
+
+def score_rows(
+    net: nn.Module, link: Link, x: Float[Tensor, "rows features"]
+) -> Float[np.ndarray, " rows"]:
+    """Forecasts as they leave the link, row by row the same whatever else is in `x`, to the bit.
+
+    Args:
+        net: put in evaluation mode here.
+        link: raw score -> forecast.
+        x: transformed features, float32, on the CPU.
+    """
+    net = net.eval().cpu()
+    return _in_blocks(lambda block: link(net(block)).unsqueeze(0), x, members=1)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Nets:
+    """One net, or the members of a population of its architecture.
+
+    Attributes:
+        net: with its weights; of a population, only the architecture counts.
+        link: raw score -> forecast.
+        to_rank: forecast -> rank units, which every figure and table is in.
+        stack: of a population, every entry of the state dict with a leading axis of members.
+    """
+
+    net: nn.Module
+    link: Link
+    to_rank: ToRank
+    stack: Mapping[str, Float[Tensor, "members ..."]] | None = None
+
+    @property
+    def members(self) -> int:
+        """How many."""
+        return 1 if self.stack is None else len(next(iter(self.stack.values())))
+
+    def scores(
+        self, x: Float[Tensor, "rows features"]
+    ) -> Iterator[Float[np.ndarray, "members rows"]]:
+        """Forecasts in rank units, a few members at a time: memory does not grow with their number.
+
+        Args:
+            x: transformed features, float32, on the CPU.
+        """
+        if self.stack is None:
+            yield self.to_rank(score_rows(self.net, self.link, x)[None])
+            return
+        for first in range(0, self.members, MEMBER_BLOCK):
+            yield self.to_rank(self._block_scores(first, x))
+
+    def _block_scores(
+        self, first: int, x: Float[Tensor, "rows features"]
+    ) -> Float[np.ndarray, "members rows"]:
+        assert self.stack is not None
+        net = self.net.eval().cpu()
+        taken = {
+            name: _filled(one[first : first + MEMBER_BLOCK]) for name, one in self.stack.items()
+        }
+        count = min(MEMBER_BLOCK, self.members - first)
+
+        def one(weights: dict[str, Tensor], rows: Tensor) -> Tensor:
+            return self.link(functional_call(net, weights, (rows,)))
+
+        both = vmap(one, in_dims=(0, None))
+        return _in_blocks(lambda rows: both(taken, rows), x, members=MEMBER_BLOCK)[:count]
+
+
+def _filled(part: Float[Tensor, "members ..."]) -> Float[Tensor, "block ..."]:
+    """As many members as a block has, the last one repeated."""
+    missing = MEMBER_BLOCK - len(part)
+    return torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
+
+
+def _in_blocks(
+    score: Callable[[Tensor], Tensor], x: Float[Tensor, "rows features"], *, members: int
+) -> Float[np.ndarray, "members rows"]:
+    """Scores in blocks of one size, the last one padded."""
+    out = torch.empty(members, len(x), dtype=torch.float32)
+    with torch.inference_mode():
+        for start in range(0, len(x), SCORE_BLOCK):
+            rows = x[start : start + SCORE_BLOCK]
+            block = torch.zeros(SCORE_BLOCK, x.shape[1])
+            block[: len(rows)] = rows
+            out[:, start : start + len(rows)] = score(block)[:, : len(rows)]
+    return out.numpy()
 
 
 class Forecast(NamedTuple):
@@ -113,3 +210,134 @@ def predictions_table(
     ]
     table = pd.concat(parts, ignore_index=True)
     return table.assign(label_end=pd.DatetimeIndex(table["label_end"], tz="UTC"))
+
+
+Losses = Float[np.ndarray, " dates"]
+
+
+class DailyLosses:
+    """The yardstick of a span by trading date.
+
+    Args:
+        target: the rank target in [0, 1].
+        trading_date: of each row, datetime64.
+        train_median: the trivial forecast, in rank units.
+
+    Attributes:
+        dates: the distinct dates, increasing.
+        rows: of each date.
+        trivial: mean Huber loss of the trivial forecast on each date, in squared rank units.
+    """
+
+    def __init__(
+        self, target: Float[np.ndarray, " rows"], trading_date: np.ndarray, *, train_median: float
+    ) -> None:
+        """Measure the trivial forecast."""
+        self._target = target
+        self.dates, self._date = np.unique(trading_date, return_inverse=True)
+        self.rows = np.bincount(self._date, minlength=self.dates.size)
+        self.trivial = self.of(np.full(target.size, train_median))
+
+    def of(self, score: Float[np.ndarray, " rows"]) -> Losses:
+        """Mean Huber loss of a forecast on each date.
+
+        Args:
+            score: in rank units.
+        """
+        terms = huber_terms(score, self._target)
+        return np.bincount(self._date, weights=terms, minlength=self.dates.size) / self.rows
+
+    def table(self, net: Losses, members: Mapping[int, Losses], *, fold: int = 0) -> pd.DataFrame:
+        """One row a (fold, member, trading_date).
+
+        Args:
+            net: losses of the net, or of a population's mean forecast.
+            members: losses of single members, by number.
+            fold: number of the fold.
+
+        Returns:
+            fold, member (null for `net`), trading_date, rows, loss, loss_trivial.
+        """
+        models = 1 + len(members)
+        numbers = pd.Series([None, *members], dtype="Int32")
+        return pd.DataFrame(
+            {
+                "fold": np.full(models * self.dates.size, fold, dtype=np.int32),
+                "member": numbers.repeat(self.dates.size).array,
+                "trading_date": np.tile(self.dates, models),
+                "rows": np.tile(self.rows, models),
+                "loss": np.concatenate([net, *members.values()]),
+                "loss_trivial": np.tile(self.trivial, models),
+            }
+        )
+
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class SpanForecast:
+    """What a population says about a span, in one pass over its members.
+
+    Attributes:
+        forecast: mean and spread.
+        members: figures of each member.
+        kept: scores of the first members.
+        losses: of each member by trading date; no columns where they were not asked for.
+    """
+
+    forecast: Forecast
+    members: tuple[Figures, ...]
+    kept: Float[np.ndarray, "kept rows"]
+    losses: Float[np.ndarray, "members dates"]
+
+    @classmethod
+    def of(
+        cls,
+        nets: Nets,
+        x: Float[Tensor, "rows features"],
+        yardstick: Yardstick,
+        *,
+        keep: int,
+        daily: DailyLosses | None = None,
+    ) -> "SpanForecast":
+        """Score a span.
+
+        Args:
+            nets: one, or the members.
+            x: transformed features, float32, on the CPU.
+            yardstick: of the span.
+            keep: members whose single scores are kept, in float16.
+            daily: what losses by trading date are measured with.
+        """
+        mean, figures, kept = MemberMean(), list[Figures](), list[np.ndarray]()
+        losses: list[np.ndarray] = []
+        for block in nets.scores(x):
+            mean.add(block)
+            exact = block.astype(np.float64)
+            figures += [yardstick.figures(score) for score in exact]
+            losses += [] if daily is None else [daily.of(score) for score in exact]
+            kept += [score.astype(np.float16) for score in block[: max(0, keep - len(kept))]]
+        whole = np.stack(kept) if kept else np.zeros((0, len(x)), np.float16)
+        by_date = np.stack(losses) if losses else np.zeros((len(figures), 0))
+        return cls(mean.forecast(), tuple(figures), whole, by_date)
+
+
+def spread(members: tuple[Figures, ...]) -> Figures:
+    """Mean, standard deviation and the 95 % interval over members of each figure.
+
+    Args:
+        members: figures of each; at least two, or the deviation is NaN.
+
+    Returns:
+        NAME_mean, NAME_std (one degree of freedom less), NAME_low and NAME_high (the 2.5 and 97.5
+        percentiles).
+    """
+    found: Figures = {}
+    for name in members[0]:
+        values = np.array([one[name] for one in members])
+        low, high = np.percentile(values, [2.5, 97.5])
+        std = float(values.std(ddof=1)) if values.size > 1 else float("nan")
+        found |= {f"{name}_mean": float(values.mean()), f"{name}_std": std}
+        found |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+    return found

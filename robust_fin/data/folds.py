@@ -9,20 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from robust_fin.data.arrays import Sink
-from robust_fin.data.blocks import write_examples
-from robust_fin.data.cache import Cache, Prepared
-from robust_fin.data.examples import Examples, make_examples
-from robust_fin.data.identity import NotOursError, describe, surroundings
-from robust_fin.data.rank_target import RankTarget
-from robust_fin.data.splits import Fold, Group, Split
-from robust_fin.data.targets import ForwardReturn
+from robust_fin.data.cache import Cache, Prepared, Sink
+from robust_fin.data.cache_key import NotOursError, describe, surroundings
+from robust_fin.data.examples import Examples, make_examples, write_examples
+from robust_fin.data.splits import Fold, RowGroup, Split
+from robust_fin.data.targets import ForwardReturn, RankTarget
 from robust_fin.data.transforms import FeatureTransform
 from robust_fin.errors import SplitError
 from robust_fin.features.registry import FeatureSet
-from robust_fin.market.blocks import BarStream
-from robust_fin.market.facts import BarFacts
-from robust_fin.market.sources import Bars, BarSource
+from robust_fin.market.schema import BarFacts
+from robust_fin.market.sources import Bars, BarSource, BarStream
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +141,7 @@ def fit_fold(
     split: Split,
     number: int = 0,
 ) -> FittedFold:
-    """Cut the spans among the labelled examples and learn the transforms on train alone.
+    """FoldCut the spans among the labelled examples and learn the transforms on train alone.
 
     Args:
         examples: all rows with features.
@@ -164,7 +160,7 @@ def fit_fold(
     return fit_one(examples, cut.rows, cut.folds[number], features=features, transform=transform)
 
 
-class Cut(NamedTuple):
+class FoldCut(NamedTuple):
     """Every fold of a split.
 
     Attributes:
@@ -176,8 +172,8 @@ class Cut(NamedTuple):
     folds: tuple[Fold, ...]
 
 
-def cut_folds(examples: Examples, split: Split) -> Cut:
-    """Cut the labelled examples.
+def cut_folds(examples: Examples, split: Split) -> FoldCut:
+    """FoldCut the labelled examples.
 
     Raises:
         SplitError: no row has a label, or a span would be empty.
@@ -191,7 +187,7 @@ def cut_folds(examples: Examples, split: Split) -> Cut:
         trading_date=examples.trading_date[rows],
         contract=examples.contract[rows],
     )
-    return Cut(rows, folds)
+    return FoldCut(rows, folds)
 
 
 def fit_one(
@@ -272,7 +268,7 @@ def _read_fold(found: Prepared) -> FittedFold:
         Fold(
             **spans,
             purged=found.described["purged"],
-            groups=tuple(Group(*group) for group in found.described["groups"]),
+            groups=tuple(RowGroup(*group) for group in found.described["groups"]),
         ),
         arrays["rows"],
         FeatureTransform.from_arrays({k.replace(".", "/"): v for k, v in transform.items()}),

@@ -1,10 +1,6 @@
-"""What forecasts of a span carry: each figure with its interval, each baseline with its difference.
+"""The judgement of a test span: figures with intervals and paired differences to the baselines."""
 
-Every interval of a run rests on the same samples of whole trading dates, so that differences are
-paired.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -12,11 +8,13 @@ import pandas as pd
 from jaxtyping import Float
 
 from robust_fin.errors import BundleError
-from robust_fin.evaluation.bootstrap import DateDraws, Interval, Statistic
-from robust_fin.evaluation.calibration import Calibration, calibration
-from robust_fin.evaluation.date_sums import (
+from robust_fin.evaluation.breakdowns import Calibration, Edge, Instrument, calibration, edge
+from robust_fin.evaluation.intervals import (
     COLUMNS,
+    DateDraws,
     DatedRows,
+    Interval,
+    Statistic,
     Sums,
     column,
     daily_ic_of,
@@ -26,8 +24,33 @@ from robust_fin.evaluation.date_sums import (
     skill_of,
     tie_share_of,
 )
-from robust_fin.evaluation.edge import Edge, Instrument, edge
-from robust_fin.progress import shown_progress
+from robust_fin.metrics import huber_terms, span_metrics
+from robust_fin.runtime.terminal import progress_bar
+
+
+def model_metrics(
+    predictions: pd.DataFrame, *, train_median: Sequence[float], train_mean: Sequence[float]
+) -> dict[str, dict[str, float]]:
+    """`robust_fin.metrics.span_metrics` of every model in the table, on its labelled rows.
+
+    Args:
+        predictions: with fold, model, score, target, outcome.
+        train_median: of the target over the training rows of each fold, in rank units.
+        train_mean: likewise.
+    """
+    labelled = predictions[predictions["outcome"].notna()]
+    median, mean = np.array(train_median), np.array(train_mean)
+    return {
+        str(model): span_metrics(
+            rows["score"].to_numpy(dtype="float64"),
+            rows["target"].to_numpy(),
+            rows["outcome"].to_numpy(),
+            train_median=median[rows["fold"].to_numpy()],
+            train_mean=mean[rows["fold"].to_numpy()],
+        )
+        for model, rows in labelled.groupby("model", sort=False)
+    }
+
 
 DRAWS = 2000
 NET, CONSTANT = "net", "constant"
@@ -66,7 +89,7 @@ class Significance:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class PairedDifference:
     """A model less another, on the same rows and samples.
 
     Attributes:
@@ -92,7 +115,7 @@ class Judgement:
 
     net: Significance
     baselines: Mapping[str, Significance]
-    against: Mapping[str, Comparison]
+    against: Mapping[str, PairedDifference]
     calibration: Calibration
     edge: Edge
 
@@ -143,8 +166,8 @@ def judge(
     sums = {name: rows.sums(score) for name, score in scores.items()}
     samples = date_draws(sums[NET], draws=draws, seed=seed)
     others = [name for name in models if name != NET]
-    figures, against = dict[str, Significance](), dict[str, Comparison]()
-    with shown_progress("intervals", total=len(models) + len(others)) as advance:
+    figures, against = dict[str, Significance](), dict[str, PairedDifference]()
+    with progress_bar("intervals", total=len(models) + len(others)) as advance:
         for name, one in sums.items():
             figures[name] = figures_of(one, samples)
             advance(1)
@@ -212,7 +235,7 @@ def figures_of(sums: Sums, samples: DateDraws) -> Significance:
     )
 
 
-def less(one: Sums, other: Sums, samples: DateDraws) -> Comparison:
+def less(one: Sums, other: Sums, samples: DateDraws) -> PairedDifference:
     """A model less another, from their sums on the same dates."""
     width = len(COLUMNS)
     both = np.concatenate([one, other], axis=1)
@@ -222,4 +245,80 @@ def less(one: Sums, other: Sums, samples: DateDraws) -> Comparison:
             both, lambda drawn: figure(drawn[:, :width]) - figure(drawn[:, width:])
         )
 
-    return Comparison(skill=difference(skill_of), rank_ic=difference(rank_ic_of))
+    return PairedDifference(skill=difference(skill_of), rank_ic=difference(rank_ic_of))
+
+
+@dataclass(frozen=True, slots=True)
+class SkillPath:
+    """Where each model stands after each date; the last value is its skill.
+
+    Attributes:
+        dates: trading dates of the test span, increasing.
+        saved: by model, loss saved up to and with the date over the constant's whole loss.
+    """
+
+    dates: np.ndarray
+    saved: Mapping[str, Float[np.ndarray, " dates"]]
+
+    def month_ends(self) -> list[int]:
+        """Places of the last date of each month."""
+        months = self.dates.astype("datetime64[M]")
+        return [int(place) for place in np.flatnonzero(np.append(months[1:] != months[:-1], True))]
+
+
+def skill_path(models: Mapping[str, pd.DataFrame]) -> SkillPath:
+    """The path of every model but the constant.
+
+    Args:
+        models: labelled rows of each, as `robust_fin.evaluation.significance.models_of` has them.
+    """
+    trivial = models[CONSTANT]["score"].to_numpy(dtype=np.float64)
+    rows = DatedRows.of(models[NET], trivial=trivial)
+    constant = rows.added(huber_terms(rows.trivial, rows.target))
+    saved = {}
+    for name in (one for one in models if one != CONSTANT):
+        score = models[name]["score"].to_numpy(dtype=np.float64)
+        loss = rows.added(huber_terms(score, rows.target))
+        saved[name] = np.cumsum(constant - loss) / constant.sum()
+    return SkillPath(rows.dates, saved)
+
+
+def judged_figures(found: Judgement) -> dict[str, float]:
+    """Intervals of the net, paired differences to each baseline, calibration and edge.
+
+    Returns:
+        test/NAME with test/NAME_low and test/NAME_high, the ends of the 95 % interval;
+        against/BASELINE/NAME, the net less the baseline, likewise; edge/NAME.
+    """
+    figures = {
+        "test/tie_share": found.net.tie_share,
+        "test/dates": found.net.dates,
+        "test/block_dates": found.net.block,
+        "test/calibration_error": found.calibration.error,
+    }
+    for name, interval in found.net.intervals().items():
+        figures |= interval_figures(f"test/{name}", interval)
+    for name, one in found.against.items():
+        figures |= interval_figures(f"against/{name}/skill", one.skill)
+        figures |= interval_figures(f"against/{name}/rank_ic", one.rank_ic)
+    return figures | edge_figures(found.edge)
+
+
+def edge_figures(found: Edge) -> dict[str, float]:
+    """What the first and the last decile earn, and the cost beside it."""
+    figures: dict[str, float] = {}
+    for unit in ("bp", "ticks"):
+        for side in ("top", "bottom", "trade"):
+            figures |= interval_figures(f"edge/{side}_{unit}", getattr(found, f"{side}_{unit}"))
+    return figures | {
+        "edge/half_spread_ticks": found.half_spread_ticks,
+        "edge/half_spread_bp": found.half_spread_bp,
+        "edge/break_even_ticks": found.break_even_ticks,
+        "edge/trades": found.trades,
+    }
+
+
+def interval_figures(name: str, interval: Interval) -> dict[str, float]:
+    """An estimate and the ends of its 95 % interval."""
+    ends = {f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return {name: interval.estimate} | ends

@@ -1,12 +1,70 @@
-"""The verdict: what the intervals allow one to say, in one or two sentences."""
+"""The verdict in words, and figures formatted for readers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from robust_fin.evaluation.bootstrap import Interval
-from robust_fin.evaluation.cells import spoken
-from robust_fin.evaluation.edge import Edge
-from robust_fin.evaluation.significance import Comparison, Judgement, Significance
+from robust_fin.evaluation.breakdowns import Edge
+from robust_fin.evaluation.intervals import Interval
+from robust_fin.evaluation.significance import Judgement, PairedDifference, Significance
+
+NONE = "none"  # what could not be computed, or what there is none of
+_SPOKEN = {
+    "net": "net",
+    "constant": "constant",
+    "minus_last_return": "minus the last return",
+    "ridge": "ridge",
+    "lightgbm": "LightGBM",
+}
+
+
+def spoken(model: str) -> str:
+    """The name of a model in words."""
+    return _SPOKEN.get(model, model)
+
+
+def percent(found: Interval) -> str:
+    """A share with its interval: +2.125 % [+1.168, +2.798]."""
+    return _with_ends(found, lambda value: f"{_whole(100 * value, 3):+.3f}", unit=" %")
+
+
+def plain(found: Interval, *, digits: int = 4) -> str:
+    """A number with its interval: 0.1942 [0.1635, 0.2194].
+
+    Args:
+        found: to be set.
+        digits: after the point.
+    """
+    return _with_ends(found, lambda value: f"{_whole(value, digits):.{digits}f}")
+
+
+def number(value: object) -> str:
+    """A number as metrics.json has it: a whole one with commas, another with six digits."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return NONE
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.6g}" if isinstance(value, float) else str(value)
+
+
+def share(value: object) -> str:
+    """A share in percent, with its sign: +2.125 %."""
+    if not isinstance(value, int | float) or math.isnan(value):
+        return NONE
+    return f"{_whole(100 * value, 3):+.3f} %"
+
+
+def _whole(value: float, digits: int) -> float:
+    """Rounded, and without the sign of a zero."""
+    return round(value, digits) + 0.0
+
+
+def _with_ends(found: Interval, text: Callable[[float], str], *, unit: str = "") -> str:
+    if math.isnan(found.estimate):
+        return NONE
+    if math.isnan(found.low) or math.isnan(found.high):
+        return f"{text(found.estimate)}{unit} [none]"
+    return f"{text(found.estimate)}{unit} [{text(found.low)}, {text(found.high)}]"
+
 
 _RIVALS = ("ridge", "lightgbm")  # models that forecast a level; reversal has only an order
 _FEW_DATES = 20  # below, the ends of an interval are themselves not known well
@@ -49,7 +107,7 @@ def _claim(found: Significance) -> str:
     return f"No skill: {skill} over the constant, {ic}"
 
 
-def _compared(against: Mapping[str, Comparison]) -> list[str]:
+def _compared(against: Mapping[str, PairedDifference]) -> list[str]:
     found = []
     for name in (one for one in _RIVALS if one in against):
         apart, rival = against[name].skill, spoken(name)
@@ -76,7 +134,7 @@ def _worth(edge: Edge) -> str:
     return f"{said}, {side} a half-spread of {cost:g}"
 
 
-def _beside_reversal(against: Mapping[str, Comparison]) -> list[str]:
+def _beside_reversal(against: Mapping[str, PairedDifference]) -> list[str]:
     apart = against["minus_last_return"].rank_ic if "minus_last_return" in against else None
     if apart is None or math.isnan(apart.estimate) or apart.is_above(0):
         return []

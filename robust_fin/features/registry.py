@@ -1,4 +1,4 @@
-"""Feature = a pure function of one contract's bars, and the facts it cannot tell by itself."""
+"""Registered features: pure functions of one contract's bars; the same functions as a stream."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from robust_fin.errors import ConfigError, SchemaError
-from robust_fin.features.history import chained_bars, contract_rows, take_rows
-from robust_fin.progress import hidden, shown_progress
+from robust_fin.features.history import chain_links, chained_bars, contract_rows, take_rows
+from robust_fin.runtime.terminal import hide_progress, progress_bar
 
 _LONG = 500_000  # values that take long enough to show how far they are
 BARS, TRADING_DATES, SESSION = "bars", "trading dates", "since the session's start"
@@ -113,7 +114,7 @@ def compute_features(bars: pd.DataFrame, names: Sequence[str], *, first: int = 0
     wanted = [get_feature(name) for name in names]
     values = {name: np.full(len(bars), np.nan) for name in names}
     contracts, total = contract_rows(bars), len(bars) * len(wanted)
-    with hidden(when=total < _LONG), shown_progress("features", total=total) as advance:
+    with hide_progress(when=total < _LONG), progress_bar("features", total=total) as advance:
         for position, rows in enumerate(contracts):
             if rows[-1] < first:
                 continue
@@ -185,3 +186,74 @@ def _import(module: str) -> None:
         raise ConfigError(
             f"features.modules names {module}, but {error}; put it on PYTHONPATH"
         ) from error
+
+
+class FeatureStream:
+    """Holds back the bars that the lookbacks still need, and nothing more.
+
+    Exact for every feature whose value does not depend, in its last bit either, on bars before its
+    lookback; the registry asks that of each.
+
+    Args:
+        names: registered features.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """No bars were seen yet."""
+        self._names = list(names)
+        self._wanted = [get_feature(name) for name in names]
+        self._held: pd.DataFrame | None = None
+
+    def push(self, block: pd.DataFrame) -> pd.DataFrame:
+        """The features of the next bars.
+
+        Args:
+            block: labelled bars that follow those of the calls before, in the order of time, with
+                the same contracts as categories.
+
+        Returns:
+            What `compute_features` of all bars says of these.
+        """
+        bars = block if self._held is None else pd.concat([self._held, block], ignore_index=True)
+        first = len(bars) - len(block)
+        values = compute_features(bars, self._names, first=first)
+        self._held = bars[still_needed(bars, self._wanted)].reset_index(drop=True)
+        return values.iloc[first:].reset_index(drop=True)
+
+
+def still_needed(bars: pd.DataFrame, wanted: Sequence[Feature]) -> Bool[np.ndarray, " rows"]:
+    """Which bars a later one may look back to.
+
+    Of each contract these are the last ones, and one more: it tells that there were older ones,
+    which ends a chain where it would end with all bars at hand. A contract that began so late that
+    its lookbacks reach beyond its first bar also needs the bars of others it is chained to.
+
+    Args:
+        bars: all bars that are at hand, in the order of time.
+        wanted: the features.
+    """
+    count = max((one.lookback.count for one in wanted if one.lookback.unit == BARS), default=0)
+    dates = _dates(wanted)
+    days = bars["trading_day"].to_numpy()
+    keep = np.zeros(len(bars), dtype=bool)
+    contracts = contract_rows(bars)
+    for position, rows in enumerate(contracts):
+        start = rows.size - count - 1
+        if dates is not None:
+            start = min(start, int(np.searchsorted(days[rows], days[-1] - dates)) - 1)
+        keep[rows[max(0, start) :]] = True
+        for unit, reach in longest_chains(wanted).items():
+            if unit == BARS and rows.size > reach:
+                continue
+            if unit != BARS and days[rows[0]] < days[-1] - reach:
+                continue
+            for link in chain_links(bars, contracts, position, reach, unit):
+                keep[link.before[max(0, link.before.size - link.taken.size - 1) :]] = True
+    return keep
+
+
+def _dates(wanted: Sequence[Feature]) -> int | None:
+    """Trading dates before the newest one whose bars are needed; None where dates do not matter."""
+    counts = [one.lookback.count for one in wanted if one.lookback.unit == TRADING_DATES]
+    counts += [0 for one in wanted if one.lookback.unit == SESSION]
+    return max(counts, default=None)

@@ -1,9 +1,259 @@
-"""Features of the session so far and of the one before it."""
+"""Features of the session: time of day, volume, volume profile, gaps and the VIX."""
 
+from typing import NamedTuple
+
+import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float, Int
 
-from robust_fin.features.dates import first_rows, last_rows, on_each_bar, value_on_day
-from robust_fin.features.registry import SESSION, TRADING_DATES, Lookback, feature
+from robust_fin.features.registry import BARS, SESSION, TRADING_DATES, Lookback, feature
+from robust_fin.features.windows import (
+    first_rows,
+    lagged,
+    last_rows,
+    on_each_bar,
+    trailing_sum,
+    value_on_day,
+)
+from robust_fin.market.schema import stamps
+
+DAY_S, HOUR_S, MINUTE_S = 86_400, 3_600, 60
+
+_NOW = Lookback(0, BARS)
+
+
+def seconds_of_day(bars: pd.DataFrame) -> Int[np.ndarray, " rows"]:
+    """Seconds since midnight in Chicago, by the clock on the wall.
+
+    The zone is asked once an hour, because the clock changes at full hours alone.
+    """
+    start = stamps(bars).view(np.int64) // 1_000_000_000
+    first = np.flatnonzero(np.diff(start // HOUR_S, prepend=-1))
+    instant = pd.DatetimeIndex(start[first].astype("datetime64[s]"), tz="UTC")
+    local = instant.tz_convert("America/Chicago").tz_localize(None)
+    ahead = local.as_unit("s").asi8 - start[first]
+    return (start + np.repeat(ahead, np.diff(first, append=start.size))) % DAY_S
+
+
+def _minutes_past(bars: pd.DataFrame, every: int) -> pd.Series:
+    past = seconds_of_day(bars) % (every * MINUTE_S) / MINUTE_S
+    return pd.Series(past, index=bars.index)
+
+
+def _angle(bars: pd.DataFrame) -> Float[np.ndarray, " rows"]:
+    return seconds_of_day(bars) * (2 * np.pi / DAY_S)
+
+
+@feature(lookback=_NOW, unit="sine of the day's angle")
+def time_of_day_sin(bars: pd.DataFrame) -> pd.Series:
+    """Sine of the bar's start as an angle: 0 at midnight, 1 at 06:00."""
+    return pd.Series(np.sin(_angle(bars)), index=bars.index)
+
+
+@feature(lookback=_NOW, unit="cosine of the day's angle")
+def time_of_day_cos(bars: pd.DataFrame) -> pd.Series:
+    """Cosine of the bar's start as an angle: 1 at midnight, 0 at 06:00."""
+    return pd.Series(np.cos(_angle(bars)), index=bars.index)
+
+
+@feature(lookback=_NOW, unit="minutes")
+def minutes_past_5min(bars: pd.DataFrame) -> pd.Series:
+    """Minutes since the clock last showed a multiple of 5 minutes.
+
+    The last move of such a span is taken back more often than others.
+    """
+    return _minutes_past(bars, 5)
+
+
+@feature(lookback=_NOW, unit="minutes")
+def minutes_past_half_hour(bars: pd.DataFrame) -> pd.Series:
+    """Minutes since the clock last showed a full or half hour."""
+    return _minutes_past(bars, 30)
+
+
+MONTH = 20  # trading dates
+
+_ROUNDING = 1e-12  # of a price
+
+Rows = Float[np.ndarray, " rows"]
+
+
+class DateGrid(NamedTuple):
+    """Cells of trading dates by clock times.
+
+    Attributes:
+        dates: from the first to the last one of the bars, also those without any.
+        times: different clock times.
+        cell: place of each bar in the flattened (dates, times).
+    """
+
+    dates: int
+    times: int
+    cell: Int[np.ndarray, " rows"]
+
+    @classmethod
+    def of(cls, bars: pd.DataFrame) -> "DateGrid":
+        """The grid of one contract's bars."""
+        second, day = seconds_of_day(bars), bars["trading_day"].to_numpy().astype(np.int64)
+        occurs = np.zeros(DAY_S, dtype=bool)
+        occurs[second] = True
+        column = np.cumsum(occurs)[second] - 1
+        times = int(occurs.sum())
+        return cls(int(day[-1] - day[0]) + 1, times, (day - day[0]) * times + column)
+
+    def sums(self, values: Rows) -> Float[np.ndarray, "dates times"]:
+        """Sum of the values in each cell; values that are not a number count as 0."""
+        total = np.bincount(
+            self.cell, weights=np.nan_to_num(values), minlength=self.dates * self.times
+        )
+        return total.reshape(self.dates, self.times)
+
+    def mean_of_earlier(self, values: Rows, *, dates: int) -> Rows:
+        """Mean of the bars at the same clock time of the trading dates before each bar's own.
+
+        NaN where none of them had such a bar, and where the oldest of the dates had no bar at all.
+        """
+        seen = self.sums(np.where(np.isnan(values), 0.0, 1.0))
+        total, count = (trailing_sum(lagged(one, 1), dates) for one in (self.sums(values), seen))
+        known = (count > 0) & (lagged(seen.sum(axis=1), dates) > 0)[:, None]
+        mean = np.divide(total, count, out=np.full_like(seen, np.nan), where=known)
+        return mean.ravel()[self.cell]
+
+
+@feature(lookback=Lookback(MONTH, TRADING_DATES), unit="log ratio", chained=True)
+def volume_surprise_20d(bars: pd.DataFrame) -> pd.Series:
+    """Log of volume over its mean at the same minute of the last 20 trading dates.
+
+    One contract is added to both, so that a minute without volume has a logarithm.
+    """
+    volume = bars["volume"].to_numpy()
+    usual = DateGrid.of(bars).mean_of_earlier(volume, dates=MONTH)
+    return pd.Series(np.log1p(volume) - np.log1p(usual), index=bars.index)
+
+
+@feature(lookback=Lookback(MONTH, TRADING_DATES), unit="share up minus share down", chained=True)
+def next_minute_direction_20d(bars: pd.DataFrame) -> pd.Series:
+    """How often the bar after this minute rose rather than fell on the last 20 trading dates.
+
+    Seen from an earlier date that bar is past: it ended before this one began.
+    """
+    close = bars["close"].to_numpy()
+    moved = close[1:] / close[:-1] - 1
+    moved[np.abs(moved) < _ROUNDING] = 0  # chain-linked closes meet at a roll up to rounding
+    direction = np.append(np.sign(moved), np.nan)  # filed under the bar it follows
+    return pd.Series(DateGrid.of(bars).mean_of_earlier(direction, dates=MONTH), index=bars.index)
+
+
+BIN = 2e-4  # of the logarithm of price: about a point of ES
+VALUE_SHARE = 0.7
+
+_DECIMALS = 6  # of volume: what the running sum leaves in an empty bin is rounding
+
+Dates = Float[np.ndarray, " dates"]
+Volumes = Float[np.ndarray, "dates bins"]
+Bins = Int[np.ndarray, " dates"]
+
+
+class VolumeProfile(NamedTuple):
+    """One entry a trading date that has a bar; NaN where nothing was traded.
+
+    Attributes:
+        control: middle of the bin that holds most volume, the lowest of them, in index points.
+        high: upper edge of the value area, in index points.
+        low: lower edge of it, in index points.
+    """
+
+    control: Dates
+    high: Dates
+    low: Dates
+
+
+def profile_of(bars: pd.DataFrame) -> VolumeProfile:
+    """The volume profile of every trading date of one contract's bars."""
+    lowest = np.minimum.reduceat(bars["low"].to_numpy(), first_rows(bars))
+    volume = binned_volume(bars, lowest)
+    control = volume.argmax(axis=1)
+    low, high = value_area(volume, control)
+    lowest = np.where(volume.sum(axis=1) > 0, lowest, np.nan)
+    return VolumeProfile(
+        lowest * np.exp((control + 0.5) * BIN),
+        lowest * np.exp((high + 1) * BIN),
+        lowest * np.exp(low * BIN),
+    )
+
+
+def binned_volume(bars: pd.DataFrame, lowest: Dates) -> Volumes:
+    """Volume by trading date and bin; a bar's is spread evenly over the bins it touched.
+
+    Args:
+        bars: one contract's bars.
+        lowest: lowest price of each trading date, where its bins begin.
+    """
+    origin, date = on_each_bar(bars, lowest), on_each_bar(bars, np.arange(lowest.size))
+    from_bin, to_bin = (_bin_of(bars[name].to_numpy(), origin) for name in ("low", "high"))
+    bins = int(to_bin.max()) + 2  # one more, where the share of the highest ends
+    share = bars["volume"].to_numpy() / (to_bin - from_bin + 1)
+    begins, ends = (
+        np.bincount(date * bins + edge, weights=share, minlength=lowest.size * bins)
+        for edge in (from_bin, to_bin + 1)
+    )
+    volume = np.cumsum((begins - ends).reshape(lowest.size, bins), axis=1)
+    return np.round(volume[:, :-1], _DECIMALS)
+
+
+def value_area(volume: Volumes, control: Bins) -> tuple[Bins, Bins]:
+    """Lowest and highest bin of the value area; of equal neighbours the upper one joins first.
+
+    It ends at the outermost bins that hold volume: what other dates reached is nothing to a date.
+
+    Args:
+        volume: by trading date and bin.
+        control: the bin to begin with.
+    """
+    walled = np.pad(np.where(_outside(volume), -1.0, volume), ((0, 0), (1, 1)), constant_values=-1)
+    date, goal = np.arange(len(volume)), VALUE_SHARE * volume.sum(axis=1)
+    low, high, held = control + 1, control + 1, volume[date, control]
+    while (short := held < goal).any():
+        above, below = walled[date, high + 1], walled[date, low - 1]
+        up, down = short & (above >= below), short & (above < below)
+        held = held + np.where(up, above, 0.0) + np.where(down, below, 0.0)
+        high, low = high + up, low - down
+    return low - 1, high - 1
+
+
+def _outside(volume: Volumes) -> Bool[np.ndarray, "dates bins"]:
+    held = volume > 0
+    from_below = np.logical_or.accumulate(held, axis=1)
+    from_above = np.logical_or.accumulate(held[:, ::-1], axis=1)[:, ::-1]
+    return ~(from_below & from_above)
+
+
+def _bin_of(
+    price: Float[np.ndarray, " rows"], lowest: Float[np.ndarray, " rows"]
+) -> Int[np.ndarray, " rows"]:
+    return np.floor(np.log(price / lowest) / BIN).astype(np.int64)
+
+
+def _of_previous_date(bars: pd.DataFrame, level: Dates) -> pd.Series:
+    return pd.Series(value_on_day(bars, level, dates_ago=1), index=bars.index) / bars["close"] - 1
+
+
+@feature(lookback=Lookback(1, TRADING_DATES), unit="fraction of close", chained=True)
+def point_of_control_1d(bars: pd.DataFrame) -> pd.Series:
+    """Price of most volume on the previous trading date over close, minus 1."""
+    return _of_previous_date(bars, profile_of(bars).control)
+
+
+@feature(lookback=Lookback(1, TRADING_DATES), unit="fraction of close", chained=True)
+def value_area_high_1d(bars: pd.DataFrame) -> pd.Series:
+    """Upper edge of the previous trading date's value area over close, minus 1."""
+    return _of_previous_date(bars, profile_of(bars).high)
+
+
+@feature(lookback=Lookback(1, TRADING_DATES), unit="fraction of close", chained=True)
+def value_area_low_1d(bars: pd.DataFrame) -> pd.Series:
+    """Lower edge of the previous trading date's value area over close, minus 1."""
+    return _of_previous_date(bars, profile_of(bars).low)
 
 
 @feature(lookback=Lookback(0, SESSION), unit="fraction of close", chained=True)
@@ -24,3 +274,33 @@ def opening_gap(bars: pd.DataFrame) -> pd.Series:
     opened = on_each_bar(bars, bars["open"].to_numpy()[first_rows(bars)])
     closed = value_on_day(bars, bars["close"].to_numpy()[last_rows(bars)], dates_ago=1)
     return pd.Series(opened / closed - 1, index=bars.index)
+
+
+@feature(lookback=Lookback(0, SESSION), unit="fraction of close")
+def vwap(bars: pd.DataFrame) -> pd.Series:
+    """Session-to-date volume-weighted typical price over close, minus 1.
+
+    The gap and not the level, because a level is not stationary. Undefined until a contract of the
+    session has traded.
+    """
+    typical = (bars["high"] + bars["low"] + bars["close"]) / 3
+    sums = pd.DataFrame({"value": typical * bars["volume"], "volume": bars["volume"]})
+    to_date = sums.groupby(bars["trading_day"].to_numpy(), sort=False).cumsum()
+    traded = to_date["volume"].where(to_date["volume"] > 0, np.nan)
+    return to_date["value"] / traded / bars["close"] - 1
+
+
+@feature(lookback=Lookback(0, BARS), unit="index points")
+def vix(bars: pd.DataFrame) -> pd.Series:
+    """VIX close of the last day before the bar's trading date, as the source joined it."""
+    return bars["vix"]
+
+
+@feature(lookback=Lookback(1, TRADING_DATES), unit="fraction", chained=True)
+def vix_change_1d(bars: pd.DataFrame) -> pd.Series:
+    """The VIX at this bar over the VIX at the last bar of the previous trading date, minus 1.
+
+    Both are closes of days before the bar's trading date, where the source joined them.
+    """
+    before = bars["vix"].to_numpy()[last_rows(bars)]
+    return bars["vix"] / value_on_day(bars, before, dates_ago=1) - 1

@@ -1,13 +1,10 @@
-"""Trailing windows whose value depends on what lies inside them alone, to the last bit.
-
-A running sum would carry the rounding of all that came before it; here a window is put together
-from the halves of halves, which costs log2(span) passes instead of span.
-"""
+"""Trailing windows over bars and over trading dates, exact to the last bit."""
 
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+import pandas as pd
+from jaxtyping import Float, Int, Shaped
 
 Values = Float[np.ndarray, "rows *rest"]
 
@@ -65,3 +62,42 @@ def _trailing_extreme(
         widest = larger(widest, lagged(widest, width))
         width *= 2
     return larger(widest, lagged(widest, span - width))  # the two may overlap: no harm
+
+
+Places = Int[np.ndarray, " dates"]
+
+
+def first_rows(bars: pd.DataFrame) -> Places:
+    """Row number of the first bar of each trading date that has one."""
+    day = bars["trading_day"].to_numpy()
+    return np.flatnonzero(np.diff(day, prepend=day[:1] - 1))
+
+
+def last_rows(bars: pd.DataFrame) -> Places:
+    """Row number of the last bar of each trading date that has one."""
+    return np.append(first_rows(bars)[1:], len(bars)) - 1
+
+
+def on_each_bar(
+    bars: pd.DataFrame, values: Shaped[np.ndarray, " dates"]
+) -> Shaped[np.ndarray, " rows"]:
+    """The value of each bar's own trading date; one entry a trading date that has a bar."""
+    return np.repeat(values, np.diff(first_rows(bars), append=len(bars)))
+
+
+def value_on_day(
+    bars: pd.DataFrame, values: Float[np.ndarray, " dates"], *, dates_ago: int
+) -> Float[np.ndarray, " rows"]:
+    """The value of the trading date that lies so many before each bar's own.
+
+    NaN where that date has no bar: the value of an older one would be of another span.
+
+    Args:
+        bars: one contract's bars, in the order of time.
+        values: one entry a trading date that has a bar.
+        dates_ago: trading dates, by the calendar.
+    """
+    days = bars["trading_day"].to_numpy()[first_rows(bars)]
+    place = np.searchsorted(days, days - dates_ago)
+    held = days[place] == days - dates_ago
+    return on_each_bar(bars, np.where(held, values[place], np.nan))

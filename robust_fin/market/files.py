@@ -10,9 +10,15 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from robust_fin.errors import RobustFinError, SchemaError, SourceError
-from robust_fin.market.columns import NUMBERS, match_headers
-from robust_fin.market.csv_text import CODES, csv_batches, csv_headers, csv_table
-from robust_fin.progress import shown_progress
+from robust_fin.market.columns import (
+    CODES,
+    NUMBERS,
+    csv_batches,
+    csv_headers,
+    csv_table,
+    match_headers,
+)
+from robust_fin.runtime.terminal import progress_bar
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _BUFFER = 1 << 20  # bytes of a column read at once where a file is read in blocks
@@ -158,7 +164,7 @@ def _row_groups(
     if not count:
         return file.read(columns=columns)
     tables = []
-    with shown_progress(f"reading {name}", total=file.metadata.num_rows) as advance:
+    with progress_bar(f"reading {name}", total=file.metadata.num_rows) as advance:
         for number in range(count):
             tables.append(file.read_row_group(number, columns=columns))
             advance(tables[-1].num_rows)
@@ -177,7 +183,7 @@ def _parquet_batches(
     ) as file:
         headers = _parquet_headers(file, path.name, names=names)
         total = file.metadata.num_rows
-        with shown_progress(f"reading {path.name}", total=total) as advance:
+        with progress_bar(f"reading {path.name}", total=total) as advance:
             for batch in file.iter_batches(batch_size=rows, columns=list(headers.values())):
                 batch = batch.select(list(headers.values())).rename_columns(list(headers))
                 yield _in_utc(batch)

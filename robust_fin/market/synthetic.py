@@ -40,17 +40,20 @@ from scipy.signal import lfilter
 
 from robust_fin.errors import ConfigError
 from robust_fin.market.calendar import TradingCalendar
-from robust_fin.market.synthetic_minutes import (
+from robust_fin.market.synthetic_path import (
     REGIME_SESSIONS,
     TAIL_DF,
-    Grid,
     Ints,
+    MinuteGrid,
     Minutes,
+    Prices,
     contracts_of,
     draw_minutes,
+    draws_of,
     grid_of,
+    planted_forecast,
+    walk_prices,
 )
-from robust_fin.market.synthetic_walk import Prices, draws_of, planted_forecast, walk_prices
 from robust_fin.metrics import rank_ic
 
 TICK = 0.25  # index points
@@ -148,7 +151,7 @@ def synthetic_market(
     grid = grid_of(calendar, start=start, rows=rows)
     minutes = draw_minutes(grid, calendar, random, tail_df=tail_df, regime_sessions=regime_sessions)
     kept = np.flatnonzero(minutes.keep)[:rows]
-    grid, minutes = Grid(*(a[kept] for a in grid)), Minutes(*(a[kept] for a in minutes))
+    grid, minutes = MinuteGrid(*(a[kept] for a in grid)), Minutes(*(a[kept] for a in minutes))
     codes, contract = contracts_of(grid.start)
     begins = np.flatnonzero(np.diff(grid.session, prepend=-1) + np.diff(contract, prepend=-1))
     walk = functools.partial(
@@ -195,7 +198,7 @@ def _check(
 
 def _table(
     prices: Prices,
-    grid: Grid,
+    grid: MinuteGrid,
     minutes: Minutes,
     calendar: TradingCalendar,
     contract: Shaped[np.ndarray, " rows"],

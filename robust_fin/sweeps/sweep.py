@@ -1,29 +1,205 @@
-"""The sweep itself: places filled, jobs watched, every end a row, until nothing is left to try."""
+"""The sweep: fill workers, watch jobs, and keep the table of their outcomes."""
 
+import io
 import logging
+import math
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
 from hydra.core.override_parser.types import Override
 
-from robust_fin.bundle import read_config
-from robust_fin.command import USER_ERRORS
+from robust_fin.bundle.folder import read_config
+from robust_fin.cli.composition import explained
 from robust_fin.errors import BundleError, ConfigError
-from robust_fin.hardware.signals import counted_signals
-from robust_fin.suggestions import explained
-from robust_fin.sweeps.composition import Composed, Composer
-from robust_fin.sweeps.executor import Executor
-from robust_fin.sweeps.job import RunningJob, keep_failure, start_job
-from robust_fin.sweeps.record import RUNNING, JobRecord, SweepRecord, one_line
-from robust_fin.sweeps.strategy import Strategy
-from robust_fin.sweeps.table import chosen_row, sweep_table, write_table
-from robust_fin.sweeps.trial import FAILED, FINISHED, STOPPED, Outcome, Row, Trial
-from robust_fin.training.checkpoint_files import LAST
-from robust_fin.training.lineage import CHECKPOINTS, dotted
+from robust_fin.runs.settings import USER_ERRORS
+from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.process_state import count_signals
+from robust_fin.sweeps.executors.local import Executor
+from robust_fin.sweeps.job import (
+    RUNNING,
+    Composed,
+    Composer,
+    JobRecord,
+    RunningJob,
+    SweepRecord,
+    keep_failure,
+    one_line,
+    start_job,
+)
+from robust_fin.sweeps.strategy import (
+    FAILED,
+    FINISHED,
+    STATES,
+    STOPPED,
+    Figure,
+    Outcome,
+    Row,
+    Strategy,
+    Trial,
+)
+from robust_fin.training.recovery.checkpoint_files import CHECKPOINTS, LAST, dotted
 
 log = logging.getLogger(__name__)
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK = "sweep.lock"
+
+
+@contextmanager
+def only_command(folder: Path) -> Iterator[None]:
+    """Be the only command that fills a sweep's folder, until the block or the process ends.
+
+    Two would start the same jobs into the same run folders. Several commands, each with a folder
+    of its own, share a study through `sweep.storage`.
+
+    Args:
+        folder: of the sweep; it exists.
+
+    Raises:
+        ConfigError: another command is at it.
+    """
+    with (folder / LOCK).open("ab") as file:
+        try:
+            if sys.platform != "win32":
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another command works on the sweep in {folder}; wait for its end, or stop it "
+                "with Ctrl-C"
+            ) from error
+        yield
+
+
+CSV, PARQUET = "sweep.csv", "sweep.parquet"
+FIGURE = "val/skill"  # choices are made by it, and by nothing else
+_TEST = ("test/", "members/test/")
+_LEFT_OUT = ("baseline/", "against/", "edge/")  # of the test span too; each run's metrics.json
+_WORDS = {"true": True, "false": False}
+
+
+def skill_of(row: Row) -> float:
+    """val/skill; NaN where there is none."""
+    value = row.metrics.get(FIGURE)
+    return math.nan if value is None or row.state != FINISHED else float(value)
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """Finished ones by val/skill, the best first; then those without one, by state and number."""
+
+    def place(row: Row) -> tuple[int, float, int, int]:
+        skill = skill_of(row)
+        member = -1 if row.member is None else row.member
+        if math.isfinite(skill):
+            return (-1, -skill, row.number, member)
+        return (STATES.index(row.state), 0.0, row.number, member)
+
+    return sorted(rows, key=place)
+
+
+def chosen_row(rows: Sequence[Row]) -> Row | None:
+    """The one with the greatest val/skill; None where no finished trial has one."""
+    first = in_order(rows)[:1]
+    return first[0] if first and math.isfinite(skill_of(first[0])) else None
+
+
+def varied_keys(rows: Sequence[Row], swept: Sequence[str]) -> list[str]:
+    """Keys that differ between rows, and those that were to be swept, in the order they came."""
+    every = dict.fromkeys(key for row in rows for key in row.settings)
+    return [
+        key for key in every
+        if key in swept or len({row.settings.get(key) for row in rows}) > 1
+    ]  # fmt: skip
+
+
+def sweep_table(
+    rows: Sequence[Row], *, swept: Sequence[str], chosen: Row | None, folder: Path
+) -> pd.DataFrame:
+    """The table, with test/* of the chosen row alone.
+
+    Args:
+        rows: of all jobs that have ended.
+        swept: keys that are columns whether or not they differ.
+        chosen: None as long as nothing is chosen: then no test figure is shown.
+        folder: of the sweep, that run folders are seen from.
+    """
+    ordered = in_order(rows)
+    found: dict[str, pd.Series] = {}
+    found["job"] = pd.Series([row.number for row in ordered], dtype="Int64")
+    if any(row.member is not None for row in ordered):
+        found["member"] = pd.Series([row.member for row in ordered], dtype="Int64")
+    found["chosen"] = pd.Series([row is chosen for row in ordered], dtype="boolean")
+    for name in ("state", "reason"):
+        found[name] = pd.Series([getattr(row, name) for row in ordered], dtype="string")
+    for key in varied_keys(rows, swept):
+        found[key] = typed_column([row.settings.get(key) for row in ordered])
+    shown = [_shown(row, chosen=row is chosen) for row in ordered]
+    for name in _metric_names(shown):
+        if name in found:  # seed is a setting and a figure of the run
+            continue
+        found[name] = figure_column([one.get(name) for one in shown])
+    found["job_seconds"] = pd.Series([round(row.seconds, 1) for row in ordered], dtype="Float64")
+    runs = [Path(row.folder).relative_to(folder).as_posix() for row in ordered]
+    found["run"] = pd.Series(runs, dtype="string")
+    found["overrides"] = pd.Series([row.overrides for row in ordered], dtype="string")
+    return pd.DataFrame(found)
+
+
+def write_table(table: pd.DataFrame, folder: Path) -> None:
+    """Write both files, each at once or not at all."""
+    write_atomic(folder / CSV, table.to_csv(index=False).encode())
+    held = io.BytesIO()
+    table.to_parquet(held, index=False)
+    write_atomic(folder / PARQUET, held.getvalue())
+
+
+def typed_column(values: Sequence[str | None]) -> pd.Series:
+    """Values of a key as what they say: whole numbers, numbers, true and false, else text.
+
+    `null` is a missing value.
+    """
+    plain = [None if one in (None, "null") else str(one) for one in values]
+    known = [one for one in plain if one is not None]
+    if known and all(one.lower() in _WORDS for one in known):
+        return pd.Series([None if x is None else _WORDS[x.lower()] for x in plain], dtype="boolean")
+    for kind, dtype in ((int, "Int64"), (float, "Float64")):
+        try:
+            return pd.Series([None if one is None else kind(one) for one in plain], dtype=dtype)
+        except ValueError:
+            continue
+    return pd.Series(plain, dtype="string")
+
+
+def figure_column(values: Sequence[Figure]) -> pd.Series:
+    """Whole numbers where all are; what could not be computed is missing."""
+    whole = all(one is None or isinstance(one, int) for one in values)
+    return pd.Series(list(values), dtype="Int64" if whole else "Float64")
+
+
+def _shown(row: Row, *, chosen: bool) -> Mapping[str, Figure]:
+    hidden = _LEFT_OUT if chosen else (*_LEFT_OUT, *_TEST)
+    return {name: value for name, value in row.metrics.items() if not name.startswith(hidden)}
+
+
+def _metric_names(shown: Sequence[Mapping[str, Figure]]) -> list[str]:
+    """val/skill, the rest of val, train, the run's own figures, test."""
+    every = dict.fromkeys(name for one in shown for name in one)
+    first = (FIGURE, "val/", "members/val/", "train/")
+
+    def place(name: str) -> int:
+        if name.startswith(_TEST):
+            return len(first) + 1
+        found = [number for number, start in enumerate(first) if name.startswith(start)]
+        return found[0] if found else len(first)
+
+    return sorted(every, key=place)
+
 
 _SECONDS_POLL = 0.05
 _NOT_COMPARED = ("ledger",)  # of a job's config: says where it is counted, not what it does
@@ -81,7 +257,7 @@ class Sweep:
         Args:
             told: called with every outcome.
         """
-        with counted_signals() as signals:
+        with count_signals() as signals:
             answered = 0
             while True:
                 if not signals:

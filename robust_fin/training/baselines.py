@@ -1,15 +1,274 @@
-"""Forecasts that need no net, on the same folds, rows, features and target."""
+"""Baselines on the same rows: constants, minus the last return, ridge and boosted trees."""
 
+import importlib.util
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import lightning as L
 import numpy as np
+import torch
+from hydra.utils import instantiate
 from jaxtyping import Float
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.data.examples import Examples
-from robust_fin.data.rank_target import RankTarget
-from robust_fin.training.gradient_boosting import GradientBoosting
-from robust_fin.training.ridge import Ridge
+from robust_fin.data.targets import RankTarget
+from robust_fin.errors import ConfigError
+
+TAG = "train/objective_trivial"
+
+
+def trivial_objective(config: DictConfig, folds: Sequence[BarDataModule]) -> float:
+    """Training objective of a constant: the median of what is trained on, or its mean if better.
+
+    NaN where members have objectives of their own.
+
+    Args:
+        config: as composed.
+        folds: whose training rows are averaged over.
+    """
+    if config.population.delta is not None:
+        return math.nan
+    loss, found = instantiate(config.loss), []
+    for data in folds:
+        trained = data.scale.trained(outcome=data.outcome("train"), rank=data.target("train"))
+        wanted = torch.from_numpy(trained)
+        constants = (wanted.median(), wanted.mean())
+        found.append(min(float(loss(one.expand_as(wanted), wanted)) for one in constants))
+    return float(np.mean(found)) if found else math.nan
+
+
+class TrivialObjective(Callback):
+    """Draws it where training starts and at the end of every epoch, so that it is a line.
+
+    Args:
+        value: of the constant; NaN is not drawn.
+    """
+
+    def __init__(self, value: float) -> None:
+        """Keep it."""
+        self.value = value
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """The first point, which a run that goes on has already."""
+        if trainer.global_step == 0:
+            self._draw(trainer, at=0)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """A point where the last step's loss lies, so that a checkpoint after it keeps it."""
+        if trainer.global_step:
+            self._draw(trainer, at=trainer.global_step - 1)
+
+    def _draw(self, trainer: L.Trainer, *, at: int) -> None:
+        if math.isnan(self.value):
+            return
+        for logger in trainer.loggers:
+            logger.log_metrics({TAG: self.value}, step=at)
+
+
+_PENALTIES = np.logspace(-8, 2, 21)  # a row, on standardised features
+_PIECE = 1 << 16  # rows summed at once, in float64
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """A least-squares problem along the axes of its features, where any penalty is quick to try.
+
+    Attributes:
+        sizes: eigenvalues of the features' products.
+        axes: their eigenvectors, in columns.
+        along: products of features and target, along the axes.
+
+    Source: Golub, Heath and Wahba (1979), Generalized cross-validation as a method for choosing a
+    good ridge parameter.
+    """
+
+    sizes: Float[np.ndarray, " features"]
+    axes: Float[np.ndarray, "features features"]
+    along: Float[np.ndarray, " features"]
+
+    @classmethod
+    def of(
+        cls, gram: Float[np.ndarray, "features features"], shared: Float[np.ndarray, " features"]
+    ) -> "Spectrum":
+        """From sums (or means) of products of centred features, with each other and the target."""
+        sizes, axes = np.linalg.eigh(gram)
+        return cls(np.maximum(sizes, 0.0), axes, axes.T @ shared)
+
+    def weights(self, penalty: float) -> Float[np.ndarray, " features"]:
+        """Of the features, with that penalty on their squares."""
+        return self.axes @ (self.along / (self.sizes + penalty))
+
+    def penalty(
+        self, penalties: Float[np.ndarray, " penalties"], *, spread: float, rows: int
+    ) -> float:
+        """The one of least squared error on rows left out, to the approximation that all are alike.
+
+        Args:
+            penalties: to choose among.
+            spread: sum (or mean) of squares of the centred target.
+            rows: that all of it comes from.
+        """
+
+        def error(penalty: float) -> float:
+            kept = self.along**2 * (self.sizes + 2 * penalty) / (self.sizes + penalty) ** 2
+            freedom = 1 + float(np.sum(self.sizes / (self.sizes + penalty)))
+            return (spread - float(kept.sum())) / max(rows - freedom, 1e-9) ** 2
+
+        return float(min(penalties, key=error))
+
+
+@dataclass(frozen=True, slots=True)
+class Ridge:
+    """A line through standardised features; a feature that never changes has weight 0.
+
+    Attributes:
+        weights: one a feature, in target units a feature unit.
+        intercept: in target units.
+        penalty: a training row, chosen among 21 by generalised cross-validation.
+    """
+
+    weights: Float[np.ndarray, " features"]
+    intercept: float
+    penalty: float
+
+    @classmethod
+    def fit(cls, x: Float[np.ndarray, "rows features"], y: Float[np.ndarray, " rows"]) -> "Ridge":
+        """Least squares with the penalty that leave-one-out error, in closed form, likes best.
+
+        Only sums over rows are kept, so that any number of rows fits in memory.
+
+        Args:
+            x: features of the training rows.
+            y: their targets.
+
+        Source: Golub, Heath and Wahba (1979), Generalized cross-validation as a method for choosing
+        a good ridge parameter.
+        """
+        rows = y.size
+        x_mean, y_mean = _mean(x), float(y.mean())
+        gram, shared = _moments(x, y, x_mean, y_mean)
+        scale = np.sqrt(np.diag(gram))
+        used = scale > 1e-12 * np.sqrt(rows) * np.maximum(np.abs(x_mean), 1.0)
+        safe = np.where(used, scale, 1.0)
+        unit = gram / np.outer(safe, safe) * np.outer(used, used)
+        spectrum = Spectrum.of(unit, shared / safe * used)
+        penalty = spectrum.penalty(_PENALTIES, spread=float(((y - y_mean) ** 2).sum()), rows=rows)
+        weights = spectrum.weights(penalty) / safe * used
+        return cls(weights, y_mean - float(x_mean @ weights), penalty)
+
+    def forecast(self, x: Float[np.ndarray, "rows features"]) -> Float[np.ndarray, " rows"]:
+        """In target units."""
+        pieces = range(0, len(x), _PIECE)
+        parts = [x[one : one + _PIECE].astype(np.float64) @ self.weights for one in pieces]
+        return np.concatenate(parts) + self.intercept if parts else np.zeros(0)
+
+
+def _mean(x: Float[np.ndarray, "rows features"]) -> Float[np.ndarray, " features"]:
+    return x.mean(axis=0, dtype=np.float64)
+
+
+def _moments(
+    x: Float[np.ndarray, "rows features"],
+    y: Float[np.ndarray, " rows"],
+    x_mean: Float[np.ndarray, " features"],
+    y_mean: float,
+) -> tuple[Float[np.ndarray, "features features"], Float[np.ndarray, " features"]]:
+    """Sums over rows of products of deviations, feature with feature and feature with target."""
+    width = x.shape[1]
+    gram, shared = np.zeros((width, width)), np.zeros(width)
+    for first in range(0, len(x), _PIECE):
+        apart = x[first : first + _PIECE].astype(np.float64) - x_mean
+        gram += apart.T @ apart
+        shared += apart.T @ (y[first : first + _PIECE] - y_mean)
+    return gram, shared
+
+
+Forecast = Callable[[np.ndarray], np.ndarray]
+
+
+def require_lightgbm(*, wanted_by: str, instead: str) -> None:
+    """Ask for the library before anything is computed.
+
+    Args:
+        wanted_by: the setting that needs it.
+        instead: one that does without.
+
+    Raises:
+        ConfigError: LightGBM is not installed.
+    """
+    if importlib.util.find_spec("lightgbm") is None:
+        raise ConfigError(
+            f"{wanted_by} needs LightGBM, which is not installed: "
+            f"pip install 'robust-fin[boost]', or write {instead}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GradientBoosting:
+    """LightGBM with squared error, on features as they are.
+
+    Attributes:
+        trees: boosting rounds.
+        learning_rate: of a tree.
+        leaves: of a tree, at most.
+        min_rows: of a leaf, at least.
+        column_share: of the features that each tree sees.
+        penalty: on squared leaf values.
+        threads: of LightGBM.
+        seed: of the choice of features.
+    """
+
+    trees: int
+    learning_rate: float
+    leaves: int
+    min_rows: int
+    column_share: float
+    penalty: float
+    threads: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Ask for the library before anything is computed.
+
+        Raises:
+            ConfigError: LightGBM is not installed.
+        """
+        require_lightgbm(wanted_by="baselines=full", instead="baselines=default")
+
+    def fit(self, x: Float[np.ndarray, "rows features"], y: Float[np.ndarray, " rows"]) -> Forecast:
+        """Trees grown on the training rows, as what makes forecasts of others.
+
+        Args:
+            x: features of the training rows.
+            y: their targets.
+        """
+        import lightgbm  # an extra, and slow to load
+
+        train = lightgbm.Dataset(x, y, free_raw_data=True)
+        grown = lightgbm.train(self._settings(), train, num_boost_round=self.trees)
+        return lambda rows: np.asarray(
+            grown.predict(rows, num_threads=self.threads), dtype=np.float64
+        )
+
+    def _settings(self) -> dict[str, float | str | bool]:
+        return {
+            "objective": "regression",
+            "learning_rate": self.learning_rate,
+            "num_leaves": self.leaves,
+            "min_data_in_leaf": self.min_rows,
+            "feature_fraction": self.column_share,
+            "lambda_l2": self.penalty,
+            "num_threads": self.threads,
+            "seed": self.seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "verbosity": -1,
+        }
+
 
 NAMES = ("constant", "minus_last_return", "ridge", "lightgbm")
 

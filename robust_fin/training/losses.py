@@ -1,8 +1,6 @@
-"""Objectives: what training minimises. Pure functions of (score, target), both one entry a row.
+"""Training objectives and learning-rate schedules, as pure functions."""
 
-The shapes are checked on every call, because a (batch, 1) target against a (batch,) score would
-broadcast to (batch, batch) and train on nonsense.
-"""
+import math
 
 import torch
 from jaxtyping import Float
@@ -53,3 +51,43 @@ def require_same_shape(score: Tensor, target: Tensor) -> None:
             f"score has the shape {tuple(shapes[0])} and target {tuple(shapes[1])}; they would "
             "broadcast. A net must return one score a row, shape (batch,)"
         )
+
+
+def warmup_constant(step: int, *, warmup: int, total: int) -> float:  # noqa: ARG001
+    """Stay at 1 after the warmup."""
+    return _rise(step, warmup) if step < warmup else 1.0
+
+
+def warmup_cosine(step: int, *, warmup: int, total: int, floor: float) -> float:
+    """Follow half a cosine from 1 to `floor` at step `total`.
+
+    Source: Loshchilov and Hutter (2017), arXiv:1608.03983.
+    """
+    if step < warmup:
+        return _rise(step, warmup)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * _progress(step, warmup, total)))
+
+
+def warmup_linear(step: int, *, warmup: int, total: int, floor: float) -> float:
+    """Fall in a straight line from 1 to `floor` at step `total`."""
+    if step < warmup:
+        return _rise(step, warmup)
+    return 1 - (1 - floor) * _progress(step, warmup, total)
+
+
+def check_warmup(warmup: object) -> None:
+    """Refuse a warmup that is no count of steps.
+
+    Raises:
+        ConfigError: it is below 0 or not whole.
+    """
+    if not isinstance(warmup, int) or warmup < 0:
+        raise ConfigError(f"schedule.warmup={warmup} must be a whole number of steps, at least 0")
+
+
+def _rise(step: int, warmup: int) -> float:
+    return (step + 1) / warmup
+
+
+def _progress(step: int, warmup: int, total: int) -> float:
+    return min(1.0, (step - warmup) / max(1, total - warmup))

@@ -1,13 +1,166 @@
-"""Ends a trial early that does worse on val than the other trials of its study did by then."""
+"""Pruning: a run as a trial of an Optuna study in a shared journal file."""
 
+import importlib
+import json
+import logging
 import math
 import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
+from hydra.utils import instantiate
 
-from robust_fin.errors import Pruned
-from robust_fin.hardware.group import is_first, share_first
-from robust_fin.training.study_link import VARIABLE, LinkedTrial
+from robust_fin.errors import ConfigError, Pruned
+from robust_fin.runtime.rank_info import broadcast_from_first, is_first
+
+log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from optuna.storages.journal import (
+        JournalFileOpenLock,
+        JournalFileSymlinkLock,
+        JournalStorage,
+    )
+    from optuna.trial import FrozenTrial
+
+
+VARIABLE = "ROBUST_FIN_STUDY"
+STEPS = "optimizer_steps"  # user attribute of a trial: when each of its figures was reported
+
+
+def require_optuna() -> None:
+    """Refuse to go on without Optuna; and let it say what is wrong, not what it does.
+
+    Raises:
+        ConfigError: names the extra.
+    """
+    try:
+        optuna = importlib.import_module("optuna")
+    except ImportError as error:
+        raise ConfigError(
+            f"sweep=optuna needs Optuna ({error}). Install the extra: "
+            'pip install -c constraints.txt -e ".[sweep]"'
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def journal_storage(journal: Path) -> "JournalStorage":
+    """What studies in a file are read and written through; the file is made where there is none."""
+    require_optuna()
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+
+    path = str(journal.absolute())
+    return JournalStorage(JournalFileBackend(path, lock_obj=journal_lock(journal)))
+
+
+def journal_lock(journal: Path) -> "JournalFileOpenLock | JournalFileSymlinkLock":
+    """What makes writers wait for each other: a link, which is made at once over NFS too.
+
+    One that a killed process left is taken away after 30 seconds.
+    """
+    from optuna.storages.journal import JournalFileOpenLock, JournalFileSymlinkLock
+
+    # a relative link would point nowhere, and a writer that waits for it would never see its age
+    path = str(journal.absolute())
+    return JournalFileOpenLock(path) if sys.platform == "win32" else JournalFileSymlinkLock(path)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyLink:
+    """Which trial a run is.
+
+    Attributes:
+        journal: file of the study, absolute.
+        study: its name.
+        trial: number in it.
+        pruner: as in YAML.
+    """
+
+    journal: str
+    study: str
+    trial: int
+    pruner: dict[str, Any]
+
+    def as_environment(self) -> dict[str, str]:
+        """What the processes of the run need to find it."""
+        return {VARIABLE: json.dumps(asdict(self))}
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> "StudyLink | None":
+        """Of this process; None where it belongs to no study."""
+        content = environ.get(VARIABLE)
+        return None if content is None else cls(**json.loads(content))
+
+
+class LinkedTrial:
+    """A trial that is told figures, and says when it should end.
+
+    Args:
+        link: which one.
+
+    Attributes:
+        trial: what the study knew of it when it was last asked.
+    """
+
+    def __init__(self, link: StudyLink) -> None:
+        """Read the study."""
+        self.link, self._storage = link, journal_storage(Path(link.journal))
+        import optuna
+
+        pruner = instantiate(link.pruner)
+        self._study = optuna.load_study(study_name=link.study, storage=self._storage, pruner=pruner)
+        study = self._storage.get_study_id_from_name(link.study)
+        self._id = self._storage.get_trial_id_from_study_id_trial_number(study, link.trial)
+        self.trial: FrozenTrial = self._storage.get_trial(self._id)
+
+    @classmethod
+    def found(cls) -> "LinkedTrial | None":
+        """Of this process; None where there is none, or where the study takes no more from it.
+
+        A run that is resumed by hand, after its sweep is over or was moved, trains to its end.
+        """
+        link = StudyLink.read(os.environ)
+        if link is None:
+            return None
+        if not Path(link.journal).is_file():
+            log.warning("the journal %s is gone; this run is not pruned", link.journal)
+            return None
+        found = cls(link)
+        if found.trial.state.is_finished():
+            log.info("trial %d of %s has ended; this run is not pruned", link.trial, link.study)
+            return None
+        return found
+
+    def report(self, figure: float, *, step: int) -> None:
+        """Add a figure; one of a step that was reported before, as after a resume, adds nothing.
+
+        Figures are numbered, from 1, not named by their steps, so that trials with other batch
+        sizes compare.
+
+        Args:
+            figure: finite, the greater the better.
+            step: optimizer steps done.
+        """
+        known = self.steps
+        if step not in known:
+            number = 1 + sum(one < step for one in known)
+            self._storage.set_trial_intermediate_value(self._id, number, figure)
+            self._storage.set_trial_user_attr(self._id, STEPS, [*known, step])
+        self.trial = self._storage.get_trial(self._id)
+
+    @property
+    def steps(self) -> list[int]:
+        """Optimizer steps at which figures were reported."""
+        return list(self.trial.user_attrs.get(STEPS, ()))
+
+    def should_end(self) -> bool:
+        """Whether the pruner has seen enough."""
+        return bool(self._study.pruner.prune(self._study, self.trial))
+
 
 FIGURE = "val/skill"  # what a search maximises, and nothing else
 
@@ -35,7 +188,7 @@ class PruneOnVal(L.Callback):
         if trainer.sanity_checking:
             return
         skill = float(trainer.callback_metrics[FIGURE])
-        said = share_first(self._verdict(skill, trainer) if is_first() else None)
+        said = broadcast_from_first(self._verdict(skill, trainer) if is_first() else None)
         if said is not None:
             raise Pruned(said)
 

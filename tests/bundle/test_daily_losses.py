@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from robust_fin.bundle import DailyLosses
+from robust_fin.bundle.predictions import DailyLosses
 from robust_fin.metrics import Yardstick
 
 MONDAY, TUESDAY = np.array(["2024-01-08", "2024-01-09"], dtype="datetime64[s]")

@@ -5,10 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robust_fin.bundle import SCORE_BLOCK, Nets, score_rows
-from robust_fin.bundle.nets import MEMBER_BLOCK, Scores
+from robust_fin.bundle.predictions import MEMBER_BLOCK, SCORE_BLOCK, Nets, Scores, score_rows
 from robust_fin.models.links import sigmoid
-from robust_fin.training.member_states import MemberStates
+from robust_fin.training.population.members import MemberStates
 from tests.populations import Foreign
 
 ROWS = SCORE_BLOCK + 700

@@ -7,11 +7,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from robust_fin.bundle import Forecast, predictions_table
-from robust_fin.bundle.predictions import MemberMean, mean_forecast
+from robust_fin.bundle.predictions import Forecast, MemberMean, mean_forecast, predictions_table
 from robust_fin.data.examples import make_examples
-from robust_fin.data.rank_target import RankTarget
-from robust_fin.data.targets import ForwardReturn
+from robust_fin.data.targets import ForwardReturn, RankTarget
 from tests.bars import synthetic_bars
 
 

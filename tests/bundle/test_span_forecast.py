@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robust_fin.bundle import Nets, SpanForecast, spread
-from robust_fin.bundle.nets import Scores
+from robust_fin.bundle.predictions import Nets, Scores, SpanForecast, spread
 from robust_fin.metrics import Yardstick, span_metrics
-from robust_fin.training.member_states import MemberStates
+from robust_fin.training.population.members import MemberStates
 
 ROWS, MEMBERS = 300, 20
 

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 import torch
 
-from robust_fin.data import folds, identity
-from robust_fin.data.arrays import FolderArrays, MemoryArrays, Sink
-from robust_fin.data.cache import Cache
+from robust_fin.data import cache_key as identity
+from robust_fin.data import folds
+from robust_fin.data.cache import Cache, FolderArrays, MemoryArrays, Sink
+from robust_fin.data.cache_key import NotOursError, describe, key_of, surroundings
 from robust_fin.data.datamodule import BarDataModule, Market
-from robust_fin.data.identity import NotOursError, describe, key_of, surroundings
 from robust_fin.data.splits import Holdout
 from robust_fin.data.targets import ForwardReturn
 from robust_fin.data.transforms import FeatureTransform, QuantileNormal, RobustScaler, SmoothClip

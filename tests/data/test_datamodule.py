@@ -8,8 +8,7 @@ from scipy.stats import rankdata
 from robust_fin.data.batches import Batch, ScoredBatch
 from robust_fin.data.datamodule import BarDataModule, Market
 from robust_fin.data.splits import Holdout
-from robust_fin.data.target_scale import RankScale
-from robust_fin.data.targets import ForwardReturn
+from robust_fin.data.targets import ForwardReturn, RankScale
 from robust_fin.data.transforms import FeatureTransform, RobustScaler
 from robust_fin.errors import ConfigError, SplitError
 from robust_fin.features.registry import FeatureSet

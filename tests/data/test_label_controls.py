@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from robust_fin.data.label_controls import controlled
+from robust_fin.data.targets import controlled
 from robust_fin.errors import ConfigError
 
 RANK, OUTCOME = np.array([0.0, 0.25, 1.0]), np.array([-2e-4, 0.0, 3e-4])

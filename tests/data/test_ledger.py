@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from robust_fin.data.ledger import RowLedger, first_reasons
+from robust_fin.data.examples import RowLedger, first_reasons
 
 
 def mask(*rows: int) -> np.ndarray:

@@ -6,13 +6,7 @@ import pytest
 import torch
 
 from robust_fin.data.batches import CallPlan, EpochOrder, ScoredBatch
-from robust_fin.data.population import (
-    MemberOrders,
-    MemberSet,
-    PopulationData,
-    TrainWindows,
-    Window,
-)
+from robust_fin.data.datamodule import MemberOrders, MemberSet, PopulationData, TrainWindows, Window
 
 EMPTY = ScoredBatch(torch.zeros(0, 2), torch.zeros(0), torch.zeros(0))
 

@@ -3,7 +3,7 @@ import pytest
 from safetensors.numpy import load, save
 from scipy.stats import rankdata
 
-from robust_fin.data.rank_target import RankTarget
+from robust_fin.data.targets import RankTarget
 from robust_fin.errors import TransformError
 
 

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from robust_fin.data.rank_target import RankTarget
-from robust_fin.data.target_scale import RankScale, ReturnScale, TargetScale
+from robust_fin.data.targets import RankScale, RankTarget, ReturnScale, TargetScale
 from robust_fin.errors import ConfigError
 from tests.bars import config, instantiate
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from robust_fin.data.timeline import Timeline
+from robust_fin.data.splits import Timeline
 from tests.tables import minutes
 
 

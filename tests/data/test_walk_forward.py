@@ -6,7 +6,7 @@ import pytest
 from purgedcv import WalkForwardSplit, purge
 
 from robust_fin.data.splits import Fold, Holdout
-from robust_fin.data.walk_forward import WalkForward, contract_starts
+from robust_fin.data.time_series_folds import WalkForward, contract_starts
 from robust_fin.errors import ConfigError, SplitError
 from tests.tables import Labelled, cut, grid, lists, minutes, random_table
 

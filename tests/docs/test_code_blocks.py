@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 import robust_fin.__main__
-from robust_fin.command import conf_folder
+from robust_fin.cli.composition import conf_folder
 from tests.conftest import ROOT
 from tests.docs.blocks import PAGES, Command, all_blocks, all_commands, blocks_of, files_of
 from tests.docs.rules import COMPOSE, EXPAND, HELP, NOT, RULES, RUN, Rule, rules_of

@@ -33,7 +33,7 @@ SHORT = (*QUIET, "+experiment=top5", "engine=plain", "trainer.max_epochs=1")
 PROGRAMS = {"python": "", "python3.11": "", "robust-fin": "-m robust_fin"}
 PATIENCE = 300.0  # seconds a command
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["robust_fin.train", "tests.runs"])  # as in tests.started
+_SERVER.set_forkserver_preload(["robust_fin.train", "tests.small_runs"])  # as in tests.started
 
 
 def make_store(folder: Path) -> None:

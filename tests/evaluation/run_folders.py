@@ -12,10 +12,9 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from robust_fin.evaluation.figures import judged_figures
-from robust_fin.evaluation.report import write_report
-from robust_fin.evaluation.significance import Judgement, judge
-from robust_fin.evaluation.spans import model_metrics, null_for_nan
+from robust_fin.evaluation.report.report import write_report
+from robust_fin.evaluation.significance import Judgement, judge, judged_figures, model_metrics
+from robust_fin.runtime.atomic_files import null_for_nan
 from tests.evaluation.tables import predictions, with_models
 
 CONFIG = """\

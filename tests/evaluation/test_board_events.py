@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
-from robust_fin.evaluation.board_events import BUCKETS, histogram, scalars, text, write_events
+from robust_fin.evaluation.tensorboard.event_files import (
+    BUCKETS,
+    histogram,
+    scalars,
+    text,
+    write_events,
+)
 from tests.evaluation.boards import Board
 
 

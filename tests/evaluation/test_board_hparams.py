@@ -1,7 +1,7 @@
 import pytest
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from robust_fin.evaluation.board_hparams import (
+from robust_fin.evaluation.tensorboard.dashboard import (
     KEYS,
     METRICS,
     NAMED,
@@ -13,7 +13,7 @@ from robust_fin.evaluation.board_hparams import (
 SETTINGS = {
     "seed": 3,
     "batch_size": 256,
-    "model": {"_target_": "robust_fin.models.residual_mlp.ResidualMLP", "hidden": [16, 8],
+    "model": {"_target_": "robust_fin.models.mlp.ResidualMLP", "hidden": [16, 8],
               "residual": True, "dropout": 0.1},
     "loss": {"_target_": "robust_fin.training.losses.squared", "_partial_": True},
     "optimizer": {"lr": 0.003, "betas": [0.9, 0.999]},

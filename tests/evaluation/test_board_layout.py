@@ -3,7 +3,7 @@ import re
 import pytest
 from tensorboard.plugins.custom_scalar.layout_pb2 import Chart, Layout
 
-from robust_fin.evaluation.board_layout import layout
+from robust_fin.evaluation.tensorboard.event_files import layout
 
 TAGS = (
     "train/objective", "train/objective_trivial", "val/loss", "val/loss_trivial", "val/skill",

@@ -7,8 +7,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.plugins.hparams import api_pb2
 
 from robust_fin.errors import Interrupted, NonFiniteError
-from robust_fin.evaluation.board import Shown, show_in_tensorboard
-from robust_fin.evaluation.board_session import failure_shown, open_session
+from robust_fin.evaluation.tensorboard.dashboard import Shown, show_in_tensorboard
+from robust_fin.evaluation.tensorboard.session import failure_shown, open_session
 from tests.evaluation.boards import Board
 from tests.evaluation.run_folders import write_events
 
@@ -40,7 +40,7 @@ def test_what_training_forgets_when_it_starts_is_not_the_session(tmp_path: Path)
     folder = begun(tmp_path / "run")
     write_events(folder, {"val/loss": {9: 0.5}}, name="1795460628.host.7.0")
     (curves,) = folder.glob("*.7.0")
-    from robust_fin.evaluation.board_events import RecordWriter
+    from robust_fin.evaluation.tensorboard.event_files import RecordWriter
 
     with curves.open("ab") as file:
         start = Event(step=0, session_log=SessionLog(status=SessionLog.START))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from arch.bootstrap import optimal_block_length
 
-from robust_fin.evaluation.bootstrap import (
+from robust_fin.evaluation.intervals import (
     DateDraws,
     Interval,
     block_length,

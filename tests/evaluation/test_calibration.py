@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from robust_fin.evaluation.calibration import decile_of
+from robust_fin.evaluation.breakdowns import decile_of
 from robust_fin.evaluation.significance import judge
 from tests.evaluation.tables import predictions, with_models
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from robust_fin.evaluation.bootstrap import DateDraws
-from robust_fin.evaluation.choice import Choice, choice
+from robust_fin.evaluation.intervals import DateDraws
+from robust_fin.evaluation.multiple_testing import Choice, choice
 
 DATES = 17
 

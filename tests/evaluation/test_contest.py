@@ -4,7 +4,7 @@ import pytest
 from arch.bootstrap import SPA
 from scipy.stats import spearmanr
 
-from robust_fin.evaluation.contest import contest, contest_words, daily_series
+from robust_fin.evaluation.run_selection import contest, contest_words, daily_series
 from robust_fin.metrics import huber_terms
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.edge import Instrument
+from robust_fin.evaluation.breakdowns import Instrument
 from robust_fin.evaluation.significance import judge
 from tests.evaluation.tables import predictions, with_models
 

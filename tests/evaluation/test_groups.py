@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from robust_fin.evaluation.groups import by_hour, by_month, grouped
+from robust_fin.evaluation.breakdowns import by_hour, by_month, grouped
 from robust_fin.evaluation.significance import significance
 from robust_fin.metrics import huber_loss, rank_ic, skill
 from tests.evaluation.tables import predictions

@@ -2,7 +2,7 @@ import numpy as np
 import purgedcv
 import pytest
 
-from robust_fin.evaluation.overfitting import backtest_overfitting, fitting_blocks, halves
+from robust_fin.evaluation.multiple_testing import backtest_overfitting, fitting_blocks, halves
 
 
 def noise(*, dates: int, runs: int, seed: int) -> np.ndarray:

@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 from rich.table import Table
 
-from robust_fin.evaluation.cells import percent, plain
-from robust_fin.evaluation.pairing import net_rows, paired, pairing_tables
+from robust_fin.evaluation.run_selection import net_rows, paired, pairing_tables
 from robust_fin.evaluation.significance import judge
+from robust_fin.evaluation.verdict import percent, plain
 from tests.evaluation.tables import predictions, with_models
 
 

@@ -5,12 +5,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from robust_fin.evaluation.bootstrap import Interval
-from robust_fin.evaluation.calibration import Calibration, Decile
-from robust_fin.evaluation.groups import Group
-from robust_fin.evaluation.markup import STYLE, PlainTable
-from robust_fin.evaluation.pictures import COLOURS, INK, LINE, Picture, drawn
-from robust_fin.evaluation.plots import (
+from robust_fin.evaluation.breakdowns import Calibration, Decile, FigureGroup
+from robust_fin.evaluation.intervals import Interval
+from robust_fin.evaluation.report.page import COLOURS, INK, LINE, STYLE, Picture, PlainTable, drawn
+from robust_fin.evaluation.report.plots import (
     draw_calibration,
     draw_groups,
     draw_losses,
@@ -18,14 +16,14 @@ from robust_fin.evaluation.plots import (
     draw_norms,
     draw_path,
 )
-from robust_fin.evaluation.scalars import Curve
-from robust_fin.evaluation.skill_path import SkillPath
+from robust_fin.evaluation.significance import SkillPath
+from robust_fin.evaluation.tensorboard.event_files import Curve
 
 NAN = float("nan")
 SKILL = Interval(0.0, 0.0, 0.0)
 GROUPS = [
-    Group("2024-01", 10, 9, Interval(0.03, 0.01, 0.06), SKILL),
-    Group("2024-02", 10, 2, Interval(-0.02, NAN, NAN), SKILL),
+    FigureGroup("2024-01", 10, 9, Interval(0.03, 0.01, 0.06), SKILL),
+    FigureGroup("2024-02", 10, 2, Interval(-0.02, NAN, NAN), SKILL),
 ]
 WHOLE = Interval(0.01, 0.005, 0.02)
 
@@ -67,7 +65,7 @@ def test_groups_stand_at_their_estimates_with_their_intervals() -> None:
 
 def test_many_groups_leave_room_between_their_labels() -> None:
     figure = Figure()
-    many = [Group(f"{2000 + k}-01", 1, 9, WHOLE, SKILL) for k in range(40)]
+    many = [FigureGroup(f"{2000 + k}-01", 1, 9, WHOLE, SKILL) for k in range(40)]
     draw_groups(figure, many, whole=WHOLE, along="month")
     assert len(figure.axes[0].get_xticklabels()) == 6
     assert figure.axes[0].containers[0].lines[0].get_ydata().size == 40

@@ -7,14 +7,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robust_fin import evaluate
-from robust_fin.evaluation import report
-from robust_fin.evaluation.bootstrap import Interval
-from robust_fin.evaluation.cells import number, percent, plain, share, spoken
-from robust_fin.evaluation.verdict import verdict
+from robust_fin.evaluation.intervals import Interval
+from robust_fin.evaluation.report import report
+from robust_fin.evaluation.verdict import number, percent, plain, share, spoken, verdict
 from robust_fin.metrics import rank_ic
 from tests.evaluation.pages import Page
 from tests.evaluation.run_folders import scored, write_run
-from tests.runs import run_training
+from tests.small_runs import run_training
 
 SMALL = ("features=study", "source.synthetic.rows=4000", "batch_size=64", "trainer.max_epochs=1")
 PICTURES = ["months", "hours", "calibration", "path", "members", "losses", "norms"]
@@ -208,7 +207,7 @@ def test_the_pictures_are_in_tensorboard_once(planted: tuple) -> None:
 def test_without_matplotlib_every_number_is_there(
     page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("robust_fin.evaluation.pictures.find_spec", lambda _: None)
+    monkeypatch.setattr("robust_fin.evaluation.report.page.find_spec", lambda _: None)
     write_run(tmp_path / "planted", scored(strength=0.2), members=16)
     bare = Page.read(tmp_path / "planted" / "report.html")
     assert bare.tables() == page.tables()
@@ -277,7 +276,7 @@ def test_training_and_evaluating_write_it(
 
 def _trained(run: Path) -> np.ndarray:
     """Rank targets of the training rows."""
-    from robust_fin.bundle import read_config
-    from robust_fin.train import load_data
+    from robust_fin.bundle.folder import read_config
+    from robust_fin.runs.training import load_data
 
     return load_data(read_config(run)).target("train")

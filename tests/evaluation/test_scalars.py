@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robust_fin.evaluation.scalars import event_files, read_curves
+from robust_fin.evaluation.tensorboard.event_files import event_files, read_curves
 from tests.evaluation.run_folders import write_events
 
 

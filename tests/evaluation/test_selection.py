@@ -6,7 +6,7 @@ import purgedcv
 import pytest
 from scipy.stats import norm
 
-from robust_fin.evaluation.selection import (
+from robust_fin.evaluation.multiple_testing import (
     Track,
     deflated_sharpe,
     expected_maximum,

@@ -2,8 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from robust_fin.evaluation.significance import judge, models_of
-from robust_fin.evaluation.skill_path import skill_path
+from robust_fin.evaluation.significance import judge, models_of, skill_path
 from tests.evaluation.tables import predictions, with_models
 
 

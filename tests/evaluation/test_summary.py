@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from robust_fin.evaluation.cells import percent, plain
 from robust_fin.evaluation.significance import Judgement, judge
-from robust_fin.evaluation.summary import summary_table
+from robust_fin.evaluation.tables import summary_table
+from robust_fin.evaluation.verdict import percent, plain
 
 METRICS = {
     "parameters": 299, "steps": 1500, "fit_seconds": 3.2, "steps_per_second": 468.7,

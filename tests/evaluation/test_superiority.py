@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from arch.bootstrap import SPA, StationaryBootstrap
 
-from robust_fin.evaluation.bootstrap import date_weights
-from robust_fin.evaluation.superiority import long_run_variance, superiority
+from robust_fin.evaluation.intervals import date_weights
+from robust_fin.evaluation.multiple_testing import long_run_variance, superiority
 
 BLOCK, DRAWS = 5, 400
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from robust_fin.evaluation.bootstrap import Interval
+from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.significance import Significance, judge, significance
 from robust_fin.evaluation.verdict import verdict
 from tests.evaluation.tables import predictions, with_models
@@ -68,7 +68,7 @@ def test_each_rival_is_named_with_its_paired_interval() -> None:
 
 
 def test_the_edge_stands_beside_the_half_spread() -> None:
-    from robust_fin.evaluation.edge import Instrument
+    from robust_fin.evaluation.breakdowns import Instrument
 
     table = with_models(predictions(strength=0.1), {})
     said = verdict(judge(table, instrument=Instrument(**ES)))

@@ -1,8 +1,8 @@
 import pandas as pd
 import pytest
 
-from robust_fin.features.clock import seconds_of_day
 from robust_fin.features.registry import compute_features
+from robust_fin.features.session import seconds_of_day
 from tests.bars import close_bars
 
 

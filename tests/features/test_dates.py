@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from robust_fin.features.dates import first_rows, last_rows, on_each_bar, value_on_day
+from robust_fin.features.windows import first_rows, last_rows, on_each_bar, value_on_day
 from tests.bars import close_bars
 
 NAN = float("nan")

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from robust_fin.features.profile import BIN, binned_volume, profile_of, value_area
 from robust_fin.features.registry import compute_features
+from robust_fin.features.session import BIN, binned_volume, profile_of, value_area
 from tests.bars import hand_bars
 
 NAN = float("nan")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from robust_fin.features.registry import compute_features
-from robust_fin.features.same_minute import DateGrid
+from robust_fin.features.session import DateGrid
 from tests.bars import close_bars, hand_bars
 
 NAN = float("nan")

@@ -10,10 +10,10 @@ from robust_fin.features.registry import (
     SESSION,
     TRADING_DATES,
     Feature,
+    FeatureStream,
     Lookback,
     compute_features,
 )
-from robust_fin.features.streaming import FeatureStream
 from tests.bars import close_bars, roll_rows, synthetic_bars
 
 ROWS = 16_000  # rolls after 11,000

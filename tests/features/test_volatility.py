@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from robust_fin.features.prices import ratio, realised_volatility
 from robust_fin.features.registry import compute_features
-from robust_fin.features.volatility import ratio, realised_volatility
 from tests.bars import close_bars, zigzag
 
 NAN = float("nan")

@@ -14,18 +14,16 @@ from hydra.errors import (
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from robust_fin.command import conf_folder
+from robust_fin.cli.composition import conf_folder
 from robust_fin.data.cache import Cache
 from robust_fin.data.splits import Split
-from robust_fin.data.target_scale import TargetScale
-from robust_fin.data.targets import ForwardReturn
+from robust_fin.data.targets import ForwardReturn, TargetScale
 from robust_fin.data.transforms import FeatureTransform
-from robust_fin.evaluation.edge import Instrument
+from robust_fin.evaluation.breakdowns import Instrument
 from robust_fin.features.registry import FeatureSet
-from robust_fin.hardware.environment import Hardware
-from robust_fin.market.sources import BarSource
-from robust_fin.market.spikes import Spikes
-from robust_fin.sweeps.executor import Executor
+from robust_fin.market.sources import BarSource, Spikes
+from robust_fin.runtime.devices import Hardware
+from robust_fin.sweeps.executors.local import Executor
 from robust_fin.sweeps.strategy import Strategy
 from robust_fin.training.baselines import Baselines
 from tests.bars import config, instantiate

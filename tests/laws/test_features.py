@@ -20,7 +20,7 @@ from robust_fin.features.registry import (
 from tests.bars import LEVELS, MINUTE, file_bars, labelled, roll_rows, shocked, synthetic_bars
 
 NAMES = sorted(FEATURES)
-CLOCK = {name for name in NAMES if get_feature(name).fn.__module__.endswith(".clock")}
+CLOCK = {"time_of_day_sin", "time_of_day_cos", "minutes_past_5min", "minutes_past_half_hour"}
 WITHOUT_VIX = [name for name in NAMES if not name.startswith("vix")]
 MANY_DATES = 5  # a longer lookback needs longer tables
 TWO_CONTRACTS = 20_000  # eight trading dates of ESH22, then six and a half of ESM22

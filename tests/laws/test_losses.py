@@ -4,12 +4,12 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from robust_fin.command import conf_folder
+from robust_fin.cli.composition import conf_folder
 from robust_fin.errors import ConfigError
 from robust_fin.models.links import identity
+from robust_fin.training.assembly import function_of
+from robust_fin.training.engine.steps import StepLoop, StepSettings
 from robust_fin.training.losses import require_same_shape
-from robust_fin.training.parts import function_of
-from robust_fin.training.steps import StepLoop, StepSettings
 from tests.bars import config
 
 LOSSES = sorted(path.stem for path in (conf_folder() / "loss").glob("*.yaml"))

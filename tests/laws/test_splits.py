@@ -7,11 +7,9 @@ from math import comb
 import numpy as np
 import pytest
 
-from robust_fin.command import conf_folder
-from robust_fin.data.purged import Cpcv, PurgedKFold
-from robust_fin.data.splits import Fold, Holdout, Split, backtest_paths
-from robust_fin.data.timeline import INTO_LOCKBOX, LOCKED
-from robust_fin.data.walk_forward import WalkForward
+from robust_fin.cli.composition import conf_folder
+from robust_fin.data.splits import INTO_LOCKBOX, LOCKED, Fold, Holdout, Split, backtest_paths
+from robust_fin.data.time_series_folds import Cpcv, PurgedKFold, WalkForward
 from tests.bars import config, instantiate
 from tests.tables import Labelled, cut, overlap, random_table
 

@@ -19,8 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from robust_fin.errors import RobustFinError, SchemaError, SourceError
-from robust_fin.market.blocks import BarStream
-from robust_fin.market.sources import BarSource
+from robust_fin.market.sources import BarSource, BarStream
 from tests.market import damage_files, damage_parquet  # noqa: F401 (they register their kinds)
 from tests.market.by_hand import Bar, Reading, RefusedError
 from tests.market.damage import ACCEPTED, BY_HAND, IF_READ, KINDS, REFUSED, UNKNOWN, Kind, Thrown

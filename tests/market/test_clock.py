@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from robust_fin.errors import ConfigError, SchemaError
-from robust_fin.market.clock import to_utc
+from robust_fin.market.timestamps import to_utc
 
 
 def utc(*stamps: object, timezone: str | None = None, time_format: str | None = None) -> list[str]:

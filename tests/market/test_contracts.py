@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from robust_fin.errors import SchemaError
-from robust_fin.market.contracts import expiry, in_expiry_order
+from robust_fin.market.labelling import expiry, in_expiry_order
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from robust_fin.errors import SchemaError, SourceError
-from robust_fin.market.blocks import BarStream
+from robust_fin.market.sources import BarStream
 from tests.market.test_sources import PRICES, load, source, text_file
 
 MakeBars = Callable[..., pd.DataFrame]

@@ -4,12 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from robust_fin.data.identity import describe, key_of
+from robust_fin.data.cache_key import describe, key_of
 from robust_fin.errors import ConfigError
-from robust_fin.market.blocks import BarStream
 from robust_fin.market.schema import PRICES, check_bars
-from robust_fin.market.sources import Bars
-from robust_fin.market.spikes import SPIKED, Spikes
+from robust_fin.market.sources import SPIKED, Bars, BarStream, Spikes
 from robust_fin.market.synthetic import synthetic_market
 from tests.bars import config, instantiate
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import kurtosis, spearmanr
 
 from robust_fin.errors import ConfigError
-from robust_fin.market import synthetic_walk
+from robust_fin.market import synthetic_path as synthetic_walk
 from robust_fin.market.calendar import TradingCalendar
 from robust_fin.market.synthetic import SyntheticMarket, planted_forecast, synthetic_market
 from tests.bars import config, instantiate

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from robust_fin.errors import SourceError
-from robust_fin.market.vix import last_close_before, read_daily_closes
+from robust_fin.market.labelling import last_close_before, read_daily_closes
 
 
 def written(folder: Path, text: str) -> Path:

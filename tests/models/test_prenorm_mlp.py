@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from robust_fin.models.prenorm_mlp import PreNormMLP
+from robust_fin.models.mlp import PreNormMLP
 from tests.models.by_hand import layer_norm, linear
 
 SETTINGS = {

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from robust_fin.models.links import identity, sigmoid
-from robust_fin.models.residual_mlp import ResidualMLP, skip
+from robust_fin.models.mlp import ResidualMLP, skip
 from robust_fin.training.module import parameter_count
 from tests.bars import config, instantiate
 from tests.models.by_hand import layer_norm, linear

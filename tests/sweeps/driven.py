@@ -9,8 +9,8 @@ from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from robust_fin.command import conf_folder
-from robust_fin.sweeps import FINISHED, Outcome, Strategy, Trial
+from robust_fin.cli.composition import conf_folder
+from robust_fin.sweeps.strategy import FINISHED, Outcome, Strategy, Trial
 
 Score = Callable[[Mapping[str, str]], float | None]
 

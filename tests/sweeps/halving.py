@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 
-from robust_fin.sweeps.trial import FINISHED, Outcome, Row, Trial, one_row
+from robust_fin.sweeps.strategy import FINISHED, Outcome, Row, Trial, one_row
 
 
 class Halving:

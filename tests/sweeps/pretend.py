@@ -10,12 +10,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from robust_fin.errors import ConfigError
-from robust_fin.sweeps.composition import Composed, Composer
-from robust_fin.sweeps.grid import Grid
-from robust_fin.sweeps.record import RECORD, SweepRecord
-from robust_fin.sweeps.strategy import Strategy
+from robust_fin.sweeps.job import RECORD, Composed, Composer, SweepRecord
+from robust_fin.sweeps.strategy import Grid, Outcome, Strategy, Trial
 from robust_fin.sweeps.sweep import Sweep
-from robust_fin.sweeps.trial import Outcome, Trial
 
 # what every Pretend of this process started: the run folder's name, and its task
 STARTED: list[tuple[str, dict[str, Any]]] = []

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from robust_fin.errors import BundleError
-from robust_fin.evaluation.bootstrap import Interval
-from robust_fin.evaluation.choice import Choice
-from robust_fin.sweeps.deflation import choice_words, deflated_choice, gains_of, val_gains
-from robust_fin.sweeps.trial import FAILED, FINISHED, Row
+from robust_fin.evaluation.intervals import Interval
+from robust_fin.evaluation.multiple_testing import Choice
+from robust_fin.sweeps.strategy import FAILED, FINISHED, Row
+from robust_fin.sweeps.sweep_summary import choice_words, deflated_choice, gains_of, val_gains
 
 DATES = pd.date_range("2024-01-08", periods=8)
 

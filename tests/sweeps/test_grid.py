@@ -4,11 +4,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from robust_fin.errors import ConfigError
-from robust_fin.sweeps.executor import Executor
-from robust_fin.sweeps.executors.local import Local
-from robust_fin.sweeps.grid import Grid
-from robust_fin.sweeps.strategy import Strategy
-from robust_fin.sweeps.trial import FAILED, FINISHED, STOPPED, Outcome, Trial
+from robust_fin.sweeps.executors.local import Executor, Local
+from robust_fin.sweeps.strategy import FAILED, FINISHED, STOPPED, Grid, Outcome, Strategy, Trial
 from tests.sweeps.pretend import Pretend
 
 parse = OverridesParser.create().parse_overrides

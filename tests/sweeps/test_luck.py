@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from robust_fin.sweeps.luck import BestOf
+from robust_fin.sweeps.sweep_summary import BestOf
 
 SKILLS = [0.001, 0.002, 0.003, 0.004]
 

@@ -16,10 +16,10 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 
 from robust_fin.errors import ConfigError
-from robust_fin.sweeps import FAILED, PRUNED, STOPPED
 from robust_fin.sweeps.optuna_search import OptunaSearch
+from robust_fin.sweeps.strategy import FAILED, PRUNED, STOPPED
 from robust_fin.sweeps.study import mend
-from robust_fin.training.study_link import STEPS, VARIABLE, LinkedTrial, StudyLink
+from robust_fin.training.pruning import STEPS, VARIABLE, LinkedTrial, StudyLink
 from tests.conftest import ROOT
 from tests.studies import MEDIAN, read
 from tests.sweeps.driven import by_number, conf, drive, ended, words

@@ -8,10 +8,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from robust_fin import train
 from robust_fin.errors import ConfigError
-from robust_fin.sweeps import plugin
-from robust_fin.sweeps.lock import only_command
-from robust_fin.sweeps.plugin import one_a_key, words_of_sweep
-from robust_fin.sweeps.record import SweepRecord
+from robust_fin.sweeps import hydra_sweeper as plugin
+from robust_fin.sweeps.hydra_sweeper import one_a_key, words_of_sweep
+from robust_fin.sweeps.job import SweepRecord
+from robust_fin.sweeps.sweep import only_command
 from tests.sweeps.pretend import STARTED
 
 Capture = pytest.CaptureFixture[str]

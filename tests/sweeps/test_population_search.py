@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from robust_fin.errors import ConfigError
-from robust_fin.sweeps import FAILED, FINISHED, STOPPED, Trial
-from robust_fin.sweeps.member_grid import combinations, points
 from robust_fin.sweeps.population_search import PopulationSearch
-from robust_fin.sweeps.search_space import Between, OneOf
+from robust_fin.sweeps.search_space import Between, OneOf, combinations, points
+from robust_fin.sweeps.strategy import FAILED, FINISHED, STOPPED, Trial
 from tests.sweeps.driven import by_number, conf, drive, ended, words
 
 

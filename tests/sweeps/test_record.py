@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from robust_fin.errors import ConfigError
-from robust_fin.sweeps.record import JobRecord, SweepRecord, found_in
+from robust_fin.sweeps.job import JobRecord, SweepRecord, found_in
 
 
 def job(state: str) -> JobRecord:

@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 
 from robust_fin.errors import ConfigError
-from robust_fin.sweeps.grid import Grid
+from robust_fin.sweeps.strategy import Grid, Outcome
 from robust_fin.sweeps.sweep import Sweep
-from robust_fin.sweeps.trial import Outcome
 from tests.sweeps.halving import Halving
 from tests.sweeps.pretend import HELD, STARTED, PretendedJob, pretend_sweep, skill
 

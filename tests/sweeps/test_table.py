@@ -3,14 +3,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from robust_fin.sweeps.table import (
-    chosen_row,
-    in_order,
-    sweep_table,
-    typed_column,
-    write_table,
-)
-from robust_fin.sweeps.trial import FAILED, FINISHED, PRUNED, STOPPED, Figure, Row
+from robust_fin.sweeps.strategy import FAILED, FINISHED, PRUNED, STOPPED, Figure, Row
+from robust_fin.sweeps.sweep import chosen_row, in_order, sweep_table, typed_column, write_table
 
 SWEEP = Path("/sweep")
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.train import quiet
+from robust_fin.runs.training import quiet
 from robust_fin.training import fitting, losses
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.module import Forecaster

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from robust_fin.training.adamw_step import step_scalars
+from robust_fin.training.engine.step_state import step_scalars
 
 BETAS = (0.9, 0.999)
 

@@ -9,12 +9,12 @@ import torch
 
 from robust_fin.data.batches import Batch, EpochOrder, ScoreBatches, ScoredBatch, TrainBatches
 from robust_fin.errors import Interrupted
-from robust_fin.hardware.ending import RankError
 from robust_fin.metrics import span_metrics
-from robust_fin.training.agreement import WeightsAgree, shared_callbacks, weights_hash
-from robust_fin.training.checkpoints import LastCheckpoint
-from robust_fin.training.span_scores import SpanScores
-from tests.hardware.forked import in_group_of
+from robust_fin.runtime.process_state import RankError
+from robust_fin.training.fitting import WeightsAgree, shared_callbacks, weights_hash
+from robust_fin.training.module import SpanScores
+from robust_fin.training.recovery.checkpoints import LastCheckpoint
+from tests.runtime.forked import in_group_of
 from tests.training.test_module import data, forecaster, net
 
 GLOBAL_BATCH, EPOCHS = 32, 3

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from robust_fin.data.examples import Examples
-from robust_fin.data.rank_target import RankTarget
+from robust_fin.data.targets import RankTarget
 from robust_fin.training.baselines import constant, minus_last_return
 
 TARGET = RankTarget.fit(np.array([-0.02, -0.01, 0.0, 0.01, 0.02]))

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from robust_fin.errors import ResumeError
-from robust_fin.training.checkpoint_files import (
+from robust_fin.training.recovery.checkpoint_files import (
     LAST,
     PREVIOUS,
-    DamagedError,
+    DamagedCheckpointError,
     WholeCheckpoints,
     mend,
     read_checkpoint,
@@ -100,7 +100,7 @@ def test_an_archive_without_a_seal_is_read_while_its_own_checksums_fit(tmp_path:
     place = content.index(checkpoint(4)["state_dict"]["w"].numpy().tobytes())
     content[place] ^= 1
     (tmp_path / LAST).write_bytes(content)
-    with pytest.raises(DamagedError, match="is not what was written"):
+    with pytest.raises(DamagedCheckpointError, match="is not what was written"):
         read_checkpoint(tmp_path / LAST)
 
 
@@ -111,7 +111,7 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
-        with pytest.raises(DamagedError):
+        with pytest.raises(DamagedCheckpointError):
             read_checkpoint(path)
 
 
@@ -119,7 +119,7 @@ def test_every_cut_is_noticed(tmp_path: Path) -> None:
     content, path = sealed(checkpoint(1)), tmp_path / LAST
     for length in (0, 1, 2, 30, *range(40, len(content), 37), len(content) - 71, len(content) - 1):
         path.write_bytes(content[:length])
-        with pytest.raises(DamagedError):
+        with pytest.raises(DamagedCheckpointError):
             read_checkpoint(path)
 
 

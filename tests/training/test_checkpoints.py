@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import Interrupted, ResumeError
-from robust_fin.train import load_data, quiet
-from robust_fin.training.checkpoint_files import WholeCheckpoints, read_checkpoint
+from robust_fin.runs.training import load_data, quiet
 from robust_fin.training.fitting import Fit, FitPlan, fit
+from robust_fin.training.recovery.checkpoint_files import WholeCheckpoints, read_checkpoint
 from tests.bars import config as composed
 from tests.same_run import curves
 from tests.signals import TARGET

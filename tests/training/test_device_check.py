@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from robust_fin.training import device_check
-from robust_fin.training.device_check import Passes, compiled_error, passes
+from robust_fin.training.engine import build as device_check
+from robust_fin.training.engine.build import Passes, compiled_error, passes
 from robust_fin.training.losses import huber
 from tests.training.plain_steps import FEATURES, residual
 

@@ -13,7 +13,7 @@ from torch.optim import SGD, AdamW
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.models.links import identity, sigmoid
-from robust_fin.train import load_data
+from robust_fin.runs.training import load_data
 from robust_fin.training.diagnostics import (
     Diagnostics,
     activation_figures,

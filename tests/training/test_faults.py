@@ -7,9 +7,9 @@ import torch
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import NonFiniteError
-from robust_fin.train import load_data
-from robust_fin.training.record import read_record
-from robust_fin.training.stability import require_finite_weights
+from robust_fin.runs.training import load_data
+from robust_fin.training.recovery.guard import require_finite_weights
+from robust_fin.training.recovery.record import read_record
 from tests.training.faults import (
     BATCHES,
     Fault,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from robust_fin.errors import ConfigError
-from robust_fin.training.gradient_boosting import GradientBoosting
+from robust_fin.training.baselines import GradientBoosting
 
 SETTINGS = {
     "trees": 50, "learning_rate": 0.1, "leaves": 8, "min_rows": 20,

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from robust_fin.training.hashed_dropout import HashedDropout, hash32, step_keys
+from robust_fin.training.engine.step_state import HashedDropout, hash32, step_keys
 
 
 def by_hand(counter: int, key: int) -> int:

@@ -10,9 +10,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.train import load_data
+from robust_fin.runs.training import load_data
+from robust_fin.training.diagnostics import Histograms, gradients, milestone
 from robust_fin.training.fitting import Fit
-from robust_fin.training.histograms import Histograms, gradients, milestone
 from tests.evaluation.boards import Board
 from tests.populations import bars_of, train_members
 from tests.populations import settings as member_settings

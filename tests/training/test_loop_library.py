@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from robust_fin.training import loop_library
-from robust_fin.training.loop_library import LoopLibrary, NoCompilerError
-from robust_fin.training.loop_trace import LoopInputs, TracedStep, trace_step
+from robust_fin.training.engine import loop_library
+from robust_fin.training.engine.loop_library import LoopLibrary, NoCompilerError
+from robust_fin.training.engine.trace import LoopInputs, TracedStep, trace_step
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from robust_fin.models.links import sigmoid
-from robust_fin.training.loop_trace import (
+from robust_fin.training.engine.steps import StepLoop
+from robust_fin.training.engine.trace import (
     LoopInputs,
     UnsupportedStepError,
     decompositions,
     pool_backward,
     trace_step,
 )
-from robust_fin.training.steps import StepLoop
 from tests.training.plain_steps import F64, SETTINGS, compiled, loss, residual
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from robust_fin.training.member_curves import MemberCurves
-from robust_fin.training.steps import StepResult
+from robust_fin.training.engine.steps import StepResult
+from robust_fin.training.population.module import MemberCurves
 
 
 class Kept(DummyLogger):

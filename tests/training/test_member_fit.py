@@ -11,15 +11,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from robust_fin.data.batches import ScoredBatch
-from robust_fin.data.datamodule import BarDataModule
-from robust_fin.data.population import MemberSet, PopulationData
+from robust_fin.data.datamodule import BarDataModule, MemberSet, PopulationData
 from robust_fin.errors import ConfigError, NonFiniteError
-from robust_fin.training.engine import trainer_settings
+from robust_fin.training.assembly import make_trainer
+from robust_fin.training.engine.build import trainer_settings
 from robust_fin.training.fitting import FitPlan
-from robust_fin.training.member_fit import check_optimizer, initial_nets, make_population
-from robust_fin.training.members import members_of
-from robust_fin.training.parts import make_trainer
-from robust_fin.training.population import PopulationForecaster
+from robust_fin.training.population.fit import check_optimizer, initial_nets, make_population
+from robust_fin.training.population.members import members_of
+from robust_fin.training.population.module import PopulationForecaster
 from tests.populations import (
     bars_of,
     member_weights,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from robust_fin.training.member_states import NEVER, MemberStates
+from robust_fin.training.population.members import NEVER, MemberStates
 from tests.populations import Foreign
 
 MEMBERS = 4

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from robust_fin.models.links import sigmoid
+from robust_fin.training.engine.steps import StepLoop, StepResult, StepState
 from robust_fin.training.losses import huber
-from robust_fin.training.member_states import MemberStates
-from robust_fin.training.member_steps import (
+from robust_fin.training.population.members import MemberStates
+from robust_fin.training.population.steps import (
     AUTO,
     LoopedMembers,
     MemberEngine,
     MemberWork,
     StackedMembers,
 )
-from robust_fin.training.steps import StepLoop, StepResult, StepState
 from tests.training.plain_steps import (
     BATCH,
     F64,

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from robust_fin.data.batches import CallPlan, EpochOrder, ScoredBatch
-from robust_fin.data.population import MemberSet, Window
-from robust_fin.training.member_work import MemberPace
-from robust_fin.training.members import Member
+from robust_fin.data.datamodule import MemberSet, Window
+from robust_fin.training.population.members import Member
+from robust_fin.training.population.steps import MemberPace
 
 BATCH = 4
 

@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from robust_fin.errors import ConfigError
-from robust_fin.training.members import (
+from robust_fin.training.population.members import (
     Member,
     check_lists,
     check_validation,

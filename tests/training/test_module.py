@@ -10,12 +10,10 @@ from torch import nn
 from robust_fin.data.batches import EpochOrder, ScoreBatches, ScoredBatch, TrainBatches
 from robust_fin.errors import NonFiniteError
 from robust_fin.models.links import identity
-from robust_fin.models.residual_mlp import ResidualMLP
-from robust_fin.training.losses import huber
-from robust_fin.training.module import Forecaster
-from robust_fin.training.schedules import warmup_constant
-from robust_fin.training.span_scores import SpanScores
-from robust_fin.training.stability import StopOnNonFiniteWeights, require_finite_weights
+from robust_fin.models.mlp import ResidualMLP
+from robust_fin.training.losses import huber, warmup_constant
+from robust_fin.training.module import Forecaster, SpanScores
+from robust_fin.training.recovery.guard import StopOnNonFiniteWeights, require_finite_weights
 
 ROWS, BATCH = 320, 16
 

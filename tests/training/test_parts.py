@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from robust_fin.hardware.ending import RankError
-from robust_fin.training.parts import make_trainer
+from robust_fin.runtime.process_state import RankError
+from robust_fin.training.assembly import make_trainer
 from tests.bars import config
 
 

@@ -9,8 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 pytest.importorskip("optuna")
 
 from robust_fin import train
-from robust_fin.training.study_link import STEPS, LinkedTrial, StudyLink
-from tests.runs import QUICK, read_metrics
+from robust_fin.training.pruning import STEPS, LinkedTrial, StudyLink
+from tests.small_runs import QUICK, read_metrics
 from tests.studies import read, study_with
 
 ROWS = ("source.synthetic.rows=3000", "features.names=[close_change_pct]", "batch_size=128")

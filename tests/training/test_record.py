@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from robust_fin.data.batches import EpochOrder
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import BundleError, NonFiniteError
-from robust_fin.train import load_data
-from robust_fin.training import record as records
-from robust_fin.training.checkpoint_files import read_checkpoint
-from robust_fin.training.record import Record, read_record, rows_of
+from robust_fin.runs.training import load_data
+from robust_fin.training.recovery import record as records
+from robust_fin.training.recovery.checkpoint_files import read_checkpoint
+from robust_fin.training.recovery.record import Record, read_record, rows_of
 from tests.training.faults import MOMENTS, Fault, fit_with, settings
 from tests.training.test_calls import curve
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as Reference
 
-from robust_fin.training.ridge import Ridge
+from robust_fin.training.baselines import Ridge
 
 
 def sample(rows: int = 400, *, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

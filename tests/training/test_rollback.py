@@ -9,11 +9,11 @@ import torch
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError, NonFiniteError
-from robust_fin.settings import check_ranges
-from robust_fin.train import load_data
-from robust_fin.training.checkpoint_files import LAST, WholeCheckpoints, read_checkpoint
-from robust_fin.training.checkpoints import BestCheckpoint
-from robust_fin.training.rollback import kept_states, scale_rate, state_to_go_back_to
+from robust_fin.runs.settings import check_ranges
+from robust_fin.runs.training import load_data
+from robust_fin.training.recovery.checkpoint_files import LAST, WholeCheckpoints, read_checkpoint
+from robust_fin.training.recovery.checkpoints import BestCheckpoint
+from robust_fin.training.recovery.rollback import kept_states, scale_rate, state_to_go_back_to
 from tests.bars import config
 from tests.training.faults import Fault, fit_with, settings
 from tests.training.test_calls import curve, last_weights

@@ -1,6 +1,6 @@
 import pytest
 
-from robust_fin.training.schedules import warmup_constant, warmup_cosine, warmup_linear
+from robust_fin.training.losses import warmup_constant, warmup_cosine, warmup_linear
 
 
 @pytest.mark.parametrize(

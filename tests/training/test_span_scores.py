@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from robust_fin.training.span_scores import SpanScores
+from robust_fin.training.module import SpanScores
 
 
 def span(rows: int = 501) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -14,7 +14,7 @@ from torch.optim import AdamW
 
 from robust_fin.errors import ConfigError, NonFiniteError
 from robust_fin.training.losses import squared
-from robust_fin.training.stability import (
+from robust_fin.training.recovery.guard import (
     StepGuard,
     StepNumbers,
     check_precision,

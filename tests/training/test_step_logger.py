@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from robust_fin.training.step_logger import StepTensorBoardLogger
+from robust_fin.training.assembly import StepTensorBoardLogger
 from tests.evaluation.boards import Board
 
 POINTS = [

@@ -10,12 +10,12 @@ from torch import nn
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import NonFiniteError
-from robust_fin.train import load_data
+from robust_fin.runs.training import load_data
 from robust_fin.training import module as modules
-from robust_fin.training.calls import StepCalls
-from robust_fin.training.record import Record, read_record
-from robust_fin.training.stability import StepNumbers
-from robust_fin.training.step_replay import Watch, replay, replay_in
+from robust_fin.training.lightning_loop import StepCalls
+from robust_fin.training.recovery.guard import StepNumbers
+from robust_fin.training.recovery.record import Record, read_record
+from robust_fin.training.recovery.replay import Watch, replay, replay_in
 from tests.training.faults import Fault, fit_with, settings
 
 DROPOUT = ("model.dropout=0.3", "schedule.warmup=0")

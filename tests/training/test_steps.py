@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from robust_fin.errors import ConfigError
 from robust_fin.models.links import sigmoid
-from robust_fin.training.steps import StepLoop, StepSettings, StepState
+from robust_fin.training.engine.steps import StepLoop, StepSettings, StepState
 from tests.training.plain_steps import (
     BATCH,
     CLIP,

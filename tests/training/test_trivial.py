@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robust_fin.train import load_data
-from robust_fin.training.trivial import trivial_objective
+from robust_fin.runs.training import load_data
+from robust_fin.training.baselines import trivial_objective
 from tests.bars import config
 from tests.evaluation.boards import Board
 from tests.training.faults import Fault, fit_with, settings

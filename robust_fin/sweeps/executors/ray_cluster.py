@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from robust_fin.errors import ConfigError
-from robust_fin.hardware.ending import INTERRUPTED
+from robust_fin.runtime.process_state import INTERRUPTED
 from robust_fin.sweeps.executors.local import Local, LocalJob
 
 _SECONDS_POLL = 0.1

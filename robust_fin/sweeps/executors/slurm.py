@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robust_fin.errors import ConfigError
-from robust_fin.hardware.launch import WORD, launched_task
+from robust_fin.runtime.launcher import LAUNCHED, read_task
 from robust_fin.sweeps.executors.slurm_node import STOP, NodeCommand
 
 if TYPE_CHECKING:
@@ -168,13 +168,13 @@ class Submitit:
         self, words: Sequence[str], *, environment: Mapping[str, str], log: Path, name: str
     ) -> SlurmJob:
         """See `Executor.start`."""
-        (task,) = (Path(one.partition("=")[2]) for one in words if one.startswith(f"{WORD}="))
+        (task,) = (Path(one.partition("=")[2]) for one in words if one.startswith(f"{LAUNCHED}="))
         command = NodeCommand(
             words=tuple(words),
             environment=dict(environment),
             log=log,
             folder=task,
-            task=launched_task(task),
+            task=read_task(task),
             needed=tuple(log.parent / one for one in _NEEDED),
             starter=os.getpid() if self._cluster == LOCAL else None,
         )

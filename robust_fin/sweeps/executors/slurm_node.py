@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from robust_fin.hardware.ending import INTERRUPTED
-from robust_fin.hardware.launch import write_task
+from robust_fin.runtime.launcher import write_task
+from robust_fin.runtime.process_state import INTERRUPTED
 from robust_fin.sweeps.executors.local import Local
 
 if TYPE_CHECKING:

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import yaml
 
-from robust_fin.hardware.ending import INTERRUPTED, end_with_starter
+from robust_fin.runtime.process_state import INTERRUPTED, exit_with_parent
 
 MODULE = "tests.sweeps.executors.pretend_job"
 
 
 def main(words: list[str]) -> int:
     folder = Path(words[0].partition("=")[2])
-    end_with_starter(folder)
+    exit_with_parent(folder)
     task = json.loads((folder / "task.json").read_text())
     run, settings = Path(task["run"]), yaml.safe_load(task["config"])
     sys.stdout.write(f"resume {task['resume']}, cwd {Path.cwd()}, {os.environ.get('TOLD')}\n")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from robust_fin import train
-from robust_fin.hardware.launch import write_task
-from robust_fin.sweeps.executor import Executor, Handle
+from robust_fin.runtime.launcher import write_task
+from robust_fin.sweeps.executors.local import Executor, Handle
 from tests.sweeps.executors.pretend_job import MODULE
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from robust_fin import train
 from robust_fin.errors import ConfigError
-from robust_fin.sweeps import plugin
-from robust_fin.sweeps.executor import Executor
+from robust_fin.sweeps import hydra_sweeper as plugin
+from robust_fin.sweeps.executors.local import Executor
 from robust_fin.sweeps.executors.ray_cluster import NodeJob, RayCluster
 from tests.bars import config, instantiate
 from tests.sweeps.executors.pretend_job import MODULE

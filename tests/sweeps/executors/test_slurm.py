@@ -12,8 +12,8 @@ from hydra.errors import InstantiationException
 
 from robust_fin import train
 from robust_fin.errors import ConfigError
-from robust_fin.sweeps import plugin
-from robust_fin.sweeps.executor import Executor
+from robust_fin.sweeps import hydra_sweeper as plugin
+from robust_fin.sweeps.executors.local import Executor
 from robust_fin.sweeps.executors.slurm import Submitit
 from tests.bars import config, instantiate
 from tests.sweeps.executors.fake_slurm import FakeSlurm

@@ -1,0 +1,1 @@
+"""The command line: Hydra composition, help, suggestions, and one message per error."""

@@ -1,1 +1,0 @@
-"""Short looks at a training run that is not to be a result: what `debug=` chooses."""

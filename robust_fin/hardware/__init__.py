@@ -1,1 +1,0 @@
-"""Machines, devices and the processes of one run; knows nothing of bars or nets."""

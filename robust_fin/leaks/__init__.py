@@ -1,0 +1,1 @@
+"""Future-perturbation checks behind the command `leakcheck`."""

@@ -1,0 +1,1 @@
+"""Feature ranking behind the command `select`."""

@@ -1,0 +1,1 @@
+"""What runs a job: typed settings, the story of a training, its results, debugging."""

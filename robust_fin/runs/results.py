@@ -1,0 +1,274 @@
+"""What a finished run leaves behind: predictions, figures of members and folds, metrics.json."""
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from safetensors.numpy import save_file
+
+from robust_fin.bundle.folder import finish_bundle
+from robust_fin.bundle.predictions import (
+    DailyLosses,
+    Forecast,
+    SpanForecast,
+    predictions_table,
+    spread,
+)
+from robust_fin.data.datamodule import BarDataModule
+from robust_fin.evaluation.report.report import write_report
+from robust_fin.evaluation.significance import Judgement, judge, judged_figures, model_metrics
+from robust_fin.metrics import Yardstick, excess_kurtosis
+from robust_fin.runtime.atomic_files import null_for_nan, write_json
+from robust_fin.training.baselines import NAMES, Baselines, trivial_objective
+from robust_fin.training.baselines import TAG as TRIVIAL
+from robust_fin.training.fitting import Fit
+from robust_fin.training.module import parameter_count
+
+METRICS, PREDICTIONS, ROWS = "metrics.json", "predictions.parquet", "rows.json"
+MEMBERS, MEMBER_SCORES = "members.json", "member_scores.safetensors"
+VAL_LOSSES = "val_losses.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class FoldRun:
+    """One fold's way through a run.
+
+    Attributes:
+        chosen: the fold that choices were made on.
+        chosen_fit: the nets with the weights that val preferred.
+        data: the fold that test is scored with; with a refit, val is part of its train.
+        fit: the nets that test is scored with.
+    """
+
+    chosen: BarDataModule
+    chosen_fit: Fit
+    data: BarDataModule
+    fit: Fit
+
+
+@dataclass(frozen=True, slots=True)
+class FoldScores:
+    """Forecasts of one fold's spans; val is None where there is none."""
+
+    val: SpanForecast | None
+    val_yardstick: Yardstick | None
+    val_daily: DailyLosses | None
+    test: SpanForecast
+
+
+def score_fold(fold: FoldRun, *, keep: int) -> FoldScores:
+    """Score val with what was chosen there, and test once, with the final weights."""
+    val = val_yardstick = daily = None
+    if fold.chosen.has_val():
+        val_yardstick, daily = yardstick_of(fold.chosen, "val"), daily_losses_of(fold.chosen, "val")
+        nets, x = fold.chosen_fit.nets, fold.chosen.x("val")
+        val = SpanForecast.of(nets, x, val_yardstick, keep=0, daily=daily)
+    test = yardstick_of(fold.data, "test")
+    scored = SpanForecast.of(fold.fit.nets, fold.data.x("test"), test, keep=keep)
+    return FoldScores(val, val_yardstick, daily, scored)
+
+
+def yardstick_of(data: BarDataModule, span: str) -> Yardstick:
+    """What forecasts of a span are held against."""
+    target = data.fitted.target
+    return Yardstick(
+        data.target(span),
+        data.outcome(span),
+        train_median=target.median,
+        train_mean=target.mean,
+    )
+
+
+def daily_losses_of(data: BarDataModule, span: str) -> DailyLosses:
+    """The same by trading date."""
+    dates = data.market.examples.trading_date[data.fitted.span(span)]
+    return DailyLosses(data.target(span), dates, train_median=data.fitted.target.median)
+
+
+def val_losses(folds: Sequence[FoldRun], scores: Sequence[FoldScores]) -> pd.DataFrame | None:
+    """What choices were made by, a trading date at a time; None where no fold has val.
+
+    Of a population the mean forecast comes first, then every member that was not frozen.
+    """
+    parts = []
+    for number, (fold, one) in enumerate(zip(folds, scores, strict=True)):
+        if one.val is None or one.val_daily is None:
+            continue
+        fates = enumerate(fold.chosen_fit.members)
+        moving = [member for member, fate in fates if fate.frozen_at is None]
+        members = dict(zip(moving, one.val.losses, strict=True)) if moving else {}
+        net = one.val_daily.of(one.val.forecast.score)
+        parts.append(one.val_daily.table(net, members, fold=number))
+    return pd.concat(parts, ignore_index=True) if parts else None
+
+
+def test_predictions(
+    folds: Sequence[FoldRun], scores: Sequence[FoldScores], *, baselines: Baselines
+) -> pd.DataFrame:
+    """The predictions table: the nets and every baseline, on the same rows, fold by fold."""
+    parts = []
+    for number, (fold, scored) in enumerate(zip(folds, scores, strict=True)):
+        examples, target = fold.data.market.examples, fold.data.fitted.target
+        rows = fold.data.fitted.span("test")
+        found = {"net": scored.test.forecast}
+        for name, score in baselines.forecasts(fold.data).items():
+            found[name] = Forecast.single(score)
+        parts.append(predictions_table(examples, rows, found, target=target, fold=number))
+    return parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+
+
+def write_results(
+    config: DictConfig, run: Path, folds: Sequence[FoldRun], *, fits: Sequence[Fit]
+) -> tuple[dict[str, Any], Judgement]:
+    """Score test once, and write the run folder's results, metrics.json last.
+
+    Args:
+        config: as composed.
+        run: the run folder.
+        folds: of the run.
+        fits: one of each stage, for steps and seconds.
+    """
+    scores = [score_fold(fold, keep=config.predictions.members) for fold in folds]
+    last = folds[-1]
+    finish_bundle(
+        run,
+        nets=last.fit.nets,
+        transform=last.data.fitted.transform,
+        target=last.data.fitted.target,
+        names=last.data.features,
+    )
+    predictions = test_predictions(folds, scores, baselines=instantiate(config.baselines))
+    predictions.to_parquet(run / PREDICTIONS, index=False)
+    chosen_by = val_losses(folds, scores)
+    if chosen_by is not None:
+        chosen_by.to_parquet(run / VAL_LOSSES, index=False)
+    write_json(run / ROWS, row_ledgers(folds))
+    if last.fit.members:
+        write_members(run, folds, scores)
+    tested = judge(predictions, instrument=instantiate(config.instrument))
+    metrics = run_metrics(config, folds, fits) | judged_figures(tested)
+    metrics |= span_figures(folds, scores, predictions)
+    metrics |= member_figures(scores) if last.fit.members else {}
+    metrics = null_for_nan(metrics)
+    write_report(run, predictions, tested, metrics=metrics, pictures=config.report.pictures)
+    write_json(run / METRICS, metrics)
+    return metrics, tested
+
+
+def row_ledgers(folds: Sequence[FoldRun]) -> dict[str, Any]:
+    """Where every input row went; of each fold where there are several."""
+    ledgers = [fold.chosen.ledger().as_dict() for fold in folds]
+    if len(ledgers) == 1:
+        return ledgers[0]
+    return {f"fold_{number}": one for number, one in enumerate(ledgers)}
+
+
+def run_metrics(
+    config: DictConfig, folds: Sequence[FoldRun], fits: Sequence[Fit]
+) -> dict[str, Any]:
+    """Sizes, steps and seconds of the whole run."""
+    ledgers = [fold.chosen.ledger() for fold in folds]
+    spans = {f"{name}_rows": sum(one.spans[name] for one in ledgers) for name in ledgers[0].spans}
+    sizes = {
+        "parameters": parameter_count(folds[0].fit.nets.net),
+        "rows": ledgers[0].rows_in,
+        **spans,
+        "fit_rows": sum(int(fold.data.fitted.fold.train.size) for fold in folds),
+        "folds": len(folds),
+        "members": max(1, sum(len(fold.fit.members) for fold in folds)),
+        "train/outcome_excess_kurtosis": excess_kurtosis(folds[0].chosen.outcome("train")),
+    }
+    frozen = sum(one.frozen_at is not None for fold in folds for one in fold.fit.members)
+    trivial = {TRIVIAL: trivial_objective(config, [fold.chosen for fold in folds])}
+    return sizes | run_figures(fits, frozen=frozen) | trivial | {"seed": config.seed}
+
+
+def run_figures(fits: Sequence[Fit], *, frozen: int) -> dict[str, float]:
+    """Steps and seconds of all stages, and the steps that were not finite."""
+    steps = sum(one.summary.steps for one in fits)
+    seconds = sum(one.summary.seconds for one in fits)
+    done = sum(one.summary.seconds * one.summary.steps_per_second for one in fits)
+    found = {
+        "steps": steps,
+        "steps_per_second": done / seconds,
+        "fit_seconds": seconds,
+        "nonfinite_steps": frozen + sum(one.summary.nonfinite_steps for one in fits),
+        "rollbacks": sum(one.summary.rollbacks for one in fits),
+        "train/objective": fits[-1].summary.objective,
+        "train/gradient_norm_max": max(one.summary.gradient_norm_max for one in fits),
+    }
+    if fits[-1].members:
+        a_step = [one.summary.member_steps / one.summary.steps for one in fits]
+        rates = [one.summary.seconds * one.summary.steps_per_second for one in fits]
+        found |= {
+            "members_frozen": frozen,
+            "member_steps": sum(one.summary.member_steps for one in fits),
+            "member_steps_per_second": sum(map(operator.mul, a_step, rates)) / seconds,
+        }
+    return found
+
+
+def span_figures(
+    folds: Sequence[FoldRun], scores: Sequence[FoldScores], predictions: pd.DataFrame
+) -> dict[str, float]:
+    """val/*, test/* and baseline/*; several folds are pooled on test and averaged on val."""
+    targets = [fold.data.fitted.target for fold in folds]
+    found = model_metrics(
+        predictions,
+        train_median=[one.median for one in targets],
+        train_mean=[one.mean for one in targets],
+    )
+    net = found.pop("net")
+    val = [
+        one.val_yardstick.figures(one.val.forecast.score)
+        for one in scores
+        if one.val is not None and one.val_yardstick is not None
+    ]
+    figures = {f"val/{k}": _mean([one[k] for one in val]) for k in net}
+    figures |= {f"test/{k}": value for k, value in net.items()}
+    for name in NAMES:  # one that was not asked for is null
+        one = found.get(name, dict.fromkeys(net, math.nan))
+        figures |= {f"baseline/{name}/{k}": value for k, value in one.items()}
+    return figures
+
+
+def member_figures(scores: Sequence[FoldScores]) -> dict[str, float]:
+    """members/SPAN/NAME_mean, _std, _low, _high over the members of all folds."""
+    found: dict[str, float] = {}
+    for span in ("val", "test"):
+        parts = [part for one in scores if (part := getattr(one, span)) is not None]
+        every = tuple(figures for part in parts for figures in part.members)
+        if every:
+            found |= {f"members/{span}/{name}": value for name, value in spread(every).items()}
+    return found
+
+
+def write_members(run: Path, folds: Sequence[FoldRun], scores: Sequence[FoldScores]) -> None:
+    """members.json: settings, fate and figures of each; and the single scores that are kept."""
+    entries = []
+    for number, (fold, scored) in enumerate(zip(folds, scores, strict=True)):
+        val = iter(scored.val.members if scored.val is not None else ())
+        test = iter(scored.test.members)
+        for chosen, final in zip(fold.chosen_fit.members, fold.fit.members, strict=True):
+            entry = {**final.settings, "fold": number, "chosen_step": chosen.chosen_step}
+            frozen = final.frozen_at if chosen.frozen_at is None else chosen.frozen_at
+            entry |= {"frozen_at": frozen, "gradient_norm_max": final.gradient_norm_max}
+            figures = next(val, {}) if chosen.frozen_at is None else {}
+            entry |= {f"val/{name}": value for name, value in figures.items()}
+            figures = next(test) if final.frozen_at is None else {}
+            entry |= {f"test/{name}": value for name, value in figures.items()}
+            entries.append(null_for_nan(entry))
+    write_json(run / MEMBERS, {"members": entries})
+    kept = {f"fold_{number}": one.test.kept for number, one in enumerate(scores)}
+    save_file(kept, str(run / MEMBER_SCORES))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")

@@ -1,0 +1,1 @@
+"""What everything stands on: terminal output, atomic files, devices, processes and ranks."""

@@ -1,0 +1,238 @@
+"""The parts of a fit, built from its settings: LightningModule, Trainer, logger, progress."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
+
+from robust_fin.data.datamodule import BarDataModule
+from robust_fin.errors import ConfigError, SplitError
+from robust_fin.runtime.process_state import RankError
+from robust_fin.runtime.rank_info import world_size
+from robust_fin.runtime.terminal import progress_is_shown
+from robust_fin.training.engine.build import call_plan, compiled_calls
+from robust_fin.training.losses import check_warmup
+from robust_fin.training.module import Forecaster, SpanScores
+
+
+class FitProgress(RichProgressBar):
+    """Lightning's rich bar with the objective and, where there is a val span, its skill.
+
+    Args:
+        refresh_rate: batches between two updates.
+    """
+
+    def __init__(self, *, refresh_rate: int) -> None:
+        """Leave the finished bars of all epochs out of the scroll."""
+        super().__init__(refresh_rate=refresh_rate, console_kwargs={"stderr": True})
+
+    @property
+    def is_enabled(self) -> bool:
+        """Only where a terminal looks on."""
+        return super().is_enabled and progress_is_shown()
+
+    @property
+    def is_disabled(self) -> bool:
+        """The opposite."""
+        return not self.is_enabled
+
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """What stands beside the bar; the logger's version is no figure of the run."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+class StepTensorBoardLogger(TensorBoardLogger):
+    """Lightning's own, which writes what is logged of one step as one event instead of one a curve.
+
+    TensorBoard shows the same. An event costs its writer some 80 microseconds, which is most of
+    what logging costs a run of the compiled engine.
+    """
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
+        """Write one event.
+
+        Args:
+            metrics: tag -> a number, or a tensor of one.
+            step: where its points lie.
+
+        Raises:
+            ValueError: a tensor of several numbers, or of none.
+        """
+        points = [
+            Summary.Value(tag=f"{self.prefix}{tag}", simple_value=float(value))
+            for tag, value in metrics.items()
+        ]
+        if points:
+            self.experiment._get_file_writer().add_summary(Summary(value=points), step)
+
+    @property
+    def prefix(self) -> str:
+        """What stands before every tag."""
+        return f"{self._prefix}{self.LOGGER_JOIN_CHAR}" if self._prefix else ""
+
+
+def planned_steps(config: DictConfig, data: BarDataModule) -> int:
+    """Optimizer steps the settings ask for; the schedule's `total`."""
+    batches = batches_an_epoch(config, data)
+    return steps_in_all(config, math.ceil(batches / config.trainer.accumulate_grad_batches))
+
+
+def steps_in_all(config: DictConfig, an_epoch: int) -> int:
+    """Optimizer steps the settings ask for, at so many an epoch.
+
+    Raises:
+        ConfigError: neither epochs nor steps are limited.
+    """
+    if config.trainer.max_steps > 0:
+        return int(config.trainer.max_steps)
+    epochs = config.trainer.max_epochs
+    if epochs is None or epochs < 1:
+        raise ConfigError(
+            f"trainer.max_epochs={epochs} and trainer.max_steps={config.trainer.max_steps} set no "
+            "end; set one of them"
+        )
+    return max(1, int(epochs) * an_epoch)
+
+
+def batches_an_epoch(config: DictConfig, data: BarDataModule) -> int:
+    """Batches of one pass over train, a process, as the Trainer limits them.
+
+    Raises:
+        SplitError: train is shorter than a batch of every process.
+    """
+    world = _world(config)
+    batches = data.steps_an_epoch(world)
+    if batches == 0:
+        raise SplitError(
+            f"train has {data.fitted.fold.train.size} rows, fewer than batch_size="
+            f"{data.batch_size} times {world} processes; lower it"
+        )
+    return limited(config, batches)
+
+
+def limited(config: DictConfig, batches: int) -> int:
+    """So many batches, as trainer.limit_train_batches cuts them."""
+    limit = config.trainer.limit_train_batches
+    if isinstance(limit, float):
+        return int(batches * limit)
+    return batches if limit is None else min(batches, int(limit))
+
+
+def make_forecaster(config: DictConfig, data: BarDataModule) -> Forecaster:
+    """The LightningModule of one net."""
+    target = data.fitted.target
+    check_warmup(config.schedule.warmup)
+    schedule = partial(function_of(config.schedule), total=planned_steps(config, data))
+    features = len(data.features.names)
+    net = instantiate(config.model, features=features)
+    link, loss = function_of(config.link), function_of(config.loss)
+    calls = compiled_calls(config, net, features=features, link=link, loss=loss, schedule=schedule)
+    plan = None
+    if calls is not None:
+        steps = batches_an_epoch(config, data)
+        plan = call_plan(config, steps)
+    return Forecaster(
+        net,
+        link=link,
+        loss=loss,
+        optimizer=instantiate(config.optimizer),
+        schedule=schedule,
+        val=SpanScores(train_median=target.median, train_mean=target.mean, to_rank=data.to_rank),
+        calls=calls,
+        plan=plan,
+    )
+
+
+def function_of(settings: DictConfig) -> Callable[..., Any]:
+    """What a YAML with `_partial_: true` names, as a plain partial.
+
+    Hydra's own partial checks its policy at every call, which costs a tenth of a millisecond: as
+    much as the step of a small net. The target has passed that check when it was built.
+    """
+    part = instantiate(settings)
+    if not isinstance(part, partial):
+        raise ConfigError(f"{settings.get('_target_')} needs _partial_: true; it is called by step")
+    return partial(part.func, *part.args, **part.keywords)
+
+
+def make_trainer(
+    config: DictConfig,
+    folder: Path,
+    ours: Sequence[L.Callback],
+    *,
+    stage: str,
+    has_val: bool,
+    settings: Mapping[str, object],
+) -> L.Trainer:
+    """Lightning's Trainer with the callbacks and the logger of the config.
+
+    A LearningRateMonitor is left out: the module draws the learning rate beside the loss.
+
+    Args:
+        config: as composed.
+        folder: of the run.
+        ours: callbacks that every fit has; they come last.
+        stage: subfolder of the curves.
+        has_val: else nothing is validated, and callbacks that watch val are left out.
+        settings: arguments of the Trainer that stand above the config's.
+
+    Raises:
+        RankError: the Trainer counts on other processes than those that are here.
+    """
+    callbacks = [instantiate(one) for one in config.callbacks.values()]
+    callbacks = [one for one in callbacks if not isinstance(one, LearningRateMonitor)]
+    if not has_val:
+        callbacks = [one for one in callbacks if not _needs_val(one)]
+    if not config.trainer.enable_progress_bar:
+        callbacks = [one for one in callbacks if not isinstance(one, ProgressBar)]
+    logger = instantiate(config.logger, save_dir=folder, name="tensorboard", version=stage)
+    trainer: L.Trainer = instantiate(
+        config.trainer,
+        logger=logger,
+        callbacks=[*callbacks, *ours],
+        default_root_dir=folder,
+        **({} if has_val else {"limit_val_batches": 0}),
+        **settings,
+    )
+    _require_world(trainer.world_size)
+    return trainer
+
+
+def _require_world(counted: int) -> None:
+    """Refuse a Trainer that would train on a part of every batch, its rest being nobody's."""
+    if counted != world_size():
+        raise RankError(
+            f"the Trainer counts on {counted} processes, and {world_size()} train together here. "
+            "The environment of this process is not that of its run (WORLD_SIZE, LOCAL_RANK); "
+            "start it from a shell without them"
+        )
+
+
+def step_limit(steps: int, *, an_epoch: int) -> dict[str, object]:
+    """Trainer arguments that end a fit after so many optimizer steps."""
+    return {"max_steps": steps, "max_epochs": math.ceil(steps / max(1, an_epoch))}
+
+
+def _needs_val(callback: L.Callback) -> bool:
+    return str(getattr(callback, "monitor", None) or "").startswith("val/")
+
+
+def _world(config: DictConfig) -> int:
+    devices = config.trainer.devices
+    count = devices if isinstance(devices, int) else len(devices)
+    return int(count) * int(config.trainer.num_nodes)

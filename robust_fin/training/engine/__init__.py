@@ -1,0 +1,1 @@
+"""The compiled engine: many optimizer steps in one call."""

@@ -1,0 +1,1 @@
+"""Populations: many members (seeds, folds, settings) in one run."""

@@ -1,0 +1,1 @@
+"""Checkpoints, exact resume, and the handling of non-finite steps."""

@@ -1,0 +1,83 @@
+"""A word that names nothing is answered with what is most like it."""
+
+import pytest
+
+from robust_fin.cli.composition import composed, explained
+from robust_fin.errors import ConfigError
+
+NO_EXPERIMENT = "+experiment=topfive is no choice; did you mean +experiment=top5? There are "
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["trainer.max_epoch=3"],
+            "trainer.max_epoch is not a key; did you mean trainer.max_epochs?",
+        ),
+        (["optimzer.lr=0.1"], "optimzer.lr is not a key; did you mean optimizer.lr?"),
+        (["sead=1"], "sead is not a key; did you mean seed?"),
+        (["lr=0.1"], "lr is not a key; did you mean optimizer.lr or population.lr?"),
+        (["max_epochs=3"], "max_epochs is not a key; did you mean trainer.max_epochs?"),
+        (["modl=residual_mlp"], "modl is not a key; did you mean model?"),
+        (["source.synthetic.row=9"],
+         "source.synthetic.row is not a key; did you mean source.synthetic.rows?"),
+        (["split=cpcv", "split.group=9"], "split.group is not a key; did you mean split.groups?"),
+        (["~trainer.max_epoch"],
+         "trainer.max_epoch is not a key; did you mean trainer.max_epochs?"),
+        (["hydra.run.dri=x"], "hydra.run.dri is not a key; did you mean hydra.run.dir?"),
+        (
+            ["optimizer.learning_rate=1"],
+            "optimizer.learning_rate is not a key. Below optimizer there are lr, weight_decay, "
+            "betas, fused; +optimizer.learning_rate=VALUE adds another",
+        ),
+        (
+            ["model=residul_mlp"],
+            "model=residul_mlp is no choice; did you mean model=residual_mlp? "
+            "There are plain_mlp, prenorm_mlp, residual_mlp",
+        ),
+        (["experiment=top5"],
+         "experiment is added to the defaults: write +experiment=NAME, with a plus"),
+        (["top5"], "top5 sets nothing; did you mean +experiment=top5?"),
+        (["huber"], "huber sets nothing; did you mean loss=huber?"),
+        (["nothing"], "nothing sets nothing; words are key=value, as --help shows"),
+        (["+experimnt=top5"], "experimnt is not a key; did you mean +experiment?"),
+        (["+sead=3"], "sead is not a key; did you mean seed?"),
+        (
+            ["+checkpoint.every=3"],
+            "checkpoint.every is not a key; did you mean checkpoint.every_n_steps?",
+        ),
+    ],
+    ids=lambda one: one[-1] if isinstance(one, list) else "",
+)  # fmt: skip
+def test_the_nearest_is_named(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        composed("train", words)
+    assert str(raised.value) == message
+
+
+def test_experiments_are_named_with_their_plus() -> None:
+    with pytest.raises(ConfigError) as raised:
+        composed("train", ["+experiment=topfive"])
+    assert str(raised.value).startswith(NO_EXPERIMENT)
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["+optimizer.amsgrad=true", "+trainer.max_epochs=3", "hydra.run.dir=x", "+experiment=top5"],
+)
+def test_what_a_constructor_takes_may_be_added(word: str) -> None:
+    if "max_epochs" in word:
+        word = f"+{word}"  # two for what is there already
+    composed("train", [word])
+
+
+def test_an_argument_that_a_constructor_refuses_is_answered_too() -> None:
+    said = "unexpected keyword argument 'residul'\nfull_key: model"
+    message = explained(ValueError(said), verb="train", words=["+model.residul=true"])
+    assert message == f"{said}\nmodel.residul is not a key; did you mean model.residual?"
+
+
+def test_another_verb_has_keys_of_its_own() -> None:
+    with pytest.raises(ConfigError, match=r"^lockbx is not a key; did you mean lockbox\?$"):
+        composed("evaluate", ["lockbx=true"])

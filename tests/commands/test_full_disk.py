@@ -1,0 +1,92 @@
+"""A full disk ends a run with one message, and leaves the checkpoint before it whole."""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robust_fin import train
+from robust_fin.training.recovery.checkpoint_files import LAST, PREVIOUS, read_checkpoint
+from tests.full_disk import FullAfter
+from tests.same_run import assert_same_run
+from tests.started import SMALL, Started, run_to_end
+
+pytestmark = pytest.mark.processes
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB in memory; skips, saying why, where this user may not mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("this system has no mount")
+    if done.returncode:
+        pytest.skip(f"this user may not mount a tmpfs: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def kept_steps(run: Path) -> list[int]:
+    """The steps of last.ckpt and previous.ckpt, which must be whole."""
+    paths = [run / "checkpoints" / name for name in (LAST, PREVIOUS)]
+    return [read_checkpoint(path)["global_step"] for path in paths]
+
+
+def fill(path: Path) -> None:
+    """Take all the room that is left."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(512))
+
+
+def test_a_run_on_a_disk_that_fills_up_goes_on_when_there_is_room(
+    undisturbed: Path, small_disk: Path, tmp_path: Path
+) -> None:
+    run, log = small_disk / "run", tmp_path / "run.log"
+    cache = undisturbed.parent / "cache"
+    started = Started([*SMALL, f"hydra.run.dir={run}", f"cache.folder={cache}"], log=log)
+    started.wait_for(run / "checkpoints/previous.ckpt")
+    fill(small_disk / "filler")
+    assert started.code() == 1
+    assert "error: the disk is full: " in started.said(), started.said()
+    assert f"resume={run} goes on" in started.said()
+    assert "Traceback" not in started.said()
+    assert not (run / "metrics.json").exists()
+    last, previous = kept_steps(run)
+    assert last - previous == 5
+    (small_disk / "filler").unlink()
+    run_to_end([f"resume={run}"], log=log)
+    assert_same_run(undisturbed, run)
+
+
+def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    """The third checkpoint finds room for a part of it."""
+    opened, written = Path.open, []
+
+    def open_one(path: Path, *mode: Any, **more: Any) -> Any:
+        file = opened(path, *mode, **more)
+        written.append(path.name)
+        full = written.count("last.ckpt.part") == 3 and path.name == "last.ckpt.part"
+        return FullAfter(file, 20_000) if full else file
+
+    monkeypatch.setattr(Path, "open", open_one)
+    run = tmp_path / "run"
+    assert train.main([*SMALL, f"hydra.run.dir={run}", "cache.folder=null"]) == 1
+    monkeypatch.undo()
+    message = capfd.readouterr().err
+    assert f"error: the disk is full: {run / 'checkpoints/last.ckpt'} could not" in message
+    assert "Traceback" not in message
+    assert kept_steps(run) == [10, 5]
+    assert train.main([f"resume={run}"]) == 0
+    assert_same_run(undisturbed, run)

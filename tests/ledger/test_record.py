@@ -1,0 +1,183 @@
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import purgedcv
+import pytest
+from scipy.stats import spearmanr
+
+from robust_fin import evaluate
+from robust_fin.bundle.folder import read_config, write_config
+from robust_fin.ledger.record import deflated_words, ledger_of, placed, record_trial
+from robust_fin.ledger.trials import Trials
+from tests.ledger.runs import SHA256, finished_run, usual_settings
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    return tmp_path / "trials.jsonl"
+
+
+def daily_ic(run: Path) -> np.ndarray:
+    """As scipy has it, date by date."""
+    table = pd.read_parquet(run / "predictions.parquet").query("model == 'net'")
+    dates = table.groupby("trading_date")
+    return np.array([spearmanr(one["score"], one["outcome"]).statistic for _, one in dates])
+
+
+def test_a_run_is_a_line_that_says_what_it_was(tmp_path: Path, ledger: Path) -> None:
+    run = finished_run(tmp_path / "top5" / "a", lockbox=0.1, ledger=ledger, seed=3)
+    record_trial(run)
+    (one,) = Trials.read(ledger).trials
+    assert (one.name, one.run, one.seed, one.members) == ("train", "top5/a", 3, 1)
+    assert (one.data_sha256, one.data) == (SHA256, "es.parquet")
+    assert (one.split["scheme"], one.split["lockbox"]) == ("Holdout", 0.1)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", one.time)
+    metrics, daily = json.loads((run / "metrics.json").read_text()), daily_ic(run)
+    assert one.test["rank_ic"] == metrics["test/rank_ic"]
+    assert one.val == {"skill": None, "rank_ic": None}
+    assert one.test["dates"] == 60
+    assert one.icir == pytest.approx(daily.mean() / daily.std(ddof=1), rel=1e-9)
+
+
+def test_the_words_say_what_purgedcv_says(tmp_path: Path, ledger: Path) -> None:
+    words = ""
+    for seed, strength in enumerate((0.01, -0.03, 0.002, 0.04)):
+        run = finished_run(tmp_path / str(seed), ledger=ledger, seed=seed, strength=strength)
+        words = record_trial(run)
+    runs = [daily_ic(tmp_path / str(seed)) for seed in range(4)]
+    ratios = [one.mean() / one.std(ddof=1) for one in runs]
+    expected = purgedcv.deflated_sharpe_ratio_full(runs[3], 4, float(np.var(ratios, ddof=1)))
+    assert 0.05 < expected.dsr < 0.95
+    assert words == (
+        f"Trial 4 of 4 on these bars. The ICIR of {ratios[3]:.3f} (daily rank IC, 60 dates) has a "
+        f"deflated probability of {expected.dsr:.2f}: so sure may one be that the true one is "
+        f"above {expected.sr_star:.3f}, which the best of 4 trials without skill is expected to "
+        "reach by luck."
+    )
+    assert deflated_words(tmp_path / "3") == words
+    assert deflated_words(tmp_path / "0").startswith("Trial 1 of 4 on these bars.")
+
+
+def test_a_swept_population_takes_as_many_places_as_it_has_settings(
+    tmp_path: Path, ledger: Path
+) -> None:
+    record_trial(finished_run(tmp_path / "a", ledger=ledger))
+    swept = finished_run(tmp_path / "b", ledger=ledger, strength=0.03)
+    settings = read_config(swept)
+    settings.population.members, settings.population.lr = 3, [0.001, 0.003, 0.01]
+    write_config(swept, settings)
+    assert record_trial(swept).startswith("Trials 2 to 4 of 4 on these bars.")
+    after = record_trial(finished_run(tmp_path / "c", ledger=ledger, seed=1))
+    assert after.startswith("Trial 5 of 5 on these bars.")
+    assert "which the best of 5 trials without skill is expected to reach by luck" in after
+
+
+def test_a_first_trial_is_not_deflated(tmp_path: Path, ledger: Path) -> None:
+    finished_run(tmp_path / "other", ledger=ledger, sha256="6" * 64)
+    record_trial(tmp_path / "other")
+    words = record_trial(finished_run(tmp_path / "a", ledger=ledger))
+    assert words.startswith("Trial 1 on these bars. The ICIR of ")
+    assert words.endswith("; nothing to deflate.")
+
+
+def test_recording_again_counts_once(tmp_path: Path, ledger: Path) -> None:
+    run = finished_run(tmp_path / "a", ledger=ledger)
+    assert record_trial(run) == record_trial(run)
+    assert len(ledger.read_text().splitlines()) == 2
+
+
+def test_a_control_is_a_line_and_no_trial(tmp_path: Path, ledger: Path) -> None:
+    run = finished_run(tmp_path / "a", ledger=ledger, labels="swapped")
+    assert record_trial(run) == "A control is in the trial ledger and does not count as a trial."
+    assert [one.labels for one in Trials.read(ledger).trials] == ["swapped"]
+    words = record_trial(finished_run(tmp_path / "b", ledger=ledger))
+    assert words.startswith("Trial 1 on these bars.")
+
+
+def test_too_few_dates_are_said(tmp_path: Path, ledger: Path) -> None:
+    words = record_trial(finished_run(tmp_path / "a", ledger=ledger, dates=3))
+    assert words.endswith("The 3 test dates with a rank IC are too few for an ICIR to be judged.")
+
+
+def test_what_is_not_known_is_said(tmp_path: Path, ledger: Path) -> None:
+    run = finished_run(tmp_path / "a", ledger=ledger)
+    assert deflated_words(run) == (
+        f"No trial ledger at {ledger}: how often these bars were tried before is not known, and "
+        "nothing is deflated."
+    )
+    record_trial(finished_run(tmp_path / "b", ledger=ledger, seed=1))
+    assert "is not in the trial ledger" in deflated_words(run)
+    with ledger.open("a") as file:
+        file.write('{"kind": "trial", "ti')
+    assert record_trial(run).endswith(
+        f"Line 2 of {ledger} is damaged: what it held is not counted."
+    )
+
+
+def test_a_run_from_before_there_were_ledgers_is_not_deflated(tmp_path: Path, ledger: Path) -> None:
+    run = finished_run(tmp_path / "a", ledger=ledger)
+    path = run / "bundle" / "config.yaml"
+    lines = path.read_text().splitlines(True)
+    path.write_text("".join(one for one in lines if not one.startswith("ledger:")))
+    assert placed(read_config(run)) == read_config(run)
+    assert record_trial(run).startswith("No trial ledger: how often these bars were tried before")
+    assert not ledger.exists()
+
+
+def test_a_relative_ledger_starts_where_the_command_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = usual_settings().copy()
+    settings.ledger = "outputs/trials.jsonl"
+    found = placed(settings)
+    assert found.ledger == str(tmp_path / "outputs" / "trials.jsonl")
+    monkeypatch.chdir("/")
+    assert placed(found) == found
+
+
+def test_a_new_ledger_is_not_mistaken_for_one_above_the_run(tmp_path: Path) -> None:
+    record_trial(finished_run(tmp_path / "a", ledger=tmp_path / "trials.jsonl"))
+    other = tmp_path / "other" / "trials.jsonl"
+    words = record_trial(finished_run(tmp_path / "b", ledger=other, seed=1))
+    assert words.startswith("Trial 1 on these bars.")
+    assert len(Trials.read(other).trials) == 1
+
+
+def test_a_project_that_was_moved_keeps_its_ledger(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "old" / "top5" / "a", ledger=tmp_path / "old" / "trials.jsonl")
+    before = record_trial(run)
+    (tmp_path / "old").rename(tmp_path / "moved")
+    moved = tmp_path / "moved" / "top5" / "a"
+    assert ledger_of(moved, read_config(moved)) == tmp_path / "moved" / "trials.jsonl"
+    assert deflated_words(moved) == before
+
+
+def test_runs_side_by_side_are_told_what_picking_the_best_is_worth(
+    tmp_path: Path, ledger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = finished_run(tmp_path / "good", ledger=ledger, strength=0.2)
+    poor = finished_run(tmp_path / "poor", ledger=ledger, strength=-0.05, seed=1)
+    assert evaluate.main([f"run=[{good},{poor}]"]) == 0
+    text = capsys.readouterr().out
+    assert "Picking the best of these 2 by ICIR: probability of backtest overfitting 0.00" in text
+    assert "the share of 924 ways to halve 60 dates" in text
+    assert f"The best of these 2 by skill, {good}, is better than the constant: SPA test" in text
+    assert "the constant p < 0.001 (lower 0.000, upper 0.000)" in text
+    other = finished_run(tmp_path / "other", ledger=ledger, sha256="6" * 64)
+    assert evaluate.main([f"run=[{good},{other}]"]) == 0
+    assert "No PBO and no SPA: these runs read different bars." in capsys.readouterr().out
+
+
+def test_evaluate_says_how_many_trials_there_were(
+    tmp_path: Path, ledger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1):
+        record_trial(finished_run(tmp_path / str(seed), ledger=ledger, seed=seed))
+    lines = ledger.read_text()
+    assert evaluate.main([f"run={tmp_path / '1'}"]) == 0
+    assert "Trial 2 of 2 on these bars. The ICIR of" in capsys.readouterr().out
+    assert ledger.read_text() == lines  # to look at it is no trial
