@@ -86,7 +86,7 @@ def markdown(planted: Sequence[Control], noise: Sequence[Control], *, rows: int,
             f"| planted: skill is claimed | {len(planted)} | {sum(c.claimed for c in planted)} | |",
             f"| noise: skill is claimed | {len(noise)} | {claimed} | at most 8 of 100 |",
             "",
-            f"![intervals of every set, sorted, beside the rank IC on fresh rows]({PICTURE})",
+            f"![intervals of every set, sorted, with the rank IC on fresh rows]({PICTURE})",
         ]
     )
 
