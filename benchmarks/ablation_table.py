@@ -134,13 +134,11 @@ def verdict(one: Effect) -> str:
 def _surprise(one: Effect) -> str:
     """Huber against squared error on ranks, judged by Huber."""
     size = f"{_interval(*one.over_seeds)} over seeds, {_interval(*one.over_dates)} over dates"
-    said = (
-        "The claim that squared error beats Huber on ranks, although runs are scored by Huber, is"
-    )
+    said = "That squared error beats Huber on ranks, even though Huber is the judge, is"
     if one.hurts:
-        return f"{said} confirmed here: Huber's skill minus that of squared error is {size}."
+        return f"{said} confirmed here: Huber's skill less that of squared error is {size}."
     if one.helps:
-        return f"{said} refuted here: Huber's skill minus that of squared error is {size}."
+        return f"{said} refuted here: Huber's skill less that of squared error is {size}."
     return f"{said} neither confirmed nor refuted here: the difference is {size}."
 
 
