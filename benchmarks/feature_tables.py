@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from robust_fin import select
 from robust_fin.cli.composition import conf_folder
-from robust_fin.data.folds import FoldCut, Market, cut_folds
+from robust_fin.data.folds import FoldSet, Market, cut_folds
 from robust_fin.data.targets import RankTarget
 from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.significance import significance
@@ -142,7 +142,7 @@ def set_table(
 
 
 def boosted(
-    config: DictConfig, span: TrainingSpan, cut: FoldCut, names: Sequence[str]
+    config: DictConfig, span: TrainingSpan, cut: FoldSet, names: Sequence[str]
 ) -> dict[str, Interval]:
     """Rank IC and skill on val of LightGBM, grown on train."""
     examples, columns = span.examples, [span.names.index(name) for name in names]

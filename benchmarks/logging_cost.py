@@ -37,7 +37,7 @@ from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from robust_fin.bundle.folder import write_config
 from robust_fin.cli.composition import conf_folder
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.evaluation.tensorboard.session import open_session
+from robust_fin.evaluation.tensorboard.session import start_session
 from robust_fin.runs.settings import register_schema
 from robust_fin.runs.training import load_data, quiet
 from robust_fin.runtime.terminal import show
@@ -211,9 +211,9 @@ def once_a_run() -> float:
     """Seconds to write layout and settings when a run begins."""
     with tempfile.TemporaryDirectory() as folder:
         write_config(Path(folder), config_of("plain", rows=1, epochs=1, logged=True))
-        open_session(Path(folder), members=False)  # pays the imports
+        start_session(Path(folder), members=False)  # pays the imports
         start = time.perf_counter()
-        open_session(Path(folder), members=False)
+        start_session(Path(folder), members=False)
         return time.perf_counter() - start
 
 

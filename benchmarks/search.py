@@ -26,14 +26,14 @@ import pandas as pd
 from rich.table import Table
 
 from robust_fin.evaluation.intervals import Interval
-from robust_fin.evaluation.multiple_testing import Choice, choice, expected_maximum, spread_of
-from robust_fin.evaluation.run_selection import paired
-from robust_fin.evaluation.verdict import percent
+from robust_fin.evaluation.multiple_testing import BBCResult, bbc_cv, expected_maximum, sample_std
+from robust_fin.evaluation.run_selection import compare_runs
+from robust_fin.evaluation.verdict import format_percent_interval
 from robust_fin.runs.results import VAL_LOSSES
 from robust_fin.runtime.terminal import show
 from robust_fin.sweeps.job import RECORD
 from robust_fin.sweeps.sweep import CSV, FIGURE
-from robust_fin.sweeps.sweep_summary import val_gains
+from robust_fin.sweeps.sweep_summary import val_skill_by_date
 
 MEMBERS = 16  # seeds of the default settings
 WORDS = (
@@ -67,7 +67,7 @@ class Found:
     default: float
     best: float
     settings: str
-    deflated: Choice
+    deflated: BBCResult
     luck_of_trials: float
     luck_of_seeds: float
     test_default: float
@@ -117,7 +117,7 @@ def judged(seed: int, sweep: Path, many: Path, hours: float) -> Found:
     members = json.loads((many / "members.json").read_text(encoding="utf-8"))["members"]
     seeds = [one[FIGURE] for one in members if one.get(FIGURE) is not None]
     runs = [sweep / str(one["run"]) for one in (best, default)]
-    both = paired(*(pd.read_parquet(run / "predictions.parquet") for run in runs))
+    both = compare_runs(*(pd.read_parquet(run / "predictions.parquet") for run in runs))
     assert both is not None
     return Found(
         seed=seed,
@@ -130,23 +130,25 @@ def judged(seed: int, sweep: Path, many: Path, hours: float) -> Found:
         luck_of_seeds=luck(seeds, len(table)),
         test_default=both.second.skill.estimate,
         test_best=both.first.skill.estimate,
-        apart=both.apart.skill,
+        apart=both.difference.skill,
         hours=hours,
     )
 
 
-def chosen_again(sweep: Path, table: pd.DataFrame) -> Choice:
+def chosen_again(sweep: Path, table: pd.DataFrame) -> BBCResult:
     """The choice among the trials that finished, held against the default settings."""
     ended = table[table[FIGURE].notna()]
     runs = [sweep / str(run) / VAL_LOSSES for run in ended["run"]]
-    gains = pd.concat([val_gains(pd.read_parquet(run), None) for run in runs], axis=1, join="inner")
-    return choice(gains.to_numpy(), reference=ended["job"].tolist().index(0))
+    gains = pd.concat(
+        [val_skill_by_date(pd.read_parquet(run), None) for run in runs], axis=1, join="inner"
+    )
+    return bbc_cv(gains.to_numpy(), reference=ended["job"].tolist().index(0))
 
 
 def luck(figures: Sequence[float], trials: int) -> float:
     """What the best of so many equal trials is expected to show, with the spread of these."""
     mean = math.fsum(figures) / len(figures)
-    return mean + expected_maximum(trials, spread=spread_of(figures))
+    return mean + expected_maximum(trials, spread=sample_std(figures))
 
 
 def searched(row: pd.Series, table: pd.DataFrame) -> str:
@@ -167,13 +169,13 @@ def shown(found: Sequence[Found]) -> Table:
         "trials": lambda one: ", ".join(f"{count} {state}" for state, count in one.states.items()),
         "val, default settings": lambda one: share(one.default),
         "val, best": lambda one: share(one.best),
-        "val, best, deflated": lambda one: percent(one.deflated.deflated),
-        "val, best less default, deflated": lambda one: percent(over_default(one)),
+        "val, best, deflated": lambda one: format_percent_interval(one.deflated.deflated),
+        "val, best less default, deflated": lambda one: format_percent_interval(over_default(one)),
         "luck of as many equal trials": lambda one: share(one.luck_of_trials),
         "luck of as many seeds": lambda one: share(one.luck_of_seeds),
         "test, default settings": lambda one: share(one.test_default),
         "test, best": lambda one: share(one.test_best),
-        "test, best less default": lambda one: percent(one.apart),
+        "test, best less default": lambda one: format_percent_interval(one.apart),
         "hours": lambda one: f"{one.hours:.2f}",
     }
     for name, line in lines.items():
@@ -188,8 +190,8 @@ def share(figure: float) -> str:
 
 def over_default(one: Found) -> Interval:
     """How far the best is above the default settings, deflated."""
-    assert one.deflated.apart is not None
-    return one.deflated.apart
+    assert one.deflated.difference is not None
+    return one.deflated.difference
 
 
 def words_of(found: Sequence[Found]) -> list[str]:

@@ -16,7 +16,12 @@ from robust_fin.bundle.folder import read_provenance
 from robust_fin.cli.command import callable_as, run_job
 from robust_fin.errors import ConfigError
 from robust_fin.evaluation.report.report import write_report
-from robust_fin.evaluation.run_selection import contest, contest_words, paired, pairing_tables
+from robust_fin.evaluation.run_selection import (
+    compare_runs,
+    comparison_tables,
+    judge_selection,
+    selection_sentences,
+)
 from robust_fin.evaluation.significance import Judgement
 from robust_fin.evaluation.tables import compare_table, judgement_tables, metric_tables
 from robust_fin.evaluation.verdict import verdict
@@ -91,7 +96,7 @@ def compare(runs: Sequence[Path]) -> None:
     tables = {name: one.predictions for name, one in finished.items()}
     first, *others = tables
     for other in others:
-        show(*pairing_tables(paired(tables[first], tables[other]), first, other))
+        show(*comparison_tables(compare_runs(tables[first], tables[other]), first, other))
     if len(runs) > 1:
         show(*picking_words(runs))
     for run in runs:
@@ -102,7 +107,7 @@ def picking_words(runs: Sequence[Path]) -> list[str]:
     """Probability of backtest overfitting and SPA test, where the runs allow them."""
     if len({read_provenance(run)["data_sha256"] for run in runs}) > 1:
         return ["No PBO and no SPA: these runs read different bars."]
-    return contest_words(contest({str(run): daily_of(run) for run in runs}))
+    return selection_sentences(judge_selection({str(run): daily_of(run) for run in runs}))
 
 
 def read_metrics(run: Path) -> dict[str, Any]:

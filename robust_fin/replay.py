@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from robust_fin.cli.command import run_job
 from robust_fin.errors import ConfigError
 from robust_fin.runtime.terminal import RESULT, show
-from robust_fin.training.recovery.record import Record, read_record
-from robust_fin.training.recovery.replay import DOUBLE, Replay, replay
+from robust_fin.training.recovery.record import StepRecord, read_record
+from robust_fin.training.recovery.replay import FLOAT64, Replay, replay_step
 
 
 def replay_record(path: Path, *, rows: int) -> list[Replay]:
@@ -32,13 +32,13 @@ def replay_record(path: Path, *, rows: int) -> list[Replay]:
     if rows < 1:
         raise ConfigError(f"rows={rows} must be at least 1")
     record = read_record(path)
-    found = replay(record)
+    found = replay_step(record)
     show(*story(record, found), loudness=RESULT)
     show(*row_lines(record, guilty_rows(found), most=rows))
     return found
 
 
-def story(record: Record, found: Sequence[Replay]) -> list[str]:
+def story(record: StepRecord, found: Sequence[Replay]) -> list[str]:
     """What happened, a line each."""
     bad = record.bad
     lines = [
@@ -47,7 +47,7 @@ def story(record: Record, found: Sequence[Replay]) -> list[str]:
         f"gradient norms of the {len(record.norms)} steps before: {_norms(record)}",
     ]
     for one in found:
-        where = "float64" if one.precision == DOUBLE else one.precision
+        where = "float64" if one.precision == FLOAT64 else one.precision
         lines.append(f"again in {where}: loss {one.loss:g}, gradient norm {one.gradient_norm:g}")
         if one.weights:
             lines.append(f"weights not finite before the step: {', '.join(one.weights)}")
@@ -66,7 +66,7 @@ def guilty_rows(found: Sequence[Replay]) -> list[int]:
     return [] if last.finding is None else list(last.finding.rows)
 
 
-def row_lines(record: Record, rows: Sequence[int], *, most: int) -> list[str]:
+def row_lines(record: StepRecord, rows: Sequence[int], *, most: int) -> list[str]:
     """Rows of the batch with their times and what the net was given, a line each."""
     if not rows:
         return []
@@ -86,7 +86,7 @@ def row_lines(record: Record, rows: Sequence[int], *, most: int) -> list[str]:
     return lines
 
 
-def _norms(record: Record) -> str:
+def _norms(record: StepRecord) -> str:
     norms = record.norms.numpy()
     norms = norms[np.isfinite(norms)]
     if not norms.size:

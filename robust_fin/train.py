@@ -23,7 +23,7 @@ from robust_fin.errors import ConfigError
 from robust_fin.runs.job import Job, is_launched, run_rank, start, words_of_rank
 from robust_fin.runs.settings import of_run, register_schema, typed
 from robust_fin.runs.training import MODULE, work
-from robust_fin.sweeps.hydra_sweeper import is_resumed, register_sweeper, words_of_sweep
+from robust_fin.sweeps.hydra_sweeper import is_sweep_resume, read_resume_command, register_sweeper
 
 
 def resume_run(words: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ def job(config: DictConfig) -> None:
 def resume_sweep(words: Sequence[str]) -> int:
     """Go on with a sweep in its own folder; returns the exit code."""
     found: list[tuple[list[str], Path]] = []
-    if code := guarded(lambda: found.append(words_of_sweep(words))):
+    if code := guarded(lambda: found.append(read_resume_command(words))):
         return code
     ((whole, folder),) = found
     with contextlib.chdir(folder):
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if is_launched(words):
         return run_rank(words, work)
     register_sweeper()
-    if is_resumed(words):
+    if is_sweep_resume(words):
         return resume_sweep(words)
     if any(word.startswith("resume=") for word in words):
         return guarded(lambda: resume_run(words))

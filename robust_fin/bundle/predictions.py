@@ -236,9 +236,9 @@ class DailyLosses:
         self._target = target
         self.dates, self._date = np.unique(trading_date, return_inverse=True)
         self.rows = np.bincount(self._date, minlength=self.dates.size)
-        self.trivial = self.of(np.full(target.size, train_median))
+        self.trivial = self.losses(np.full(target.size, train_median))
 
-    def of(self, score: Float[np.ndarray, " rows"]) -> Losses:
+    def losses(self, score: Float[np.ndarray, " rows"]) -> Losses:
         """Mean Huber loss of a forecast on each date.
 
         Args:
@@ -292,7 +292,7 @@ class SpanForecast:
     losses: Float[np.ndarray, "members dates"]
 
     @classmethod
-    def of(
+    def score(
         cls,
         nets: Nets,
         x: Float[Tensor, "rows features"],
@@ -316,14 +316,14 @@ class SpanForecast:
             mean.add(block)
             exact = block.astype(np.float64)
             figures += [yardstick.figures(score) for score in exact]
-            losses += [] if daily is None else [daily.of(score) for score in exact]
+            losses += [] if daily is None else [daily.losses(score) for score in exact]
             kept += [score.astype(np.float16) for score in block[: max(0, keep - len(kept))]]
         whole = np.stack(kept) if kept else np.zeros((0, len(x)), np.float16)
         by_date = np.stack(losses) if losses else np.zeros((len(figures), 0))
         return cls(mean.forecast(), tuple(figures), whole, by_date)
 
 
-def spread(members: tuple[Figures, ...]) -> Figures:
+def member_spread(members: tuple[Figures, ...]) -> Figures:
     """Mean, standard deviation and the 95 % interval over members of each figure.
 
     Args:

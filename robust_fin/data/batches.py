@@ -45,21 +45,21 @@ class EpochOrder:
         batch_size: rows a batch and process; a shorter rest of the epoch is left out.
         seed: of the order.
         rank: of this process.
-        world: number of processes; each takes its own part of every global batch.
+        world_size: number of processes; each takes its own part of every global batch.
     """
 
     def __init__(
-        self, rows: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1
+        self, rows: int, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> None:
         """Start before the first step of epoch 0."""
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.rank, self.world = rank, world
+        self.rank, self.world_size = rank, world_size
         self.epoch, self.next_step, self._resume_at = 0, 0, 0
 
     @property
     def steps(self) -> int:
         """Steps an epoch."""
-        return self.rows // (self.batch_size * self.world)
+        return self.rows // (self.batch_size * self.world_size)
 
     def permutation(self) -> Int[Tensor, " rows"]:
         """Row numbers of this epoch, in order."""
@@ -74,8 +74,8 @@ class EpochOrder:
         """The step to start at, and the row numbers of every step of this epoch."""
         first, self._resume_at = self._resume_at, 0
         self.next_step = first
-        used = self.permutation()[: self.steps * self.world * self.batch_size]
-        return first, used.view(self.steps, self.world, self.batch_size)[:, self.rank]
+        used = self.permutation()[: self.steps * self.world_size * self.batch_size]
+        return first, used.view(self.steps, self.world_size, self.batch_size)[:, self.rank]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next pass."""
@@ -150,9 +150,9 @@ class CallPlan(NamedTuple):
     steps: int
     val_every: int
 
-    def borders(self) -> list[int]:
+    def boundaries(self) -> list[int]:
         """The first step of every call, and the number of steps at the end."""
-        calls, whole = self.calls_a_validation, self.steps // self.val_every
+        calls, whole = self.calls_per_validation, self.steps // self.val_every
         rest = range(whole * self.val_every, self.steps, self.steps_per_call)
         if calls > -(-self.val_every // self.steps_per_call):
             places = [self.val_every * call // calls for call in range(calls)]
@@ -161,12 +161,12 @@ class CallPlan(NamedTuple):
         blocks = [block * self.val_every + place for block in range(whole) for place in places]
         return [*blocks, *rest, self.steps]
 
-    def calls_done(self, steps: int) -> int:
+    def completed_calls(self, steps: int) -> int:
         """Whole calls in the first `steps` steps of an epoch."""
-        return bisect_right(self.borders(), steps) - 1
+        return bisect_right(self.boundaries(), steps) - 1
 
     @property
-    def calls_a_validation(self) -> int:
+    def calls_per_validation(self) -> int:
         """Calls between two validations.
 
         More than the rest of an epoch has, or Lightning would validate at its end.
@@ -203,17 +203,17 @@ class TrainCalls:
 
     def __len__(self) -> int:
         """Calls an epoch."""
-        return len(self.plan.borders()) - 1
+        return len(self.plan.boundaries()) - 1
 
     def __iter__(self) -> Iterator[Call]:
         """Calls of this epoch; the first one is shorter where a checkpoint lies inside a call."""
         first, steps = self.order.begin()
-        for stop in self.plan.borders()[self.plan.calls_done(first) + 1 :]:
+        for stop in self.plan.boundaries()[self.plan.completed_calls(first) + 1 :]:
             self.order.next_step = stop
             yield Call(self.x, self.target, steps[first:stop])
             first = stop
 
-    def give_back(self, steps: int) -> None:
+    def rewind(self, steps: int) -> None:
         """The last call stopped so many steps before its end."""
         self.order.next_step -= steps
 
@@ -230,11 +230,11 @@ class ScoreBatches:
     """A span in the order of time, every row exactly once over all processes."""
 
     def __init__(
-        self, span: ScoredBatch, *, batch_size: int, rank: int = 0, world: int = 1
+        self, span: ScoredBatch, *, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
         """Keep this process's part of the rows."""
         size = len(span.target)
-        first, last = size * rank // world, size * (rank + 1) // world
+        first, last = size * rank // world_size, size * (rank + 1) // world_size
         self.span = ScoredBatch(*(part[first:last] for part in span))
         self.batch_size = batch_size
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.lib import format as npy
 
-from robust_fin.data.cache_key import key_of
+from robust_fin.data.cache_key import cache_key
 from robust_fin.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ class Cache:
         if self.folder is None or identity is None:
             return _in_memory(build)
         folder = Path(self.folder).expanduser()
-        entry = folder / key_of(identity)
+        entry = folder / cache_key(identity)
         found = _opened(entry)
         if found is not None:
             return found

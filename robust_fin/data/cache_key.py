@@ -26,11 +26,11 @@ _FILES = ("path", "vix_path", "calendar_overrides")
 _UNSEEN = ("block_rows",)  # how the result is reached, not what it is
 
 
-class NotOursError(Exception):
+class NotCacheableError(Exception):
     """Something whose change could not be told from its name and arguments."""
 
 
-def key_of(content: Mapping[str, Any]) -> str:
+def cache_key(content: Mapping[str, Any]) -> str:
     """The hash of a description, as 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -42,7 +42,7 @@ def describe(value: object) -> Any:
         value: plain data, a frozen dataclass or function of this package, or a partial of one.
 
     Raises:
-        NotOursError: it holds code of another package.
+        NotCacheableError: it holds code of another package.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -65,13 +65,13 @@ def surroundings() -> dict[str, Any]:
     """Code and versions that the arrays depend on.
 
     Raises:
-        NotOursError: the code on disk is no longer the code that runs.
+        NotCacheableError: the code on disk is no longer the code that runs.
     """
     files = sorted(path for part in _CODE for path in _python_files(PACKAGE / part))
     loaded = process_start()
     for path in files:
         if path.stat().st_mtime > loaded:
-            raise NotOursError(f"{path.name} was changed after this process began")
+            raise NotCacheableError(f"{path.name} was changed after this process began")
     return {
         "code": digest_of(*files),
         "libraries": {name: _version(name) for name in _LIBRARIES},
@@ -120,7 +120,7 @@ def _named(code: object) -> str:
     whole = f"{module}.{name}"
     ours = any(whole.startswith(f"robust_fin.{room}.") for room in ("market", "features", "data"))
     if not ours or "<" in whole:
-        raise NotOursError(f"{whole} is no code of this package")
+        raise NotCacheableError(f"{whole} is no code of this package")
     return whole
 
 

@@ -138,19 +138,23 @@ class BarDataModule(L.LightningDataModule):
             return TrainBatches(*self._train, order=order)
         return TrainCalls(*self._train, order=order, plan=self.calls)
 
-    def order(self, rank: int = 0, world: int = 1) -> EpochOrder:
+    def order(self, rank: int = 0, world_size: int = 1) -> EpochOrder:
         """Which training rows each step takes."""
         rows = self.fitted.fold.train.size
-        return EpochOrder(rows, batch_size=self.batch_size, seed=self.seed, rank=rank, world=world)
+        return EpochOrder(
+            rows, batch_size=self.batch_size, seed=self.seed, rank=rank, world_size=world_size
+        )
 
     def val_dataloader(self) -> ScoreBatches:
         """The val span in the order of time; no batches where there is none."""
-        rank, world = self._place()
-        return ScoreBatches(self._val, batch_size=self.score_batch_size, rank=rank, world=world)
+        rank, world_size = self._place()
+        return ScoreBatches(
+            self._val, batch_size=self.score_batch_size, rank=rank, world_size=world_size
+        )
 
-    def steps_an_epoch(self, world: int) -> int:
+    def steps_per_epoch(self, world_size: int) -> int:
         """Optimizer steps of one pass over train, without accumulation."""
-        return self.fitted.fold.train.size // (self.batch_size * world)
+        return self.fitted.fold.train.size // (self.batch_size * world_size)
 
     def ledger(self) -> RowLedger:
         """Where every input row went."""
@@ -169,7 +173,7 @@ class BarDataModule(L.LightningDataModule):
 
 
 @dataclass(frozen=True, slots=True)
-class MemberSet:
+class MemberData:
     """One data set: a fold of the bars, or anything of the same features.
 
     Attributes:
@@ -191,7 +195,7 @@ class MemberSet:
     rows: Int[Tensor, " used"] | None = None
 
     @classmethod
-    def of(cls, data: BarDataModule) -> "MemberSet":
+    def from_datamodule(cls, data: BarDataModule) -> "MemberData":
         """A fold as a data set."""
         target = data.fitted.target
         spans = (*data.train_tensors(), data.val_tensors())
@@ -203,7 +207,7 @@ class MemberSet:
         return len(self.target) if self.rows is None else len(self.rows)
 
 
-class Window(NamedTuple):
+class StepWindow(NamedTuple):
     """Steps of one epoch that every member takes before the next call.
 
     A member whose data set has fewer steps an epoch takes its share, so that epochs end together.
@@ -219,7 +223,7 @@ class Window(NamedTuple):
     stop: int
 
 
-class EpochPlace:
+class EpochPosition:
     """The place in an epoch of a loader that has no batches of its own."""
 
     def __init__(self) -> None:
@@ -236,7 +240,7 @@ class EpochPlace:
         self.next_step = first
         return first
 
-    def go_on_at(self, step: int) -> None:
+    def resume_at(self, step: int) -> None:
         """Where a checkpoint left the epoch."""
         self._resume_at = step
 
@@ -250,26 +254,26 @@ class TrainWindows:
 
     def __init__(self, plan: CallPlan) -> None:
         """Start before the first window."""
-        self.plan, self.order = plan, EpochPlace()
+        self.plan, self.order = plan, EpochPosition()
 
     @property
-    def sampler(self) -> EpochPlace:
+    def sampler(self) -> EpochPosition:
         """Where Lightning looks for `set_epoch`."""
         return self.order
 
     def __len__(self) -> int:
         """Windows an epoch."""
-        return len(self.plan.borders()) - 1
+        return len(self.plan.boundaries()) - 1
 
-    def __iter__(self) -> Iterator[Window]:
+    def __iter__(self) -> Iterator[StepWindow]:
         """Windows of this epoch; the first one is shorter where a checkpoint lies inside it."""
         first = self.order.begin()
-        for stop in self.plan.borders()[self.plan.calls_done(first) + 1 :]:
+        for stop in self.plan.boundaries()[self.plan.completed_calls(first) + 1 :]:
             self.order.next_step = stop
-            yield Window(self.order.epoch, first, stop)
+            yield StepWindow(self.order.epoch, first, stop)
             first = stop
 
-    def give_back(self, steps: int) -> None:
+    def rewind(self, steps: int) -> None:
         """The last call stopped so many steps before its end."""
         self.order.next_step -= steps
 
@@ -279,10 +283,10 @@ class TrainWindows:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from a place; one at the end of an epoch is the start of the next."""
-        self.order.go_on_at(state["next_batch"] % max(1, self.plan.steps))
+        self.order.resume_at(state["next_batch"] % max(1, self.plan.steps))
 
 
-class PopulationData(L.LightningDataModule):
+class PopulationDataModule(L.LightningDataModule):
     """Windows to train in, and the numbers of the data sets to validate on.
 
     Args:
@@ -290,7 +294,7 @@ class PopulationData(L.LightningDataModule):
         plan: how an epoch is cut into windows.
     """
 
-    def __init__(self, sets: Sequence[MemberSet], plan: CallPlan) -> None:
+    def __init__(self, sets: Sequence[MemberData], plan: CallPlan) -> None:
         """Nothing is copied."""
         super().__init__()
         self.sets, self.plan = tuple(sets), plan

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from robust_fin.data.cache import Cache, Prepared, Sink
-from robust_fin.data.cache_key import NotOursError, describe, surroundings
+from robust_fin.data.cache_key import NotCacheableError, describe, surroundings
 from robust_fin.data.examples import Examples, make_examples, write_examples
-from robust_fin.data.splits import Fold, RowGroup, Split
+from robust_fin.data.splits import Fold, FoldGroup, Split
 from robust_fin.data.targets import ForwardReturn, RankTarget
 from robust_fin.data.transforms import FeatureTransform
 from robust_fin.errors import SplitError
@@ -41,7 +41,7 @@ class Market:
     identity: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, bars: Bars, *, features: FeatureSet, target: ForwardReturn) -> "Market":
+    def from_bars(cls, bars: Bars, *, features: FeatureSet, target: ForwardReturn) -> "Market":
         """Compute features and labels, once."""
         return cls(bars.facts(), make_examples(bars, names=features.names, target=target))
 
@@ -77,7 +77,7 @@ def identified(cache: Cache, **parts: object) -> dict[str, Any] | None:
         return None
     try:
         return {"with": surroundings(), **{name: describe(one) for name, one in parts.items()}}
-    except NotOursError as error:
+    except NotCacheableError as error:
         log.info("prepared arrays are not kept, for a stale one could not be told: %s", error)
         return None
 
@@ -141,7 +141,7 @@ def fit_fold(
     split: Split,
     number: int = 0,
 ) -> FittedFold:
-    """FoldCut the spans among the labelled examples and learn the transforms on train alone.
+    """Cut the spans among the labelled examples and learn the transforms on train alone.
 
     Args:
         examples: all rows with features.
@@ -157,10 +157,12 @@ def fit_fold(
     cut = cut_folds(examples, split)
     if not 0 <= number < len(cut.folds):
         raise SplitError(f"there is no fold {number}: the split has {len(cut.folds)}, from 0 on")
-    return fit_one(examples, cut.rows, cut.folds[number], features=features, transform=transform)
+    return fit_transforms(
+        examples, cut.rows, cut.folds[number], features=features, transform=transform
+    )
 
 
-class FoldCut(NamedTuple):
+class FoldSet(NamedTuple):
     """Every fold of a split.
 
     Attributes:
@@ -172,8 +174,8 @@ class FoldCut(NamedTuple):
     folds: tuple[Fold, ...]
 
 
-def cut_folds(examples: Examples, split: Split) -> FoldCut:
-    """FoldCut the labelled examples.
+def cut_folds(examples: Examples, split: Split) -> FoldSet:
+    """Cut the labelled examples.
 
     Raises:
         SplitError: no row has a label, or a span would be empty.
@@ -187,10 +189,10 @@ def cut_folds(examples: Examples, split: Split) -> FoldCut:
         trading_date=examples.trading_date[rows],
         contract=examples.contract[rows],
     )
-    return FoldCut(rows, folds)
+    return FoldSet(rows, folds)
 
 
-def fit_one(
+def fit_transforms(
     examples: Examples,
     rows: np.ndarray,
     fold: Fold,
@@ -268,7 +270,7 @@ def _read_fold(found: Prepared) -> FittedFold:
         Fold(
             **spans,
             purged=found.described["purged"],
-            groups=tuple(RowGroup(*group) for group in found.described["groups"]),
+            groups=tuple(FoldGroup(*group) for group in found.described["groups"]),
         ),
         arrays["rows"],
         FeatureTransform.from_arrays({k.replace(".", "/"): v for k, v in transform.items()}),

@@ -41,7 +41,7 @@ class Timeline:
     end: int
 
     @classmethod
-    def of(cls, time: Stamps, label_end: Stamps, *, lockbox: float) -> "Timeline":
+    def from_rows(cls, time: Stamps, label_end: Stamps, *, lockbox: float) -> "Timeline":
         """Look at the rows once, for all folds.
 
         Args:
@@ -125,7 +125,7 @@ def nonzero(counts: Mapping[str, int]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-class RowGroup(NamedTuple):
+class FoldGroup(NamedTuple):
     """Test rows of a fold that follow each other in time.
 
     Attributes:
@@ -157,7 +157,7 @@ class Fold:
     val: Index
     test: Index
     purged: dict[str, int]
-    groups: tuple[RowGroup, ...] = ()
+    groups: tuple[FoldGroup, ...] = ()
 
     def test_group(self) -> Index:
         """Number of each test row's group."""
@@ -278,7 +278,7 @@ class Holdout(Split):
         Raises:
             SplitError: a span would be empty.
         """
-        line, rows = Timeline.of(time, label_end, lockbox=self.lockbox), time.size
+        line, rows = Timeline.from_rows(time, label_end, lockbox=self.lockbox), time.size
         val, test, locked = self.val_fraction, self.test_fraction, self.lockbox
         val_from = line.border(round(rows * (1 - val - test - locked)))
         test_from = line.border(round(rows * (1 - test - locked)))

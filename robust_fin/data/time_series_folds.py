@@ -13,8 +13,8 @@ from jaxtyping import Int
 from robust_fin.data.splits import (
     INTO_LOCKBOX,
     Fold,
+    FoldGroup,
     Index,
-    RowGroup,
     Split,
     Stamps,
     Timeline,
@@ -88,7 +88,7 @@ class WalkForward(Split):
         contract: pd.Categorical,
     ) -> Iterator[Fold]:
         """See `Split`; in the order of time."""
-        line = Timeline.of(time, label_end, lockbox=self.lockbox)
+        line = Timeline.from_rows(time, label_end, lockbox=self.lockbox)
         starts = self._unit_starts(line, trading_date, contract)
         testable, _ = line.open_rows(0, line.end)  # the lockbox may leave a unit without a row
         starts = starts[: np.searchsorted(starts, testable[-1:].max(initial=0), side="right")]
@@ -146,7 +146,7 @@ class WalkForward(Split):
         test, test_lost = line.open_rows(test_from, end)
         outside = nonzero({EARLIER: first, LATER: line.end - end})
         lost = sum_reasons(train_lost, val_lost, test_lost, outside, line.locked())
-        fold = Fold(train, val, test, lost, (RowGroup(number, 0, test.size),))
+        fold = Fold(train, val, test, lost, (FoldGroup(number, 0, test.size),))
         said = (
             f"fold {number}: split.first_test={self.first_test}, split.test_blocks="
             f"{_said(self.test_blocks)}, split.window={_said(self.window)}, split.val_fraction="
@@ -229,7 +229,7 @@ class PurgedKFold(Split):
         contract: pd.Categorical,  # noqa: ARG002
     ) -> Iterator[Fold]:
         """See `Split`; in the order of the test blocks."""
-        line = Timeline.of(time, label_end, lockbox=self.lockbox)
+        line = Timeline.from_rows(time, label_end, lockbox=self.lockbox)
         return _purged_folds(line, self, groups=self.k, test_groups=1)
 
     def without_val(self) -> "PurgedKFold":
@@ -278,7 +278,7 @@ class Cpcv(Split):
         contract: pd.Categorical,  # noqa: ARG002
     ) -> Iterator[Fold]:
         """See `Split`; in the lexicographic order of the groups they test."""
-        line = Timeline.of(time, label_end, lockbox=self.lockbox)
+        line = Timeline.from_rows(time, label_end, lockbox=self.lockbox)
         return _purged_folds(line, self, groups=self.groups, test_groups=self.test_groups)
 
     def without_val(self) -> "Cpcv":
@@ -308,7 +308,7 @@ def purged_kfold(
         embargo: rows after the last test label that are not trained on.
     """
     split = PurgedKFold(k=folds, val_fraction=0.0, embargo=embargo, lockbox=0.0, refit=False)
-    line = Timeline.of(np.arange(label_row.size), label_row + 1, lockbox=0.0)
+    line = Timeline.from_rows(np.arange(label_row.size), label_row + 1, lockbox=0.0)
     return _purged_folds(line, split, groups=folds, test_groups=1)
 
 
@@ -356,7 +356,7 @@ def _purged_folds(line: Timeline, split: Split, *, groups: int, test_groups: int
     suppliers = _folds_by_group(groups, test_groups)
     for number, chosen in enumerate(combinations(range(groups), test_groups)):
         tested = tuple(
-            RowGroup(group, suppliers[group].index(number), blocks[group].test.size)
+            FoldGroup(group, suppliers[group].index(number), blocks[group].test.size)
             for group in chosen
         )
         test = np.concatenate([blocks[group].test for group in chosen])

@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from robust_fin.errors import ConfigError
 from robust_fin.evaluation.intervals import (
-    DateDraws,
+    DateBootstrap,
     DatedRows,
     Interval,
     Statistic,
@@ -57,17 +57,17 @@ class Calibration:
     error: float
 
 
-def decile_of(score: Float[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+def decile_index(score: Float[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
     """Number of each row's decile, 0 to 9; equal forecasts share one."""
     place = (rankdata(score) - 0.5) / score.size
     return np.minimum((place * BINS).astype(np.int64), BINS - 1)
 
 
 def calibration(
-    rows: DatedRows, score: Float[np.ndarray, " rows"], samples: DateDraws
+    rows: DatedRows, score: Float[np.ndarray, " rows"], samples: DateBootstrap
 ) -> Calibration:
     """Mean realised rank and return by decile of the forecast, with intervals over dates."""
-    number = decile_of(score)
+    number = decile_index(score)
     found, apart = [], 0.0
     for one in np.unique(number):
         inside = number == one
@@ -88,7 +88,7 @@ LEAST_DATES = 5  # fewer are too few to resample
 
 
 @dataclass(frozen=True, slots=True)
-class FigureGroup:
+class GroupMetrics:
     """Rows that share a month or an hour.
 
     Attributes:
@@ -108,7 +108,7 @@ class FigureGroup:
 
 def by_month(
     net: pd.DataFrame, *, trivial: Float[np.ndarray, " rows"], draws: int, block: float
-) -> tuple[FigureGroup, ...]:
+) -> tuple[GroupMetrics, ...]:
     """Month by month of the trading date, in the order of time.
 
     Args:
@@ -118,12 +118,12 @@ def by_month(
         block: mean length of a resampled block, in dates.
     """
     month = net["trading_date"].to_numpy().astype("datetime64[M]").astype(str)
-    return grouped(net, month, sorted(set(month)), trivial=trivial, draws=draws, block=block)
+    return group_metrics(net, month, sorted(set(month)), trivial=trivial, draws=draws, block=block)
 
 
 def by_hour(
     net: pd.DataFrame, *, trivial: Float[np.ndarray, " rows"], draws: int, block: float
-) -> tuple[FigureGroup, ...]:
+) -> tuple[GroupMetrics, ...]:
     """Hour by hour of the bar's start in Chicago, in the order of a session: from 17:00 on.
 
     Args:
@@ -136,10 +136,10 @@ def by_hour(
     order = sorted(set(hour.tolist()), key=lambda one: (one - SESSION_START) % 24)
     names = np.array([f"{one:02d}:00" for one in range(24)])[hour]
     shown = [f"{one:02d}:00" for one in order]
-    return grouped(net, names, shown, trivial=trivial, draws=draws, block=block)
+    return group_metrics(net, names, shown, trivial=trivial, draws=draws, block=block)
 
 
-def grouped(
+def group_metrics(
     net: pd.DataFrame,
     names: Shaped[np.ndarray, " rows"],
     order: Sequence[str],
@@ -148,7 +148,7 @@ def grouped(
     draws: int,
     block: float,
     seed: int = 0,
-) -> tuple[FigureGroup, ...]:
+) -> tuple[GroupMetrics, ...]:
     """Each group judged by itself: ranks among its own rows, its own dates resampled.
 
     Args:
@@ -162,26 +162,26 @@ def grouped(
     """
 
     @cache
-    def samples(dates: int) -> DateDraws:
+    def samples(dates: int) -> DateBootstrap:
         length = max(1.0, min(block, dates / 3))
-        return DateDraws(date_weights(dates, draws=draws, seed=seed, block=length), length)
+        return DateBootstrap(date_weights(dates, draws=draws, seed=seed, block=length), length)
 
     found = []
     for name in order:
         inside = names == name
         part = net[inside]
-        sums = DatedRows.of(part, trivial=trivial[inside]).sums(
+        sums = DatedRows.from_frame(part, trivial=trivial[inside]).sums(
             part["score"].to_numpy(dtype=np.float64)
         )
         found.append(_group(name, len(part), sums, samples(len(sums))))
     return tuple(found)
 
 
-def _group(name: str, rows: int, sums: Sums, samples: DateDraws) -> FigureGroup:
+def _group(name: str, rows: int, sums: Sums, samples: DateBootstrap) -> GroupMetrics:
     figures = [samples.interval(sums, one) for one in (rank_ic_of, skill_of)]
     if len(sums) < LEAST_DATES:
         figures = [Interval(one.estimate, math.nan, math.nan) for one in figures]
-    return FigureGroup(name, rows, len(sums), *figures)
+    return GroupMetrics(name, rows, len(sums), *figures)
 
 
 _TOP, _TOP_BP, _TOP_TICKS, _BOTTOM, _BOTTOM_BP, _BOTTOM_TICKS = range(6)
@@ -253,7 +253,7 @@ class Edge:
 def edge(
     rows: DatedRows,
     score: Float[np.ndarray, " rows"],
-    samples: DateDraws,
+    samples: DateBootstrap,
     *,
     close: Float[np.ndarray, " rows"] | None,
     instrument: Instrument | None,
@@ -267,7 +267,7 @@ def edge(
         close: the price each outcome starts from, in the units of the bars.
         instrument: what a tick is and costs.
     """
-    decile = decile_of(score)
+    decile = decile_index(score)
     top, bottom = decile == BINS - 1, decile == 0
     tick = None if instrument is None or close is None else instrument.tick
     price = np.full(score.size, math.nan) if close is None else close

@@ -34,7 +34,7 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class DateDraws:
+class DateBootstrap:
     """Samples of trading dates, shared by all that is compared, so that differences are paired.
 
     Attributes:
@@ -46,7 +46,9 @@ class DateDraws:
     block: float
 
     @classmethod
-    def of(cls, *series: Float[np.ndarray, " dates"], draws: int, seed: int) -> "DateDraws":
+    def for_series(
+        cls, *series: Float[np.ndarray, " dates"], draws: int, seed: int
+    ) -> "DateBootstrap":
         """Blocks as long as the most persistent of these series wants them.
 
         Args:
@@ -183,7 +185,9 @@ class DatedRows:
     trivial: Float[np.ndarray, " rows"]
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, *, trivial: float | Float[np.ndarray, " rows"]) -> "DatedRows":
+    def from_frame(
+        cls, rows: pd.DataFrame, *, trivial: float | Float[np.ndarray, " rows"]
+    ) -> "DatedRows":
         """From the rows of one model.
 
         Args:

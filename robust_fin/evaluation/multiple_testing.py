@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import kurtosis, norm, rankdata, skew
 
-from robust_fin.evaluation.intervals import DateDraws, Interval, expanded_tail
+from robust_fin.evaluation.intervals import DateBootstrap, Interval, expanded_tail
 from robust_fin.evaluation.significance import DRAWS
 
 _LEAST_DATES = 4  # below, the fourth moment has no unbiased estimate
 
 
 @dataclass(frozen=True, slots=True)
-class Track:
+class SharpeMoments:
     """A daily series in four numbers; NaN where it is too short or never changes.
 
     Attributes:
@@ -32,7 +32,7 @@ class Track:
     kurtosis: float
 
     @classmethod
-    def of(cls, daily: Float[np.ndarray, " dates"]) -> "Track":
+    def from_daily(cls, daily: Float[np.ndarray, " dates"]) -> "SharpeMoments":
         """Measure a series.
 
         Args:
@@ -50,21 +50,21 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True)
-class Deflated:
+class DeflatedSharpe:
     """A Sharpe ratio held against the luck of the best of several trials.
 
     Attributes:
         trials: how many there were.
-        luck: the ratio that the best of so many trials without skill is expected to have.
-        probability: that the true ratio is above `luck`; NaN where it could not be computed.
+        expected_max: the ratio that the best of so many trials without skill is expected to have.
+        probability: that the true ratio is above `expected_max`; NaN if not computable.
     """
 
     trials: int
-    luck: float
+    expected_max: float
     probability: float
 
 
-def deflated_sharpe(track: Track, *, trials: int, spread: float) -> Deflated:
+def deflated_sharpe(track: SharpeMoments, *, trials: int, spread: float) -> DeflatedSharpe:
     """How sure one may be of a Sharpe ratio that was found in several trials.
 
     Args:
@@ -75,7 +75,7 @@ def deflated_sharpe(track: Track, *, trials: int, spread: float) -> Deflated:
     Source: Bailey and Lopez de Prado (2014), The deflated Sharpe ratio, equations 1 and 2.
     """
     luck = expected_maximum(trials, spread=spread)
-    return Deflated(trials, luck, probabilistic_sharpe(track, above=luck))
+    return DeflatedSharpe(trials, luck, probabilistic_sharpe(track, above=luck))
 
 
 def expected_maximum(trials: int, *, spread: float) -> float:
@@ -96,7 +96,7 @@ def expected_maximum(trials: int, *, spread: float) -> float:
     return spread * ((1 - np.euler_gamma) * first + np.euler_gamma * second)
 
 
-def probabilistic_sharpe(track: Track, *, above: float) -> float:
+def probabilistic_sharpe(track: SharpeMoments, *, above: float) -> float:
     """The probability that the true Sharpe ratio is above a level, from the track's four moments.
 
     NaN where the moments allow no such statement.
@@ -114,7 +114,7 @@ def probabilistic_sharpe(track: Track, *, above: float) -> float:
     return float(norm.cdf((ratio - above) * math.sqrt((track.dates - 1) / variance)))
 
 
-def spread_of(ratios: Sequence[float]) -> float:
+def sample_std(ratios: Sequence[float]) -> float:
     """Standard deviation over trials, one degree of freedom less; NaN for fewer than two."""
     known = np.array([one for one in ratios if math.isfinite(one)])
     return float(known.std(ddof=1)) if known.size > 1 else math.nan
@@ -127,7 +127,7 @@ Scores = Float[np.ndarray, "ways runs"]
 
 
 @dataclass(frozen=True, slots=True)
-class Overfitting:
+class PBO:
     """The result of combinatorially symmetric cross-validation.
 
     Attributes:
@@ -144,13 +144,13 @@ class Overfitting:
     blocks: int
 
 
-def fitting_blocks(dates: int) -> int | None:
+def pbo_block_count(dates: int) -> int | None:
     """An even number of blocks of at least `DATES_A_BLOCK` dates; None where there are too few."""
     blocks = min(BLOCKS, dates // DATES_A_BLOCK // 2 * 2)
     return blocks if blocks >= LEAST_BLOCKS else None
 
 
-def backtest_overfitting(daily: Float[np.ndarray, "dates runs"], *, blocks: int) -> Overfitting:
+def pbo(daily: Float[np.ndarray, "dates runs"], *, blocks: int) -> PBO:
     """Probability of backtest overfitting: whether choosing the best of some runs means anything.
 
     Every half of the blocks picks the run with the greatest Sharpe ratio; the other half says
@@ -172,7 +172,7 @@ def backtest_overfitting(daily: Float[np.ndarray, "dates runs"], *, blocks: int)
     ranks = rankdata(_ratios(daily, number, ~inside), axis=1)
     share = ranks[np.arange(len(inside)), chosen] / (runs + 1)
     logits = np.log(share / (1 - share))
-    return Overfitting(float(np.mean(logits < 0)), logits, len(inside), blocks)
+    return PBO(float(np.mean(logits < 0)), logits, len(inside), blocks)
 
 
 def halves(blocks: int) -> Bool[np.ndarray, "ways blocks"]:
@@ -205,7 +205,7 @@ RunGains = Float[np.ndarray, "dates runs"]
 
 
 @dataclass(frozen=True, slots=True)
-class Superiority:
+class SPATest:
     """Hansen's test of superior predictive ability; NaN where no run differs from the benchmark.
 
     The null hypothesis is that no run is better than the benchmark. The p-values differ in how
@@ -227,9 +227,9 @@ class Superiority:
     best: int
 
 
-def superiority(
+def spa_test(
     gains: RunGains, *, weights: Float[np.ndarray, "draws dates"], block: float
-) -> Superiority:
+) -> SPATest:
     """Test whether the best run has a gain over the benchmark that so many runs do not explain.
 
     Args:
@@ -243,7 +243,7 @@ def superiority(
     error = np.sqrt(long_run_variance(gains, block=block) / dates)
     moving = (np.ptp(gains, axis=0) > 0) & (error > 0)
     if dates < 3 or not moving.any():
-        return Superiority(math.nan, math.nan, math.nan, math.nan, 0)
+        return SPATest(math.nan, math.nan, math.nan, math.nan, 0)
     scores = np.where(moving, gains.mean(axis=0) / np.where(moving, error, 1.0), -np.inf)
     kept, best = scores[moving], int(np.argmax(scores))
     statistic = max(0.0, float(kept.max()))
@@ -255,7 +255,7 @@ def superiority(
     lower, consistent, upper = (float(np.mean(tail > statistic)) for tail in tails)
     if statistic == 0:  # no run gains anything, so no draw can be called less surprising
         lower = consistent = upper = 1.0
-    return Superiority(statistic, lower, consistent, upper, best)
+    return SPATest(statistic, lower, consistent, upper, best)
 
 
 def long_run_variance(gains: RunGains, *, block: float) -> Float[np.ndarray, " runs"]:
@@ -280,29 +280,29 @@ LEAST_DATES = 5  # a sample leaves about a third of them out, and two must remai
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class BBCResult:
     """A choice by skill among trials that were all scored on the same dates.
 
     Attributes:
         trials: among which was chosen.
         dates: that they were scored on.
         best: number of the trial with the greatest skill.
-        shown: its skill on the dates that chose it, which flatter it.
+        skill: its skill on the dates that chose it, which flatter it.
         deflated: skill of a trial chosen on some of the dates, on the others.
-        apart: that skill less the one of the reference on the same others; None without one.
+        difference: that skill less the one of the reference on the same others; None without one.
     """
 
     trials: int
     dates: int
     best: int
-    shown: float
+    skill: float
     deflated: Interval
-    apart: Interval | None
+    difference: Interval | None
 
 
-def choice(
+def bbc_cv(
     gains: TrialGains, *, reference: int | None = None, draws: int = DRAWS, seed: int = 0
-) -> Choice:
+) -> BBCResult:
     """Choose over and over on samples of the dates, and measure on the dates left out of them.
 
     What the best owes to the dates that chose it is not counted, however many trials there are and
@@ -325,14 +325,14 @@ def choice(
     assert dates >= LEAST_DATES
     skills = gains.sum(axis=0)
     best = int(np.argmax(skills))
-    samples = DateDraws.of(*gains.T, draws=draws, seed=seed)
+    samples = DateBootstrap.for_series(*gains.T, draws=draws, seed=seed)
     left = samples.weights == 0
     kept = left.any(axis=1)
     winner = np.argmax(samples.weights[kept] @ gains, axis=1)
     found = _measured(gains, left[kept], dates)
     chosen = found[np.arange(len(found)), winner]
     blocks = dates / samples.block
-    return Choice(
+    return BBCResult(
         trials,
         dates,
         best,

@@ -9,15 +9,15 @@ import pandas as pd
 from jaxtyping import Float
 from rich.table import Table
 
-from robust_fin.evaluation.intervals import DateDraws, DatedRows, Sums, column
+from robust_fin.evaluation.intervals import DateBootstrap, DatedRows, Sums, column
 from robust_fin.evaluation.multiple_testing import (
     DATES_A_BLOCK,
     LEAST_BLOCKS,
-    Overfitting,
-    Superiority,
-    backtest_overfitting,
-    fitting_blocks,
-    superiority,
+    PBO,
+    SPATest,
+    pbo,
+    pbo_block_count,
+    spa_test,
 )
 from robust_fin.evaluation.significance import (
     CONSTANT,
@@ -25,18 +25,18 @@ from robust_fin.evaluation.significance import (
     NET,
     PairedDifference,
     Significance,
-    date_draws,
-    figures_of,
-    less,
-    models_of,
+    date_bootstrap,
+    paired_difference,
+    rows_by_model,
+    significance_from_sums,
 )
-from robust_fin.evaluation.verdict import percent, plain
+from robust_fin.evaluation.verdict import format_interval, format_percent_interval
 
 LEAST_DATES = LEAST_BLOCKS * DATES_A_BLOCK
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
+class RunSelection:
     """What choosing among runs means.
 
     Attributes:
@@ -48,8 +48,8 @@ class Contest:
 
     names: tuple[str, ...]
     dates: int
-    overfitting: Overfitting | None
-    superiority: Superiority | None
+    overfitting: PBO | None
+    spa_test: SPATest | None
 
 
 def daily_series(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -65,13 +65,18 @@ def daily_series(predictions: pd.DataFrame) -> pd.DataFrame:
     known = predictions[predictions["outcome"].notna()]
     net = known[known["model"] == NET]
     trivial = known.loc[known["model"] == CONSTANT, "score"].to_numpy(dtype=np.float64)
-    rows, score = DatedRows.of(net, trivial=trivial), net["score"].to_numpy(dtype=np.float64)
+    rows, score = (
+        DatedRows.from_frame(net, trivial=trivial),
+        net["score"].to_numpy(dtype=np.float64),
+    )
     sums = rows.sums(score)
     gain = (column(sums, "trivial") - column(sums, "loss")) / column(sums, "n")
     return pd.DataFrame({"ic": rows.daily_ic(score), "gain": gain}, index=pd.Index(rows.dates))
 
 
-def contest(runs: Mapping[str, pd.DataFrame], *, draws: int = DRAWS, seed: int = 0) -> Contest:
+def judge_selection(
+    runs: Mapping[str, pd.DataFrame], *, draws: int = DRAWS, seed: int = 0
+) -> RunSelection:
     """Judge the choice among some runs, on the dates that all of them were tested on.
 
     A date on which a run ranks nothing counts as a rank IC of 0.
@@ -84,15 +89,15 @@ def contest(runs: Mapping[str, pd.DataFrame], *, draws: int = DRAWS, seed: int =
     assert len(runs) > 1
     shared = pd.concat(list(runs.values()), axis=1, keys=list(runs), join="inner")
     ic, gains = _matrix(shared, "ic"), _matrix(shared, "gain")
-    blocks = fitting_blocks(len(shared))
+    blocks = pbo_block_count(len(shared))
     if blocks is None:
-        return Contest(tuple(runs), len(shared), None, None)
-    samples = DateDraws.of(*gains.T, draws=draws, seed=seed)
-    return Contest(
+        return RunSelection(tuple(runs), len(shared), None, None)
+    samples = DateBootstrap.for_series(*gains.T, draws=draws, seed=seed)
+    return RunSelection(
         tuple(runs),
         len(shared),
-        backtest_overfitting(np.nan_to_num(ic, nan=0.0), blocks=blocks),
-        superiority(gains, weights=samples.weights, block=samples.block),
+        pbo(np.nan_to_num(ic, nan=0.0), blocks=blocks),
+        spa_test(gains, weights=samples.weights, block=samples.block),
     )
 
 
@@ -100,15 +105,15 @@ def _matrix(shared: pd.DataFrame, name: str) -> Float[np.ndarray, "dates runs"]:
     return shared.xs(name, axis=1, level=1).to_numpy(dtype=np.float64)
 
 
-def contest_words(found: Contest) -> list[str]:
+def selection_sentences(found: RunSelection) -> list[str]:
     """What it says, one line a test."""
     runs = len(found.names)
-    if found.overfitting is None or found.superiority is None:
+    if found.overfitting is None or found.spa_test is None:
         return [
             f"No PBO and no SPA: the {runs} runs share {found.dates} trading dates, needed are "
             f"{LEAST_DATES}."
         ]
-    fitted, test = found.overfitting, found.superiority
+    fitted, test = found.overfitting, found.spa_test
     if math.isnan(test.consistent):
         return [f"No PBO and no SPA: none of the {runs} runs differs from the constant."]
     chance = "no better than drawing lots" if fitted.probability >= 0.5 else "0.5 is drawing lots"
@@ -133,7 +138,7 @@ _MEASURED = ["score", "trivial", "target", "outcome"]
 
 
 @dataclass(frozen=True, slots=True)
-class Pairing:
+class RunComparison:
     """The nets of two runs on the same rows and samples of dates.
 
     Attributes:
@@ -141,19 +146,19 @@ class Pairing:
         dates: trading dates of these rows.
         first: what the net of the one carries on them.
         second: what that of the other does.
-        apart: the first less the second.
+        difference: the first less the second.
     """
 
     rows: int
     dates: int
     first: Significance
     second: Significance
-    apart: PairedDifference
+    difference: PairedDifference
 
 
-def paired(
+def compare_runs(
     first: pd.DataFrame, second: pd.DataFrame, *, draws: int = DRAWS, seed: int = 0
-) -> Pairing | None:
+) -> RunComparison | None:
     """Compare two nets on the rows of the same time, contract and outcome.
 
     Skill is that of each run over its own constant, on its own rank target.
@@ -173,13 +178,13 @@ def paired(
         return None
     both = both[alike]
     one, other = (_sums(both, which) for which in ("first", "second"))
-    samples = date_draws(one, draws=draws, seed=seed)
-    return Pairing(
+    samples = date_bootstrap(one, draws=draws, seed=seed)
+    return RunComparison(
         rows=len(both),
         dates=len(one),
-        first=figures_of(one, samples),
-        second=figures_of(other, samples),
-        apart=less(one, other, samples),
+        first=significance_from_sums(one, samples),
+        second=significance_from_sums(other, samples),
+        difference=paired_difference(one, other, samples),
     )
 
 
@@ -188,7 +193,7 @@ def net_rows(predictions: pd.DataFrame) -> pd.DataFrame:
 
     A row that several folds tested counts once, with the mean of their forecasts.
     """
-    models = models_of(predictions[predictions["outcome"].notna()])
+    models = rows_by_model(predictions[predictions["outcome"].notna()])
     net = models[NET].assign(trivial=models[CONSTANT]["score"].to_numpy())
     net = net.astype({"contract": str, "score": np.float64, "trivial": np.float64})
     kept = net[[*_ROW, "trading_date", *_MEASURED]]
@@ -200,11 +205,11 @@ def net_rows(predictions: pd.DataFrame) -> pd.DataFrame:
 def _sums(both: pd.DataFrame, which: str) -> Sums:
     own = pd.DataFrame({name: both[f"{name}_{which}"] for name in _MEASURED})
     own = own.assign(trading_date=both["trading_date_first"])
-    rows = DatedRows.of(own, trivial=own["trivial"].to_numpy())
+    rows = DatedRows.from_frame(own, trivial=own["trivial"].to_numpy())
     return rows.sums(own["score"].to_numpy())
 
 
-def pairing_tables(found: Pairing | None, first: str, second: str) -> list[Table | str]:
+def comparison_tables(found: RunComparison | None, first: str, second: str) -> list[Table | str]:
     """What the keyboard shows of a comparison.
 
     Args:
@@ -222,6 +227,6 @@ def pairing_tables(found: Pairing | None, first: str, second: str) -> list[Table
     for heading in ("", "skill", "rank IC"):
         table.add_column(heading, justify="right" if heading else "left")
     apart = f"{first} less {second}"
-    for name, one in ((first, found.first), (second, found.second), (apart, found.apart)):
-        table.add_row(name, percent(one.skill), plain(one.rank_ic))
+    for name, one in ((first, found.first), (second, found.second), (apart, found.difference)):
+        table.add_row(name, format_percent_interval(one.skill), format_interval(one.rank_ic))
     return [table]

@@ -11,7 +11,7 @@ from robust_fin.errors import BundleError
 from robust_fin.evaluation.breakdowns import Calibration, Edge, Instrument, calibration, edge
 from robust_fin.evaluation.intervals import (
     COLUMNS,
-    DateDraws,
+    DateBootstrap,
     DatedRows,
     Interval,
     Statistic,
@@ -136,9 +136,9 @@ def significance(
         draws: bootstrap samples.
         seed: of the resampling.
     """
-    rows = DatedRows.of(predictions, trivial=trivial)
+    rows = DatedRows.from_frame(predictions, trivial=trivial)
     sums = rows.sums(predictions["score"].to_numpy(dtype=np.float64))
-    return figures_of(sums, date_draws(sums, draws=draws, seed=seed))
+    return significance_from_sums(sums, date_bootstrap(sums, draws=draws, seed=seed))
 
 
 def judge(
@@ -159,20 +159,22 @@ def judge(
     Raises:
         BundleError: the table has no net or no constant, or its models differ in their rows.
     """
-    models = models_of(predictions[predictions["outcome"].notna()])
+    models = rows_by_model(predictions[predictions["outcome"].notna()])
     shared = models[NET]
-    rows = DatedRows.of(shared, trivial=models[CONSTANT]["score"].to_numpy(dtype=np.float64))
+    rows = DatedRows.from_frame(
+        shared, trivial=models[CONSTANT]["score"].to_numpy(dtype=np.float64)
+    )
     scores = {name: one["score"].to_numpy(dtype=np.float64) for name, one in models.items()}
     sums = {name: rows.sums(score) for name, score in scores.items()}
-    samples = date_draws(sums[NET], draws=draws, seed=seed)
+    samples = date_bootstrap(sums[NET], draws=draws, seed=seed)
     others = [name for name in models if name != NET]
     figures, against = dict[str, Significance](), dict[str, PairedDifference]()
     with progress_bar("intervals", total=len(models) + len(others)) as advance:
         for name, one in sums.items():
-            figures[name] = figures_of(one, samples)
+            figures[name] = significance_from_sums(one, samples)
             advance(1)
         for name in others:
-            against[name] = less(sums[NET], sums[name], samples)
+            against[name] = paired_difference(sums[NET], sums[name], samples)
             advance(1)
     close = shared["close"].to_numpy(dtype=np.float64) if "close" in shared else None
     return Judgement(
@@ -192,7 +194,7 @@ def _traded(instrument: Instrument | None, rows: pd.DataFrame) -> Instrument | N
     return instrument if instrument.trades(codes) else None
 
 
-def models_of(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def rows_by_model(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of each model.
 
     Raises:
@@ -215,13 +217,13 @@ def models_of(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return models
 
 
-def date_draws(sums: Sums, *, draws: int, seed: int) -> DateDraws:
+def date_bootstrap(sums: Sums, *, draws: int, seed: int) -> DateBootstrap:
     """Samples with blocks as long as the losses saved and the ranks shared want them, by date."""
     saved = column(sums, "trivial") - column(sums, "loss")
-    return DateDraws.of(saved, column(sums, "xy"), draws=draws, seed=seed)
+    return DateBootstrap.for_series(saved, column(sums, "xy"), draws=draws, seed=seed)
 
 
-def figures_of(sums: Sums, samples: DateDraws) -> Significance:
+def significance_from_sums(sums: Sums, samples: DateBootstrap) -> Significance:
     """Every figure of one model, from its sums."""
     return Significance(
         skill=samples.interval(sums, skill_of),
@@ -235,7 +237,7 @@ def figures_of(sums: Sums, samples: DateDraws) -> Significance:
     )
 
 
-def less(one: Sums, other: Sums, samples: DateDraws) -> PairedDifference:
+def paired_difference(one: Sums, other: Sums, samples: DateBootstrap) -> PairedDifference:
     """A model less another, from their sums on the same dates."""
     width = len(COLUMNS)
     both = np.concatenate([one, other], axis=1)
@@ -273,7 +275,7 @@ def skill_path(models: Mapping[str, pd.DataFrame]) -> SkillPath:
         models: labelled rows of each, as `robust_fin.evaluation.significance.models_of` has them.
     """
     trivial = models[CONSTANT]["score"].to_numpy(dtype=np.float64)
-    rows = DatedRows.of(models[NET], trivial=trivial)
+    rows = DatedRows.from_frame(models[NET], trivial=trivial)
     constant = rows.added(huber_terms(rows.trivial, rows.target))
     saved = {}
     for name in (one for one in models if one != CONSTANT):
@@ -283,7 +285,7 @@ def skill_path(models: Mapping[str, pd.DataFrame]) -> SkillPath:
     return SkillPath(rows.dates, saved)
 
 
-def judged_figures(found: Judgement) -> dict[str, float]:
+def judgement_metrics(found: Judgement) -> dict[str, float]:
     """Intervals of the net, paired differences to each baseline, calibration and edge.
 
     Returns:
@@ -297,19 +299,19 @@ def judged_figures(found: Judgement) -> dict[str, float]:
         "test/calibration_error": found.calibration.error,
     }
     for name, interval in found.net.intervals().items():
-        figures |= interval_figures(f"test/{name}", interval)
+        figures |= interval_metrics(f"test/{name}", interval)
     for name, one in found.against.items():
-        figures |= interval_figures(f"against/{name}/skill", one.skill)
-        figures |= interval_figures(f"against/{name}/rank_ic", one.rank_ic)
-    return figures | edge_figures(found.edge)
+        figures |= interval_metrics(f"against/{name}/skill", one.skill)
+        figures |= interval_metrics(f"against/{name}/rank_ic", one.rank_ic)
+    return figures | edge_metrics(found.edge)
 
 
-def edge_figures(found: Edge) -> dict[str, float]:
+def edge_metrics(found: Edge) -> dict[str, float]:
     """What the first and the last decile earn, and the cost beside it."""
     figures: dict[str, float] = {}
     for unit in ("bp", "ticks"):
         for side in ("top", "bottom", "trade"):
-            figures |= interval_figures(f"edge/{side}_{unit}", getattr(found, f"{side}_{unit}"))
+            figures |= interval_metrics(f"edge/{side}_{unit}", getattr(found, f"{side}_{unit}"))
     return figures | {
         "edge/half_spread_ticks": found.half_spread_ticks,
         "edge/half_spread_bp": found.half_spread_bp,
@@ -318,7 +320,7 @@ def edge_figures(found: Edge) -> dict[str, float]:
     }
 
 
-def interval_figures(name: str, interval: Interval) -> dict[str, float]:
+def interval_metrics(name: str, interval: Interval) -> dict[str, float]:
     """An estimate and the ends of its 95 % interval."""
     ends = {f"{name}_low": interval.low, f"{name}_high": interval.high}
     return {name: interval.estimate} | ends

@@ -12,7 +12,14 @@ from rich.text import Text
 from robust_fin.evaluation.breakdowns import Edge
 from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.significance import Judgement, Significance
-from robust_fin.evaluation.verdict import NONE, number, percent, plain, share, spoken
+from robust_fin.evaluation.verdict import (
+    NONE,
+    format_interval,
+    format_number,
+    format_percent,
+    format_percent_interval,
+    model_label,
+)
 from robust_fin.metrics import excess_kurtosis
 
 Figure = float | int | None
@@ -190,12 +197,17 @@ def _models(metrics: Mapping[str, Figure], found: Judgement) -> Iterator[Row]:
     if "members/test/skill_mean" in metrics:
         yield "one member: mean, 95 % range", *_member_cells(metrics)
     for name, one in found.baselines.items():
-        yield spoken(name), *_cells(metrics.get(f"baseline/{name}/loss"), one)
+        yield model_label(name), *_cells(metrics.get(f"baseline/{name}/loss"), one)
 
 
 def _differences(found: Judgement) -> Iterator[Row]:
     for name, apart in found.against.items():
-        yield f"net less {spoken(name)}", "", percent(apart.skill), plain(apart.rank_ic)
+        yield (
+            f"net less {model_label(name)}",
+            "",
+            format_percent_interval(apart.skill),
+            format_interval(apart.rank_ic),
+        )
 
 
 def _choices(metrics: Mapping[str, Figure]) -> Iterator[Row]:
@@ -203,7 +215,12 @@ def _choices(metrics: Mapping[str, Figure]) -> Iterator[Row]:
     if metrics.get("val/loss") is not None:
         ic = metrics.get("val/rank_ic")
         shown = NONE if ic is None else f"{ic:.4f}"
-        yield "net on val", number(metrics["val/loss"]), share(metrics.get("val/skill")), shown
+        yield (
+            "net on val",
+            format_number(metrics["val/loss"]),
+            format_percent(metrics.get("val/skill")),
+            shown,
+        )
 
 
 def _member_cells(metrics: Mapping[str, Figure]) -> tuple[str, str, str]:
@@ -212,12 +229,12 @@ def _member_cells(metrics: Mapping[str, Figure]) -> tuple[str, str, str]:
     for name in ("skill", "rank_ic"):
         ends = [metrics.get(f"members/test/{name}_{part}") for part in ("mean", "low", "high")]
         spread[name] = Interval(*(math.nan if one is None else float(one) for one in ends))
-    loss = number(metrics.get("members/test/loss_mean"))
-    return loss, percent(spread["skill"]), plain(spread["rank_ic"])
+    loss = format_number(metrics.get("members/test/loss_mean"))
+    return loss, format_percent_interval(spread["skill"]), format_interval(spread["rank_ic"])
 
 
 def _cells(loss: Figure, found: Significance) -> tuple[str, str, str]:
-    return number(loss), percent(found.skill), plain(found.rank_ic)
+    return format_number(loss), format_percent_interval(found.skill), format_interval(found.rank_ic)
 
 
 def _size(metrics: Mapping[str, Figure], found: Judgement) -> str:
@@ -226,8 +243,8 @@ def _size(metrics: Mapping[str, Figure], found: Judgement) -> str:
     nets = f"{members:,} nets of " if members > 1 else ""
     seconds, rate = metrics.get("fit_seconds") or 0.0, metrics.get("steps_per_second") or 0.0
     return (
-        f"{nets}{number(metrics.get('parameters'))} parameters, {number(metrics.get('steps'))} "
-        f"steps in {seconds:.0f} s ({rate:,.0f} a second); {number(metrics.get('test_rows'))} test "
+        f"{nets}{format_number(metrics.get('parameters'))} parameters, {format_number(metrics.get('steps'))} "  # noqa: E501
+        f"steps in {seconds:.0f} s ({rate:,.0f} a second); {format_number(metrics.get('test_rows'))} test "  # noqa: E501
         f"rows on {found.net.dates} trading dates"
     )
 
@@ -236,9 +253,9 @@ def _more(found: Judgement) -> str:
     """The figures of the net that no baseline is shown with."""
     net = found.net
     parts = [
-        f"daily rank IC {plain(net.daily_ic)}",
-        f"ICIR {plain(net.icir, digits=3)}",
-        f"hit rate {plain(net.hit_rate)}, where a coin has 0.5",
+        f"daily rank IC {format_interval(net.daily_ic)}",
+        f"ICIR {format_interval(net.icir, digits=3)}",
+        f"hit rate {format_interval(net.hit_rate)}, where a coin has 0.5",
     ]
     return "net: " + "; ".join([*parts, *_edge(found.edge)])
 
@@ -252,4 +269,4 @@ def _edge(edge: Edge) -> list[str]:
         return []
     cost = edge.half_spread_ticks
     beside = f", half-spread {cost:g}" if unit == "ticks" and not math.isnan(cost) else ""
-    return [f"edge of a trade {plain(found, digits=2)} {unit}{beside}"]
+    return [f"edge of a trade {format_interval(found, digits=2)} {unit}{beside}"]

@@ -17,17 +17,17 @@ _SPOKEN = {
 }
 
 
-def spoken(model: str) -> str:
+def model_label(model: str) -> str:
     """The name of a model in words."""
     return _SPOKEN.get(model, model)
 
 
-def percent(found: Interval) -> str:
+def format_percent_interval(found: Interval) -> str:
     """A share with its interval: +2.125 % [+1.168, +2.798]."""
     return _with_ends(found, lambda value: f"{_whole(100 * value, 3):+.3f}", unit=" %")
 
 
-def plain(found: Interval, *, digits: int = 4) -> str:
+def format_interval(found: Interval, *, digits: int = 4) -> str:
     """A number with its interval: 0.1942 [0.1635, 0.2194].
 
     Args:
@@ -37,7 +37,7 @@ def plain(found: Interval, *, digits: int = 4) -> str:
     return _with_ends(found, lambda value: f"{_whole(value, digits):.{digits}f}")
 
 
-def number(value: object) -> str:
+def format_number(value: object) -> str:
     """A number as metrics.json has it: a whole one with commas, another with six digits."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return NONE
@@ -46,7 +46,7 @@ def number(value: object) -> str:
     return f"{value:,.6g}" if isinstance(value, float) else str(value)
 
 
-def share(value: object) -> str:
+def format_percent(value: object) -> str:
     """A share in percent, with its sign: +2.125 %."""
     if not isinstance(value, int | float) or math.isnan(value):
         return NONE
@@ -110,7 +110,7 @@ def _claim(found: Significance) -> str:
 def _compared(against: Mapping[str, PairedDifference]) -> list[str]:
     found = []
     for name in (one for one in _RIVALS if one in against):
-        apart, rival = against[name].skill, spoken(name)
+        apart, rival = against[name].skill, model_label(name)
         if apart.is_above(0):
             found.append(f"better than {rival} by {_percent(apart)}")
         elif apart.is_below(0):

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from robust_fin.data.examples import Examples
-from robust_fin.data.folds import SPANS, FittedFold, FoldCut, cut_folds, fit_one
+from robust_fin.data.folds import SPANS, FittedFold, FoldSet, cut_folds, fit_transforms
 from robust_fin.data.splits import Fold, Split
 from robust_fin.data.transforms import FeatureTransform
 from robust_fin.features.registry import FeatureSet
@@ -47,7 +47,7 @@ class Stage(NamedTuple):
 
     name: str
     split: Split
-    cut: FoldCut
+    cut: FoldSet
     number: int
 
     @property
@@ -197,7 +197,7 @@ class FoldCheck:
         return not np.array_equal(stage._replace(cut=cut).train, stage.train)
 
     def _fit(self, stage: Stage, changed: Index | None = None) -> FittedFold:
-        return fit_one(
+        return fit_transforms(
             self._mixed(changed),
             stage.cut.rows,
             stage.fold,

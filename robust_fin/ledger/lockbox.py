@@ -21,7 +21,7 @@ from robust_fin.data.examples import Examples
 from robust_fin.data.folds import Market
 from robust_fin.data.splits import Timeline
 from robust_fin.errors import BundleError, ConfigError
-from robust_fin.evaluation.significance import Judgement, interval_figures, judge
+from robust_fin.evaluation.significance import Judgement, interval_metrics, judge
 from robust_fin.ledger.record import ledger_of, now, seen_from
 from robust_fin.ledger.trials import Look, Trials, append, config_hash
 from robust_fin.runtime.atomic_files import null_for_nan, write_atomic
@@ -127,7 +127,7 @@ def score_lockbox(bundle: Bundle, run: Path, *, share: float) -> pd.DataFrame:
 def locked_rows(examples: Examples, *, share: float) -> Int[np.ndarray, " locked"]:
     """Row numbers, among all examples, of those that the splits leave out as locked."""
     rows = np.flatnonzero(~np.isnan(examples.outcome))
-    line = Timeline.of(examples.time[rows], examples.label_end[rows], lockbox=share)
+    line = Timeline.from_rows(examples.time[rows], examples.label_end[rows], lockbox=share)
     return rows[line.end :]
 
 
@@ -135,7 +135,7 @@ def figures_of(found: Judgement) -> dict[str, float | int | None]:
     """What lockbox.json says of the locked rows; null where it could not be computed."""
     figures: dict[str, float | int | None] = {"dates": found.net.dates}
     for name, interval in found.net.intervals().items():
-        figures |= interval_figures(name, interval)
+        figures |= interval_metrics(name, interval)
     for name, one in found.baselines.items():
         figures |= {f"baseline/{name}/rank_ic": one.rank_ic.estimate}
         figures |= {f"baseline/{name}/skill": one.skill.estimate}

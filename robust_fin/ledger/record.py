@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.bundle.folder import read_config, read_provenance
 from robust_fin.data.targets import KEPT
-from robust_fin.evaluation.multiple_testing import Track
+from robust_fin.evaluation.multiple_testing import SharpeMoments
 from robust_fin.evaluation.run_selection import daily_series
 from robust_fin.ledger.trials import LedgerTrial, Trials, append, config_hash, settings_tried
 from robust_fin.runtime.atomic_files import null_for_nan
@@ -100,10 +100,14 @@ class Finished:
         if ledger is None:
             return None
         daily = daily_of(run)["ic"].to_numpy()
-        return cls(ledger, trial_of(run, config, ledger=ledger, track=Track.of(daily)), daily)
+        return cls(
+            ledger,
+            trial_of(run, config, ledger=ledger, track=SharpeMoments.from_daily(daily)),
+            daily,
+        )
 
 
-def trial_of(run: Path, config: DictConfig, *, ledger: Path, track: Track) -> LedgerTrial:
+def trial_of(run: Path, config: DictConfig, *, ledger: Path, track: SharpeMoments) -> LedgerTrial:
     """The line of a finished run.
 
     Args:
@@ -192,7 +196,7 @@ def _place(before: int, own: int, count: int) -> str:
 
 def _claim(trials: Trials, daily: Float[np.ndarray, " dates"]) -> str:
     """Honest about what the probability is of, and about when there is none."""
-    found, track = trials.deflated(daily), Track.of(daily)
+    found, track = trials.deflated(daily), SharpeMoments.from_daily(daily)
     if math.isnan(track.ratio):
         return f"The {track.dates} test dates with a rank IC are too few for an ICIR to be judged."
     said = f"The ICIR of {track.ratio:.3f} (daily rank IC, {track.dates} dates)"
@@ -204,7 +208,8 @@ def _claim(trials: Trials, daily: Float[np.ndarray, " dates"]) -> str:
         )
     return (
         f"{said} has a deflated probability of {_chance(found.probability)}: so sure may one be "
-        f"that the true one is above {found.luck:.3f}, which the best of {found.trials} trials "
+        f"that the true one is above {found.expected_max:.3f}, which the best of "
+        f"{found.trials} trials "
         "without skill is expected to reach by luck."
     )
 

@@ -18,7 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.data.targets import KEPT
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.multiple_testing import Deflated, Track, deflated_sharpe, spread_of
+from robust_fin.evaluation.multiple_testing import (
+    DeflatedSharpe,
+    SharpeMoments,
+    deflated_sharpe,
+    sample_std,
+)
 
 log = logging.getLogger(__name__)
 
@@ -271,14 +276,14 @@ class Trials:
         """Settings that were tried by the distinct trials; a swept population counts as many."""
         return sum(one.settings for one in self.distinct())
 
-    def deflated(self, daily: Float[np.ndarray, " dates"]) -> Deflated:
+    def deflated(self, daily: Float[np.ndarray, " dates"]) -> DeflatedSharpe:
         """What the ICIR of a run is worth after all these trials, which it is one of.
 
         Args:
             daily: rank IC of each test date of the run.
         """
-        distinct, track = self.distinct(), Track.of(daily)
-        spread = spread_of([one.icir for one in distinct])
+        distinct, track = self.distinct(), SharpeMoments.from_daily(daily)
+        spread = sample_std([one.icir for one in distinct])
         return deflated_sharpe(track, trials=max(1, self.count()), spread=spread)
 
 

@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 
 from robust_fin.evaluation.intervals import (
     COLUMNS,
-    DateDraws,
+    DateBootstrap,
     Interval,
     column,
     rank_ic_of,
@@ -173,10 +173,10 @@ def carried(parts: Sequence[PartSums], *, draws: int, seed: int) -> tuple[Interv
     return samples.interval(whole, rank_ic_of), samples.interval(whole, skill_of)
 
 
-def _samples(parts: Sequence[PartSums], *, draws: int, seed: int) -> DateDraws:
+def _samples(parts: Sequence[PartSums], *, draws: int, seed: int) -> DateBootstrap:
     whole = np.concatenate([part.whole for part in parts])
     saved = column(whole, "trivial") - column(whole, "loss")
-    return DateDraws.of(saved, column(whole, "xy"), draws=draws, seed=seed)
+    return DateBootstrap.for_series(saved, column(whole, "xy"), draws=draws, seed=seed)
 
 
 def _permuted(x: Inputs, columns: list[int], orders: Sequence[np.ndarray]) -> Iterator[Inputs]:
@@ -222,7 +222,7 @@ def _interval(
     permuted: Float[np.ndarray, "repeats dates sums"],
     figure: Statistic,
     *,
-    samples: DateDraws,
+    samples: DateBootstrap,
     picks: Int[np.ndarray, "draws repeats"],
 ) -> Interval:
     estimate = float(_lost(whole, permuted, figure).mean())

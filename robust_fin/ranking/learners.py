@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robust_fin.data.examples import Examples
-from robust_fin.data.folds import FoldCut
+from robust_fin.data.folds import FoldSet
 from robust_fin.data.splits import Fold
 from robust_fin.data.targets import RankTarget
 from robust_fin.data.time_series_folds import TRADING_DATE, WalkForward
 from robust_fin.data.transforms import FeatureTransform, QuantileNormal
 from robust_fin.errors import SplitError
-from robust_fin.training.baselines import GradientBoosting, Spectrum, require_lightgbm
+from robust_fin.training.baselines import GradientBoosting, Spectrum, check_lightgbm_installed
 
 
 class TrainingPart(NamedTuple):
@@ -61,7 +61,7 @@ class TrainingSpan:
 
     @classmethod
     def of(
-        cls, examples: Examples, cut: FoldCut, number: int, *, names: tuple[str, ...], embargo: int
+        cls, examples: Examples, cut: FoldSet, number: int, *, names: tuple[str, ...], embargo: int
     ) -> "TrainingSpan":
         """The training rows of one fold of a split.
 
@@ -195,9 +195,9 @@ def fit_ridge(x: Inputs, target: Targets, *, seed: int, threads: int) -> RidgeFo
     scale = torch.where(scale > 1e-6 * scale.max(), scale, torch.inf)  # a constant has no slope
     gram = moments[:-1, :-1] / scale / scale[:, None]
     shared = moments[:-1, -1] / scale
-    spectrum = Spectrum.of(gram.numpy(), shared.numpy())
+    spectrum = Spectrum.from_moments(gram.numpy(), shared.numpy())
     penalty = spectrum.penalty(
-        PENALTIES * spectrum.sizes.max(), spread=float(moments[-1, -1]), rows=len(x)
+        PENALTIES * spectrum.eigenvalues.max(), spread=float(moments[-1, -1]), rows=len(x)
     )
     weights = torch.from_numpy(spectrum.weights(penalty)) / scale
     features = x.shape[1]
@@ -257,7 +257,7 @@ def fit_lightgbm(
     Raises:
         ConfigError: LightGBM is not installed.
     """
-    require_lightgbm(wanted_by="select.learner=lightgbm", instead="select.learner=ridge")
+    check_lightgbm_installed(wanted_by="select.learner=lightgbm", instead="select.learner=ridge")
     trees = GradientBoosting(
         trees=ROUNDS, learning_rate=RATE, leaves=LEAVES, min_rows=LEAST_ROWS,
         column_share=1.0, penalty=0.0, threads=threads, seed=seed,

@@ -18,16 +18,16 @@ from robust_fin.bundle.predictions import (
     DailyLosses,
     Forecast,
     SpanForecast,
+    member_spread,
     predictions_table,
-    spread,
 )
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.evaluation.report.report import write_report
-from robust_fin.evaluation.significance import Judgement, judge, judged_figures, model_metrics
+from robust_fin.evaluation.significance import Judgement, judge, judgement_metrics, model_metrics
 from robust_fin.metrics import Yardstick, excess_kurtosis
 from robust_fin.runtime.atomic_files import null_for_nan, write_json
-from robust_fin.training.baselines import NAMES, Baselines, trivial_objective
-from robust_fin.training.baselines import TAG as TRIVIAL
+from robust_fin.training.baselines import BASELINE_NAMES, Baselines, trivial_objective
+from robust_fin.training.baselines import TRIVIAL_TAG as TRIVIAL
 from robust_fin.training.fitting import Fit
 from robust_fin.training.module import parameter_count
 
@@ -69,9 +69,9 @@ def score_fold(fold: FoldRun, *, keep: int) -> FoldScores:
     if fold.chosen.has_val():
         val_yardstick, daily = yardstick_of(fold.chosen, "val"), daily_losses_of(fold.chosen, "val")
         nets, x = fold.chosen_fit.nets, fold.chosen.x("val")
-        val = SpanForecast.of(nets, x, val_yardstick, keep=0, daily=daily)
+        val = SpanForecast.score(nets, x, val_yardstick, keep=0, daily=daily)
     test = yardstick_of(fold.data, "test")
-    scored = SpanForecast.of(fold.fit.nets, fold.data.x("test"), test, keep=keep)
+    scored = SpanForecast.score(fold.fit.nets, fold.data.x("test"), test, keep=keep)
     return FoldScores(val, val_yardstick, daily, scored)
 
 
@@ -153,7 +153,7 @@ def write_results(
     if last.fit.members:
         write_members(run, folds, scores)
     tested = judge(predictions, instrument=instantiate(config.instrument))
-    metrics = run_metrics(config, folds, fits) | judged_figures(tested)
+    metrics = run_metrics(config, folds, fits) | judgement_metrics(tested)
     metrics |= span_figures(folds, scores, predictions)
     metrics |= member_figures(scores) if last.fit.members else {}
     metrics = null_for_nan(metrics)
@@ -233,7 +233,7 @@ def span_figures(
     ]
     figures = {f"val/{k}": _mean([one[k] for one in val]) for k in net}
     figures |= {f"test/{k}": value for k, value in net.items()}
-    for name in NAMES:  # one that was not asked for is null
+    for name in BASELINE_NAMES:  # one that was not asked for is null
         one = found.get(name, dict.fromkeys(net, math.nan))
         figures |= {f"baseline/{name}/{k}": value for k, value in one.items()}
     return figures
@@ -246,7 +246,9 @@ def member_figures(scores: Sequence[FoldScores]) -> dict[str, float]:
         parts = [part for one in scores if (part := getattr(one, span)) is not None]
         every = tuple(figures for part in parts for figures in part.members)
         if every:
-            found |= {f"members/{span}/{name}": value for name, value in spread(every).items()}
+            found |= {
+                f"members/{span}/{name}": value for name, value in member_spread(every).items()
+            }
     return found
 
 

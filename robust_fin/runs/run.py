@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 from robust_fin.bundle.folder import Bundle, load_bundle, read_config
 from robust_fin.errors import BundleError
 from robust_fin.evaluation.intervals import Interval
-from robust_fin.evaluation.report.page import PlainTable, table_html, words_html
+from robust_fin.evaluation.report.page import PlainTable, render_paragraphs, render_table
 from robust_fin.evaluation.report.report import REPORT
 from robust_fin.evaluation.significance import Judgement, judge
-from robust_fin.evaluation.verdict import percent, plain, verdict
+from robust_fin.evaluation.verdict import format_interval, format_percent_interval, verdict
 from robust_fin.runs.results import METRICS, PREDICTIONS, ROWS
 
 
@@ -112,11 +112,15 @@ class Run:
     def _repr_html_(self) -> str:
         """What a notebook shows: the verdict, and the figures it rests on."""
         rows = [
-            (name, percent(one) if name.startswith("skill") else plain(one))
+            (
+                name,
+                format_percent_interval(one) if name.startswith("skill") else format_interval(one),
+            )
             for name, one in self._intervals().items()
         ]
         caption = f"test span, {self.judgement.net.dates} trading dates, 95 % intervals"
         table = PlainTable(caption, ("", "net"), rows)
-        return words_html([self.verdict]) + table_html(table, anchor="figures") + words_html(
+        shown = render_table(table, anchor="figures")
+        return render_paragraphs([self.verdict]) + shown + render_paragraphs(
             [f"{self.folder}"]
         )  # fmt: skip

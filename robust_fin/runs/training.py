@@ -22,7 +22,7 @@ from robust_fin.evaluation.tables import (
     summary_table,
     target_table,
 )
-from robust_fin.evaluation.tensorboard.session import failure_shown, open_session
+from robust_fin.evaluation.tensorboard.session import mark_failure, start_session
 from robust_fin.evaluation.verdict import verdict
 from robust_fin.ledger.record import placed, record_trial
 from robust_fin.runs.job import Job, reason_kept
@@ -35,10 +35,10 @@ from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.population.fit import fit_population
 from robust_fin.training.population.members import wants_population
 from robust_fin.training.recovery.checkpoint_files import (
-    refit_goes_on,
+    can_resume_refit,
+    check_same_bars,
+    prepare_resume,
     remove_checkpoints,
-    require_resumable,
-    require_same_bars,
 )
 
 MODULE = "robust_fin.train"  # whatever name this process runs it under
@@ -61,7 +61,7 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
     config = placed(config)
     with first_local_rank_first():
         if is_first() and resume:
-            require_resumable(run, max_epochs=config.trainer.max_epochs)
+            prepare_resume(run, max_epochs=config.trainer.max_epochs)
         elif is_first():
             write_config(run, config)
     torch.set_num_threads(config.threads)
@@ -70,20 +70,20 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
     bars = folds[0].market.bars
     require_equal_on_ranks(f"{bars.rows_in} rows with sha256 {bars.sha256}", what="the bars")
     if resume:
-        require_same_bars(run, bars)
+        check_same_bars(run, bars)
     if is_first():
         (run / METRICS).unlink(missing_ok=True)  # its presence would say that the run is finished
         if not resume:
             remove_checkpoints(run)
         start_bundle(run, config, bars=bars)
-        open_session(run, members=wants_population(config, folds=len(folds)))
+        start_session(run, members=wants_population(config, folds=len(folds)))
         show(target_table(folds[0].outcome("train"), folds[0].target("train")))
     plan = FitPlan(run, stage="", max_steps=None, resume=resume)
     chosen = final = fit_folds(config, folds, plan)
     final_folds, stages = folds, [chosen[0]]
     if config.split.refit:
         final_folds = [one.for_refit() for one in folds]
-        goes_on = resume and refit_goes_on(run)
+        goes_on = resume and can_resume_refit(run)
         final = fit_folds(
             config, final_folds, refit_plan(run, chosen, folds, final_folds, resume=goes_on)
         )
@@ -172,13 +172,13 @@ def refit_plan(
 
     A refit goes on from its own checkpoint only where the choice before it is as it was then.
     """
-    steps, longest = [], max(one.steps_an_epoch(1) for one in whole)
+    steps, longest = [], max(one.steps_per_epoch(1) for one in whole)
     needed = 1
     for fitted, data, more in zip(chosen, folds, whole, strict=True):
         for done in _chosen_steps(fitted):
-            epochs = done / data.steps_an_epoch(1)
-            steps.append(max(1, round(epochs * more.steps_an_epoch(1))) if done else 0)
-            needed = max(needed, math.ceil(steps[-1] * longest / more.steps_an_epoch(1)))
+            epochs = done / data.steps_per_epoch(1)
+            steps.append(max(1, round(epochs * more.steps_per_epoch(1))) if done else 0)
+            needed = max(needed, math.ceil(steps[-1] * longest / more.steps_per_epoch(1)))
     members = tuple(steps) if chosen[0].members else None
     return FitPlan(run, stage="refit", max_steps=needed, resume=resume, member_steps=members)
 
@@ -211,7 +211,7 @@ def work(job: Job) -> None:
     with (
         explain_full_disk(job.run),
         reason_kept(job.run),
-        failure_shown(job.run),
+        mark_failure(job.run),
         verbosity(verbosity_of(job.config)),
         hide_progress(when=not job.config.trainer.enable_progress_bar),
     ):

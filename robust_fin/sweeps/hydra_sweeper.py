@@ -199,7 +199,7 @@ def check_workers(strategy: Strategy) -> None:
         raise ConfigError(f"sweep.workers={strategy.workers} must be a whole number above 0")
 
 
-def words_of_sweep(words: Sequence[str]) -> tuple[list[str], Path]:
+def read_resume_command(words: Sequence[str]) -> tuple[list[str], Path]:
     """The command line of the sweep that `sweep.resume=FOLDER` goes on with, and where it starts.
 
     Args:
@@ -230,7 +230,7 @@ def words_of_sweep(words: Sequence[str]) -> tuple[list[str], Path]:
     return [*kept, *ours], Path(record.cwd)
 
 
-def is_resumed(words: Sequence[str]) -> bool:
+def is_sweep_resume(words: Sequence[str]) -> bool:
     """Whether a command line goes on with a sweep."""
     return any(_sets(word, RESUME) for word in words)
 

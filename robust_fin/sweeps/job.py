@@ -24,7 +24,7 @@ from robust_fin.runs.settings import of_run
 from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.launcher import LAUNCHED, write_task
 from robust_fin.runtime.process_state import RankExit
-from robust_fin.sweeps.executors.local import Executor, Handle
+from robust_fin.sweeps.local import Executor, Handle
 from robust_fin.sweeps.strategy import FAILED, FINISHED, PRUNED, STOPPED, Outcome, Trial
 
 

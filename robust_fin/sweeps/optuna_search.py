@@ -16,7 +16,7 @@ from robust_fin.ledger.trials import config_hash
 from robust_fin.sweeps.search_space import OneOf, Space, Values, read_space, text_of
 from robust_fin.sweeps.strategy import FINISHED, PRUNED, STOPPED, Outcome, Row, Trial, one_row
 from robust_fin.sweeps.study import COMPLETE, FAIL, PRUNE, Sampling, SharedStudy
-from robust_fin.training.pruning import FIGURE
+from robust_fin.training.pruning import PRUNING_METRIC
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ class OptunaSearch:
     def tell(self, outcome: Outcome) -> None:
         """See `Strategy.tell`; a figure that is no number is a failure, and the study goes on."""
         job, reason = outcome.trial.number, outcome.reason
-        skill = outcome.metrics.get(FIGURE)
+        skill = outcome.metrics.get(PRUNING_METRIC)
         if outcome.state == STOPPED:
             return  # it can go on, so the study waits for it
         if outcome.state == PRUNED:
@@ -200,7 +200,7 @@ class OptunaSearch:
         elif outcome.state == FINISHED and skill is not None and math.isfinite(skill):
             self.study.tell(job, COMPLETE, value=float(skill))
         else:
-            self.study.tell(job, FAIL, reason=reason or f"{FIGURE} is {skill}")
+            self.study.tell(job, FAIL, reason=reason or f"{PRUNING_METRIC} is {skill}")
 
     def rows(self, outcome: Outcome) -> Sequence[Row]:
         """See `Strategy.rows`."""

@@ -12,7 +12,12 @@ from hydra.utils import instantiate
 
 from robust_fin.errors import ConfigError
 from robust_fin.sweeps.search_space import Between, Space, Values, text_of
-from robust_fin.training.pruning import StudyLink, journal_lock, journal_storage, require_optuna
+from robust_fin.training.pruning import (
+    StudyLink,
+    check_optuna_installed,
+    journal_lock,
+    journal_storage,
+)
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +152,7 @@ class SharedStudy:
             ConfigError: the study was begun with another space or other settings, or its file
                 cannot be written.
         """
-        require_optuna()
+        check_optuna_installed()
         import optuna
 
         sampling.check()
@@ -247,7 +252,7 @@ class SharedStudy:
         if pruner is None or number is None:
             return {}
         link = StudyLink(str(self._journal), self._study.study_name, number, pruner)
-        return link.as_environment()
+        return link.to_environment()
 
     def _trials(self) -> "list[FrozenTrial]":
         return self._study.get_trials(deepcopy=False)

@@ -19,7 +19,6 @@ from robust_fin.errors import BundleError, ConfigError
 from robust_fin.runs.settings import USER_ERRORS
 from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.process_state import count_signals
-from robust_fin.sweeps.executors.local import Executor
 from robust_fin.sweeps.job import (
     RUNNING,
     Composed,
@@ -31,6 +30,7 @@ from robust_fin.sweeps.job import (
     one_line,
     start_job,
 )
+from robust_fin.sweeps.local import Executor
 from robust_fin.sweeps.strategy import (
     FAILED,
     FINISHED,
@@ -42,7 +42,7 @@ from robust_fin.sweeps.strategy import (
     Strategy,
     Trial,
 )
-from robust_fin.training.recovery.checkpoint_files import CHECKPOINTS, LAST, dotted
+from robust_fin.training.recovery.checkpoint_files import CHECKPOINTS, LAST, flatten_config
 
 log = logging.getLogger(__name__)
 
@@ -300,10 +300,10 @@ class Sweep:
         """Whether a run's own config is what its trial composes to now."""
         try:
             composed = self.composer.compose(one.trial)
-            kept = dotted(read_config(one.folder))
+            kept = flatten_config(read_config(one.folder))
         except (*USER_ERRORS, BundleError):
             return one.state == STOPPED  # killed before it wrote any; it starts anew
-        now = dotted(composed.config)
+        now = flatten_config(composed.config)
         same = {key for key in {**now, **kept} if now.get(key) == kept.get(key)}
         return composed.folder == one.folder and {*now, *kept} - same <= {*_NOT_COMPARED}
 

@@ -17,13 +17,13 @@ from robust_fin.errors import BundleError
 from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.multiple_testing import (
     LEAST_DATES,
-    Choice,
-    choice,
+    BBCResult,
+    bbc_cv,
     expected_maximum,
-    spread_of,
+    sample_std,
 )
 from robust_fin.evaluation.tables import judgement_tables
-from robust_fin.evaluation.verdict import percent
+from robust_fin.evaluation.verdict import format_percent_interval
 from robust_fin.ledger.record import deflated_words, ledger_of
 from robust_fin.ledger.trials import Trials
 from robust_fin.runs.results import VAL_LOSSES
@@ -54,7 +54,7 @@ class BestOf:
     def of(cls, figures: Sequence[float]) -> "BestOf":
         """Of the figures of all trials that have one; at least one must."""
         known = [one for one in figures if math.isfinite(one)]
-        return cls(len(known), max(known), math.fsum(known) / len(known), spread_of(known))
+        return cls(len(known), max(known), math.fsum(known) / len(known), sample_std(known))
 
     def luck(self, trials: int) -> float:
         """What the best of so many equal trials is expected to show; NaN where one was made.
@@ -108,7 +108,7 @@ def _percent(value: float) -> str:
 _DAY = ["fold", "trading_date"]
 
 
-def val_gains(losses: pd.DataFrame, member: int | None) -> pd.Series:
+def val_skill_by_date(losses: pd.DataFrame, member: int | None) -> pd.Series:
     """Share of its val/skill that a trial owes to each date; they add up to it.
 
     Args:
@@ -127,7 +127,7 @@ def val_gains(losses: pd.DataFrame, member: int | None) -> pd.Series:
 
 
 def gains_of(rows: Sequence[Row]) -> Float[np.ndarray, "dates rows"]:
-    """`val_gains` of trials, in the order of time within each fold.
+    """`val_skill_by_date` of trials, in the order of time within each fold.
 
     Raises:
         BundleError: one has none, or not on the dates of the first.
@@ -140,7 +140,7 @@ def gains_of(rows: Sequence[Row]) -> Float[np.ndarray, "dates rows"]:
             if not path.is_file():
                 raise BundleError(f"job {row.number} left no {VAL_LOSSES}")
             read[path] = pd.read_parquet(path)
-        one = val_gains(read[path], row.member)
+        one = val_skill_by_date(read[path], row.member)
         if found and not one.index.equals(found[0].index):
             raise BundleError(
                 f"job {row.number} has other val dates than job {rows[0].number}, so they cannot "
@@ -150,7 +150,7 @@ def gains_of(rows: Sequence[Row]) -> Float[np.ndarray, "dates rows"]:
     return np.stack([one.to_numpy(dtype=np.float64) for one in found], axis=1)
 
 
-def deflated_choice(rows: Sequence[Row], *, default_job: int | None) -> Choice | str:
+def deflated_choice(rows: Sequence[Row], *, default_job: int | None) -> BBCResult | str:
     """The choice by val/skill, on dates that did not make it; else the reason why there is none.
 
     Args:
@@ -166,10 +166,10 @@ def deflated_choice(rows: Sequence[Row], *, default_job: int | None) -> Choice |
         return f"val has {len(gains)} trading dates, and {LEAST_DATES} are needed"
     numbers = [row.number for row in known]
     reference = numbers.index(default_job) if default_job in numbers else None
-    return choice(gains, reference=reference)
+    return bbc_cv(gains, reference=reference)
 
 
-def choice_words(found: Choice | str, *, default_job: int | None) -> list[str]:
+def choice_words(found: BBCResult | str, *, default_job: int | None) -> list[str]:
     """What it says, in sentences.
 
     Args:
@@ -180,13 +180,15 @@ def choice_words(found: Choice | str, *, default_job: int | None) -> list[str]:
         return [f"Not deflated by dates: {found}."]
     said = [
         f"Chosen on some of the {found.dates} val dates and measured on the others, the best of "
-        f"{found.trials} has {percent(found.deflated)} (BBC-CV; at least 95 %): so much is left of "
-        f"its {100 * found.shown:+.4f} % without the dates that chose it."
+        f"{found.trials} has {format_percent_interval(found.deflated)} (BBC-CV; at least 95 %): "
+        "so much is left of "
+        f"its {100 * found.skill:+.4f} % without the dates that chose it."
     ]
-    if found.apart is not None:
+    if found.difference is not None:
         said.append(
-            f"Over job {default_job}, the default settings, it is {percent(found.apart)} on the "
-            f"same dates: {_beyond(found.apart)}."
+            f"Over job {default_job}, the default settings, it is "
+            f"{format_percent_interval(found.difference)} on the same dates: "
+            f"{_beyond(found.difference)}."
         )
     return said
 

@@ -116,7 +116,7 @@ def batches_an_epoch(config: DictConfig, data: BarDataModule) -> int:
         SplitError: train is shorter than a batch of every process.
     """
     world = _world(config)
-    batches = data.steps_an_epoch(world)
+    batches = data.steps_per_epoch(world)
     if batches == 0:
         raise SplitError(
             f"train has {data.fitted.fold.train.size} rows, fewer than batch_size="

@@ -18,7 +18,7 @@ from robust_fin.data.examples import Examples
 from robust_fin.data.targets import RankTarget
 from robust_fin.errors import ConfigError
 
-TAG = "train/objective_trivial"
+TRIVIAL_TAG = "train/objective_trivial"
 
 
 def trivial_objective(config: DictConfig, folds: Sequence[BarDataModule]) -> float:
@@ -66,7 +66,7 @@ class TrivialObjective(Callback):
         if math.isnan(self.value):
             return
         for logger in trainer.loggers:
-            logger.log_metrics({TAG: self.value}, step=at)
+            logger.log_metrics({TRIVIAL_TAG: self.value}, step=at)
 
 
 _PENALTIES = np.logspace(-8, 2, 21)  # a row, on standardised features
@@ -78,20 +78,20 @@ class Spectrum:
     """A least-squares problem along the axes of its features, where any penalty is quick to try.
 
     Attributes:
-        sizes: eigenvalues of the features' products.
-        axes: their eigenvectors, in columns.
-        along: products of features and target, along the axes.
+        eigenvalues: eigenvalues of the features' products.
+        eigenvectors: their eigenvectors, in columns.
+        projections: products of features and target, along the axes.
 
     Source: Golub, Heath and Wahba (1979), Generalized cross-validation as a method for choosing a
     good ridge parameter.
     """
 
-    sizes: Float[np.ndarray, " features"]
-    axes: Float[np.ndarray, "features features"]
-    along: Float[np.ndarray, " features"]
+    eigenvalues: Float[np.ndarray, " features"]
+    eigenvectors: Float[np.ndarray, "features features"]
+    projections: Float[np.ndarray, " features"]
 
     @classmethod
-    def of(
+    def from_moments(
         cls, gram: Float[np.ndarray, "features features"], shared: Float[np.ndarray, " features"]
     ) -> "Spectrum":
         """From sums (or means) of products of centred features, with each other and the target."""
@@ -100,7 +100,7 @@ class Spectrum:
 
     def weights(self, penalty: float) -> Float[np.ndarray, " features"]:
         """Of the features, with that penalty on their squares."""
-        return self.axes @ (self.along / (self.sizes + penalty))
+        return self.eigenvectors @ (self.projections / (self.eigenvalues + penalty))
 
     def penalty(
         self, penalties: Float[np.ndarray, " penalties"], *, spread: float, rows: int
@@ -114,8 +114,12 @@ class Spectrum:
         """
 
         def error(penalty: float) -> float:
-            kept = self.along**2 * (self.sizes + 2 * penalty) / (self.sizes + penalty) ** 2
-            freedom = 1 + float(np.sum(self.sizes / (self.sizes + penalty)))
+            kept = (
+                self.projections**2
+                * (self.eigenvalues + 2 * penalty)
+                / (self.eigenvalues + penalty) ** 2
+            )
+            freedom = 1 + float(np.sum(self.eigenvalues / (self.eigenvalues + penalty)))
             return (spread - float(kept.sum())) / max(rows - freedom, 1e-9) ** 2
 
         return float(min(penalties, key=error))
@@ -155,7 +159,7 @@ class Ridge:
         used = scale > 1e-12 * np.sqrt(rows) * np.maximum(np.abs(x_mean), 1.0)
         safe = np.where(used, scale, 1.0)
         unit = gram / np.outer(safe, safe) * np.outer(used, used)
-        spectrum = Spectrum.of(unit, shared / safe * used)
+        spectrum = Spectrum.from_moments(unit, shared / safe * used)
         penalty = spectrum.penalty(_PENALTIES, spread=float(((y - y_mean) ** 2).sum()), rows=rows)
         weights = spectrum.weights(penalty) / safe * used
         return cls(weights, y_mean - float(x_mean @ weights), penalty)
@@ -190,7 +194,7 @@ def _moments(
 Forecast = Callable[[np.ndarray], np.ndarray]
 
 
-def require_lightgbm(*, wanted_by: str, instead: str) -> None:
+def check_lightgbm_installed(*, wanted_by: str, instead: str) -> None:
     """Ask for the library before anything is computed.
 
     Args:
@@ -237,7 +241,7 @@ class GradientBoosting:
         Raises:
             ConfigError: LightGBM is not installed.
         """
-        require_lightgbm(wanted_by="baselines=full", instead="baselines=default")
+        check_lightgbm_installed(wanted_by="baselines=full", instead="baselines=default")
 
     def fit(self, x: Float[np.ndarray, "rows features"], y: Float[np.ndarray, " rows"]) -> Forecast:
         """Trees grown on the training rows, as what makes forecasts of others.
@@ -270,7 +274,7 @@ class GradientBoosting:
         }
 
 
-NAMES = ("constant", "minus_last_return", "ridge", "lightgbm")
+BASELINE_NAMES = ("constant", "minus_last_return", "ridge", "lightgbm")
 
 
 @dataclass(frozen=True, slots=True)

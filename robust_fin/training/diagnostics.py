@@ -97,7 +97,7 @@ class Diagnostics(Callback):
     def _diagnosis(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
         assert isinstance(pl_module, Forecaster)
         points = counts(pl_module)
-        points |= norm_figures(np.array(pl_module.guard.window), clip=self.clip)
+        points |= norm_statistics(np.array(pl_module.guard.window), clip=self.clip)
         pl_module.guard.window.clear()
         points |= {"stability/gradient_clip": self.clip} if self.clip else {}
         points |= self._update_ratios(trainer, pl_module)
@@ -120,7 +120,7 @@ class Diagnostics(Callback):
     def _probe(
         self, module: Forecaster, x: Tensor, target: Tensor, *, step: int
     ) -> dict[str, float]:
-        found, forecast = activation_figures(module.net, module.link, x)
+        found, forecast = activation_statistics(module.net, module.link, x)
         spread, wanted = float(forecast.std()), float(target.std())
         constant = spread < CONSTANT * wanted
         if constant and not self._constant:
@@ -150,7 +150,7 @@ def counts(module: Forecaster) -> dict[str, float]:
     }
 
 
-def norm_figures(norms: Float[np.ndarray, " steps"], *, clip: float | None) -> dict[str, float]:
+def norm_statistics(norms: Float[np.ndarray, " steps"], *, clip: float | None) -> dict[str, float]:
     """Quantiles of the gradient norms that are finite, and the share that was clipped."""
     norms = norms[np.isfinite(norms)]
     if not norms.size:
@@ -215,7 +215,7 @@ def adamw_updates(net: nn.Module, optimizer: Optimizer, lr: float) -> dict[str, 
 
 
 @torch.no_grad()
-def activation_figures(
+def activation_statistics(
     net: nn.Module, link: Callable[[Tensor], Tensor], x: Float[Tensor, "rows features"]
 ) -> tuple[dict[str, float], Float[Tensor, " rows"]]:
     """Saturated and dead shares of every activation module and of the link, and the forecasts.
@@ -302,7 +302,9 @@ class Histograms(Callback):
     ) -> None:
         """Draw when due, where Lightning draws that step's loss."""
         step = trainer.global_step
-        if milestone(step, self.every_n_steps) > milestone(self._seen, self.every_n_steps):
+        if histograms_due(step, self.every_n_steps) > histograms_due(
+            self._seen, self.every_n_steps
+        ):
             self._seen = step
             self._draw(trainer, tensors(trainer, pl_module), at=step - 1)
 
@@ -334,7 +336,7 @@ class Histograms(Callback):
                     logger.experiment.add_histogram(tag, finite, global_step=at, bins=BUCKETS)
 
 
-def milestone(step: int, every: int) -> int:
+def histograms_due(step: int, every: int) -> int:
     """How many histograms fall due up to a step.
 
     >>> [step for step in range(1, 1200) if milestone(step, 500) > milestone(step - 1, 500)]
@@ -353,7 +355,9 @@ def tensors(
     assert isinstance(module, Forecaster)
     found = _matrices("weights", dict(module.net.named_parameters()))
     probe = probe_rows(trainer)
-    return found if probe is None else found | _matrices("gradients", gradients(module, *probe))
+    return (
+        found if probe is None else found | _matrices("gradients", probe_gradients(module, *probe))
+    )
 
 
 def _matrices(
@@ -368,7 +372,7 @@ def _matrices(
     }
 
 
-def gradients(
+def probe_gradients(
     module: Forecaster, x: Float[Tensor, "rows features"], target: Float[Tensor, " rows"]
 ) -> dict[str, Tensor]:
     """Gradient of the objective of some rows, without dropout; nothing of the training is touched.

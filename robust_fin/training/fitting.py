@@ -33,15 +33,20 @@ from robust_fin.training.diagnostics import Diagnostics
 from robust_fin.training.engine.build import trainer_settings
 from robust_fin.training.module import Forecaster
 from robust_fin.training.pruning import pruning_callbacks
-from robust_fin.training.recovery.checkpoints import LAST, LastCheckpoint, best_checkpoint
+from robust_fin.training.recovery.checkpoints import LAST, BestCheckpoint, LastCheckpoint
 from robust_fin.training.recovery.guard import (
     StepGuard,
     StopOnNonFiniteWeights,
+    check_finite_weights,
     check_precision,
-    require_finite_weights,
 )
-from robust_fin.training.recovery.record import Recorder
-from robust_fin.training.recovery.rollback import ROLLBACK, Attempt, KeptStates, run_attempts
+from robust_fin.training.recovery.record import StepRecorder
+from robust_fin.training.recovery.rollback import (
+    ROLLBACK,
+    FitAttempt,
+    RollbackCheckpoints,
+    run_with_rollbacks,
+)
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +249,7 @@ def fit(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Fit:
     """
     check_precision(config.trainer)
     first = steps_in(plan.resume_path)
-    done, seconds = run_attempts(
+    done, seconds = run_with_rollbacks(
         lambda resume: _attempt(config, data, replace(plan, resume=resume)),
         resume=plan.resume,
         folder=plan.checkpoints,
@@ -252,7 +257,7 @@ def fit(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Fit:
     )
     module, trainer = done.module, done.trainer
     chosen_step = _load_best(module, done.best) or trainer.global_step
-    require_finite_weights(module.net, when="in the weights that were chosen")
+    check_finite_weights(module.net, when="in the weights that were chosen")
     summary = FitSummary(
         trainer.global_step,
         chosen_step,
@@ -266,18 +271,18 @@ def fit(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Fit:
     return Fit(Nets(module.net, module.link, data.to_rank), summary)
 
 
-def _attempt(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Attempt:
+def _attempt(config: DictConfig, data: BarDataModule, plan: FitPlan) -> FitAttempt:
     """The Trainer and all its parts, made anew."""
     L.seed_everything(config.seed, verbose=False)
     module = make_forecaster(config, data)
-    recorder = Recorder(plan.folder, stage=plan.stage, config=config, data=data)
+    recorder = StepRecorder(plan.folder, stage=plan.stage, config=config, data=data)
     module.guard = StepGuard(recorder)
     if module.plan is not None:
         data.calls = module.plan
     last = LastCheckpoint(plan.checkpoints, every_n_steps=config.checkpoint.every_n_steps)
     best = None
     if data.has_val():
-        best = best_checkpoint(
+        best = BestCheckpoint(
             plan.checkpoints, monitor=config.checkpoint.monitor, mode=config.checkpoint.mode
         )
     # last.ckpt comes last: it holds what the callbacks before it know of the epoch
@@ -293,7 +298,7 @@ def _attempt(config: DictConfig, data: BarDataModule, plan: FitPlan) -> Attempt:
         settings=_limits(config, data, plan),
     )
     run = partial(trainer.fit, module, data, ckpt_path=plan.resume_path, weights_only=True)
-    return Attempt(trainer, module, best, run)
+    return FitAttempt(trainer, module, best, run)
 
 
 def _watching(config: DictConfig, plan: FitPlan) -> list[L.Callback]:
@@ -304,7 +309,7 @@ def _watching(config: DictConfig, plan: FitPlan) -> list[L.Callback]:
         clip = None if trainer.gradient_clip_algorithm == "value" else trainer.gradient_clip_val
         found.append(Diagnostics(every_n_steps=asked.diagnose_every_n_steps, clip=clip))
     if asked.on_nonfinite == ROLLBACK:
-        found.append(KeptStates(plan.checkpoints, every_n_steps=asked.keep_every_n_steps))
+        found.append(RollbackCheckpoints(plan.checkpoints, every_n_steps=asked.keep_every_n_steps))
     return found
 
 

@@ -6,16 +6,17 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.loop import _Loop
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from robust_fin.data.batches import Call, TrainCalls
-from robust_fin.data.datamodule import TrainWindows, Window
+from robust_fin.data.datamodule import StepWindow, TrainWindows
 from robust_fin.training.engine.step_state import StepState, only_group, step_keys
 from robust_fin.training.engine.steps import StepLoop, StepResult
-from robust_fin.training.recovery.record import BadStep, net_tensors, optimizer_tensors
+from robust_fin.training.recovery.record import NonFiniteStep, net_tensors, optimizer_tensors
 
 
 class StepCalls:
@@ -48,7 +49,7 @@ class StepCalls:
 
     def run(
         self, trainer: L.Trainer, net: nn.Module, call: Call
-    ) -> tuple[StepResult, BadStep | None]:
+    ) -> tuple[StepResult, NonFiniteStep | None]:
         """Do the steps of a call, hand the state back, and keep the counts.
 
         Returns:
@@ -57,7 +58,7 @@ class StepCalls:
         """
         assert self.state is not None
         (optimizer,) = trainer.optimizers
-        first, count = trainer.global_step, steps_left(trainer, len(call.rows))
+        first, count = trainer.global_step, limit_to_max_steps(trainer, len(call.rows))
         before, done = [one.clone() for one in self.state.vectors], self.state.count
         result = self._steps(optimizer, call, first, count)
         bad = result.first_bad
@@ -66,8 +67,10 @@ class StepCalls:
             bad = self._poisoning_step(optimizer, call, first, last, before=(before, done))
         self.state.store(net, optimizer)
         if bad is not None:
-            return cut(result, bad), self._bad_step(net, optimizer, call, result, first, bad)
-        count_steps(trainer.fit_loop, count)
+            return first_steps(result, bad), self._bad_step(
+                net, optimizer, call, result, first, bad
+            )
+        add_optimizer_steps(trainer.fit_loop, count)
         self._set_rate(trainer, optimizer, first + count)
         return result, None
 
@@ -140,7 +143,7 @@ class StepCalls:
         result: StepResult,
         first: int,
         bad: int,
-    ) -> BadStep:
+    ) -> NonFiniteStep:
         """What is at hand of step `bad` of a call."""
         assert self.state is not None
         rows, numbers = call.rows[bad], (float(result.loss[bad]), float(result.gradient_norm[bad]))
@@ -149,7 +152,7 @@ class StepCalls:
             reason = "a weight is not finite already before it"
         elif all(map(math.isfinite, numbers)):
             reason = "it would make a weight that is not finite"
-        return BadStep(
+        return NonFiniteStep(
             step=first + bad,
             loss=numbers[0],
             gradient_norm=numbers[1],
@@ -180,12 +183,12 @@ class StepCalls:
             config.scheduler._last_lr = [rate]
 
 
-def cut(result: StepResult, steps: int) -> StepResult:
+def first_steps(result: StepResult, steps: int) -> StepResult:
     """The first steps of a call."""
     return StepResult(result.loss[:steps], result.gradient_norm[:steps], None)
 
 
-def steps_left(trainer: L.Trainer, planned: int) -> int:
+def limit_to_max_steps(trainer: L.Trainer, planned: int) -> int:
     """Steps of a call up to max_steps; the others are given back to the loader.
 
     A call that is cut short ends neither an epoch nor the steps between two validations, although
@@ -196,14 +199,14 @@ def steps_left(trainer: L.Trainer, planned: int) -> int:
         return planned
     loader = trainer.train_dataloader
     assert isinstance(loader, TrainCalls | TrainWindows)
-    loader.give_back(planned - left)
+    loader.rewind(planned - left)
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = False
         trainer.val_check_batch = float("inf")
     return left
 
 
-def count_steps(fit_loop: _FitLoop, count: int) -> None:
+def add_optimizer_steps(fit_loop: _FitLoop, count: int) -> None:
     """Tell Lightning's loops that a call was `count` optimizer steps."""
     progress = fit_loop.epoch_loop.manual_optimization.optim_step_progress
     for part in (progress.total, progress.current):
@@ -212,7 +215,9 @@ def count_steps(fit_loop: _FitLoop, count: int) -> None:
     fit_loop.epoch_loop._batches_that_stepped += count - 1  # Lightning adds the last one itself
 
 
-def translate_loops(checkpoint: dict[str, Any], *, calls_done: Callable[[int], int] | None) -> None:
+def convert_loop_counts(
+    checkpoint: dict[str, Any], *, completed_calls: Callable[[int], int] | None
+) -> None:
     """Make the loops of a checkpoint those of the engine that goes on with it.
 
     The plain engine counts batches and its optimizer's steps, the compiled one calls and its own
@@ -221,8 +226,8 @@ def translate_loops(checkpoint: dict[str, Any], *, calls_done: Callable[[int], i
 
     Args:
         checkpoint: changed in place.
-        calls_done: steps of an epoch -> whole calls; None for the plain engine, where a call is one
-            step.
+        completed_calls: steps of an epoch -> whole calls; None for the plain engine, where a call
+            is one step.
     """
     loops = checkpoint["loops"]["fit_loop"]
     step = int(checkpoint["global_step"])
@@ -233,7 +238,7 @@ def translate_loops(checkpoint: dict[str, Any], *, calls_done: Callable[[int], i
     place = loops["state_dict"]["combined_loader"][0]["next_batch"]
     progress = loops["epoch_loop.batch_progress"]
     current, total = progress["current"], progress["total"]
-    done = place if calls_done is None else calls_done(place)
+    done = place if completed_calls is None else completed_calls(place)
     shift = done - current["ready"]
     if shift:  # else the last call of an epoch, stopped half way, would pass for its end
         progress["is_last_batch"] = False
@@ -242,14 +247,14 @@ def translate_loops(checkpoint: dict[str, Any], *, calls_done: Callable[[int], i
         total[key] += shift
 
 
-def steps_of(batch: object) -> int:
+def batch_steps(batch: object) -> int:
     """How far a batch moves the place in the epoch."""
-    if isinstance(batch, Window):
+    if isinstance(batch, StepWindow):
         return batch.stop - batch.start
     return len(batch.rows) if isinstance(batch, Call) else 1
 
 
-def before_batch(checkpoint: dict[str, Any], batch: object) -> None:
+def undo_batch_start(checkpoint: dict[str, Any], batch: object) -> None:
     """Take back a batch that was fetched and not yet trained on.
 
     Args:
@@ -260,11 +265,11 @@ def before_batch(checkpoint: dict[str, Any], batch: object) -> None:
     for part in _batches(loops):
         part["ready"] -= 1
     (loader,) = loops["state_dict"]["combined_loader"]
-    loader["next_batch"] -= steps_of(batch)
+    loader["next_batch"] -= batch_steps(batch)
     _as_a_batch_ends(loops)
 
 
-def amid_epoch(checkpoint: dict[str, Any]) -> None:
+def undo_epoch_end(checkpoint: dict[str, Any]) -> None:
     """Take back the end of an epoch that was cut short, which Lightning counts as a whole one.
 
     Args:
@@ -294,19 +299,69 @@ def enter_next_epoch(trainer: L.Trainer) -> None:
         loader.load_state_dict({"next_batch": 0})
 
 
-def nothing_left(trainer: L.Trainer, checkpoint: dict[str, Any]) -> bool:
+def is_fit_complete(trainer: L.Trainer, checkpoint: dict[str, Any]) -> bool:
     """Whether the fit is over where a checkpoint goes on."""
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    limits = ((trainer.max_epochs, epochs), (trainer.max_steps, checkpoint["global_step"]))
+    limits = (
+        (trainer.max_epochs, epochs_done(checkpoint)),
+        (trainer.max_steps, checkpoint["global_step"]),
+    )
     return any(limit is not None and -1 < limit <= done for limit, done in limits)
 
 
-def next_point(checkpoint: dict[str, Any]) -> int:
+def next_logged_step(checkpoint: dict[str, Any]) -> int:
     """The step on the x-axis of the curves that a checkpoint goes on with."""
     loops = checkpoint["loops"]["fit_loop"]
     total = loops["epoch_loop.batch_progress"]["total"]
     batch_ends = total["completed"] < total["processed"]  # and its step is not counted yet
     return int(loops["epoch_loop.state_dict"]["_batches_that_stepped"]) + batch_ends
+
+
+def epochs_done(checkpoint: dict[str, Any]) -> int:
+    """Return how many epochs were complete when a checkpoint was written."""
+    return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+
+def batches_started(trainer: L.Trainer) -> int:
+    """Return how many batches of the current epoch have been fetched."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def logged_metrics(trainer: L.Trainer) -> dict[str, Any]:
+    """Return the metrics that callbacks such as EarlyStopping read; changing it changes theirs."""
+    return trainer._logger_connector._callback_metrics
+
+
+def set_original_handlers(trainer: L.Trainer, handlers: dict[int, Any]) -> None:
+    """Set the signal handlers that Lightning restores after an exception."""
+    trainer._signal_connector._original_handlers.update(handlers)  # type: ignore[arg-type]
+
+
+def forget_sigterm(trainer: L.Trainer) -> None:
+    """Clear Lightning's SIGTERM flag; otherwise the process would exit with code 0."""
+    trainer._signal_connector.received_sigterm = False
+
+
+class TrackedCheckpoint(ModelCheckpoint):
+    """ModelCheckpoint that knows the optimizer step of the best checkpoint.
+
+    Attributes:
+        best_step: optimizer step at which the best checkpoint was written; 0 before there is one.
+    """
+
+    best_step = 0
+
+    def save_again_from(self, step: int) -> None:
+        """Allow another save after a rollback to `step`, even at a step that was saved before."""
+        if self._last_global_step_saved > step:
+            self._last_global_step_saved = 0
+
+    def set_best_step(self, step: int) -> None:
+        """Record that the best checkpoint was written at `step`."""
+        self._last_global_step_saved = self.best_step = step
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        self.best_step = trainer.global_step
 
 
 def _batches(loops: dict[str, Any]) -> list[dict[str, int]]:

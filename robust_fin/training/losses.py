@@ -20,7 +20,7 @@ def huber(
 
     `delta` may be a tensor, so that one compiled step serves members with different ones.
     """
-    require_same_shape(score, target)
+    check_same_shape(score, target)
     if not isinstance(delta, Tensor):
         return F.huber_loss(score, target, delta=delta)
     size = (score - target).abs()
@@ -29,17 +29,17 @@ def huber(
 
 def squared(score: Float[Tensor, " batch"], target: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
     """Mean squared error."""
-    require_same_shape(score, target)
+    check_same_shape(score, target)
     return F.mse_loss(score, target)
 
 
 def absolute(score: Float[Tensor, " batch"], target: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
     """Mean absolute error."""
-    require_same_shape(score, target)
+    check_same_shape(score, target)
     return F.l1_loss(score, target)
 
 
-def require_same_shape(score: Tensor, target: Tensor) -> None:
+def check_same_shape(score: Tensor, target: Tensor) -> None:
     """Refuse what would broadcast.
 
     Raises:

@@ -17,17 +17,22 @@ from torchmetrics.utilities import dim_zero_cat
 from robust_fin.data.batches import Batch, Call, CallPlan, ScoredBatch, TrainBatches
 from robust_fin.errors import ConfigError
 from robust_fin.metrics import span_metrics
-from robust_fin.training.engine.steps import StepResult, points_due
-from robust_fin.training.lightning_loop import StepCalls, translate_loops
-from robust_fin.training.losses import require_same_shape
+from robust_fin.training.engine.steps import StepResult, steps_to_log
+from robust_fin.training.lightning_loop import StepCalls, convert_loop_counts
+from robust_fin.training.losses import check_same_shape
 from robust_fin.training.recovery.guard import (
     StepGuard,
     StepNumbers,
+    describe_nonfinite,
+    is_skipped_by_scaler,
     read_step,
-    scaler_skips,
-    what_is_bad,
 )
-from robust_fin.training.recovery.record import BadStep, net_tensors, optimizer_tensors, rows_of
+from robust_fin.training.recovery.record import (
+    NonFiniteStep,
+    last_batch_rows,
+    net_tensors,
+    optimizer_tensors,
+)
 
 Scores = Float[np.ndarray, " rows"]
 
@@ -158,7 +163,7 @@ class Forecaster(L.LightningModule):
             self._rng_state = torch.get_rng_state()
         self._pending.append(batch)
         forecast = self(batch.x)
-        require_same_shape(forecast, batch.target)
+        check_same_shape(forecast, batch.target)
         loss = self.loss(forecast, batch.target)
         self.objective.update(loss.detach())
         self._loss = loss.detach()
@@ -204,8 +209,8 @@ class Forecaster(L.LightningModule):
         )
         numbers = read_step(self._summed_loss(), self.gradient_norm, list(self.net.parameters()))
         if not numbers.finite:
-            if not scaler_skips(numbers, scaler):
-                self.guard.refuse(self._bad_step(numbers, optimizer))
+            if not is_skipped_by_scaler(numbers, scaler):
+                self.guard.reject(self._bad_step(numbers, optimizer))
             self.guard.nonfinite_steps += 1
         self.guard.note([numbers.gradient_norm])
         self._begin_step()
@@ -226,18 +231,18 @@ class Forecaster(L.LightningModule):
     def _begin_step(self) -> None:
         self._pending, self._losses = [], 0.0
 
-    def _bad_step(self, numbers: StepNumbers, optimizer: Optimizer) -> BadStep:
+    def _bad_step(self, numbers: StepNumbers, optimizer: Optimizer) -> NonFiniteStep:
         """What is at hand of the step under way."""
         loader, batches = self.trainer.train_dataloader, len(self._pending)
         rows = None
         if isinstance(loader, TrainBatches):
-            rows = rows_of(loader.order, batches=batches)
-        return BadStep(
+            rows = last_batch_rows(loader.order, batches=batches)
+        return NonFiniteStep(
             step=self.global_step,
             loss=numbers.loss,
             gradient_norm=numbers.gradient_norm,
             lr=float(optimizer.param_groups[0]["lr"]),
-            reason=what_is_bad(self.net),
+            reason=describe_nonfinite(self.net),
             x=torch.cat([one.x for one in self._pending]),
             target=torch.cat([one.target for one in self._pending]),
             rows=rows,
@@ -260,7 +265,9 @@ class Forecaster(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the counts of this engine, whichever wrote the checkpoint."""
         self.guard.load_state_dict(checkpoint["stability"])
-        translate_loops(checkpoint, calls_done=self.plan.calls_done if self.plan else None)
+        convert_loop_counts(
+            checkpoint, completed_calls=self.plan.completed_calls if self.plan else None
+        )
 
     def _run_call(self, call: Call) -> None:
         """Do the steps of a call, draw them, and refuse the first that is not finite."""
@@ -270,12 +277,12 @@ class Forecaster(L.LightningModule):
         self.guard.note(result.gradient_norm.tolist())
         self._log_call(result, first)
         if bad is not None:
-            self.guard.refuse(bad)
+            self.guard.reject(bad)
 
     def _log_step(self) -> None:
         """Not by Lightning, which takes figures in at every step: a fifth of the step's time."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not points_due(self.global_step - 1, 1, every=every):
+        if not steps_to_log(self.global_step - 1, 1, every=every):
             return
         assert self._loss is not None
         assert self.gradient_norm is not None
@@ -299,7 +306,7 @@ class Forecaster(L.LightningModule):
         self.log("train/objective", result.loss.mean(), prog_bar=True, logger=False)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         rates = self.calls.rates(first, len(result.loss))
-        for at in points_due(first, len(result.loss), every=every):
+        for at in steps_to_log(first, len(result.loss), every=every):
             point = {
                 "train/objective": float(result.loss[at]),
                 "train/gradient_norm": float(result.gradient_norm[at]),

@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-VARIABLE = "ROBUST_FIN_STUDY"
-STEPS = "optimizer_steps"  # user attribute of a trial: when each of its figures was reported
+STUDY_VARIABLE = "ROBUST_FIN_STUDY"
+REPORTED_STEPS = (
+    "optimizer_steps"  # user attribute of a trial: when each of its figures was reported
+)
 
 
-def require_optuna() -> None:
+def check_optuna_installed() -> None:
     """Refuse to go on without Optuna; and let it say what is wrong, not what it does.
 
     Raises:
@@ -50,7 +52,7 @@ def require_optuna() -> None:
 
 def journal_storage(journal: Path) -> "JournalStorage":
     """What studies in a file are read and written through; the file is made where there is none."""
-    require_optuna()
+    check_optuna_installed()
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
     path = str(journal.absolute())
@@ -85,14 +87,14 @@ class StudyLink:
     trial: int
     pruner: dict[str, Any]
 
-    def as_environment(self) -> dict[str, str]:
+    def to_environment(self) -> dict[str, str]:
         """What the processes of the run need to find it."""
-        return {VARIABLE: json.dumps(asdict(self))}
+        return {STUDY_VARIABLE: json.dumps(asdict(self))}
 
     @classmethod
-    def read(cls, environ: Mapping[str, str]) -> "StudyLink | None":
+    def from_environment(cls, environ: Mapping[str, str]) -> "StudyLink | None":
         """Of this process; None where it belongs to no study."""
-        content = environ.get(VARIABLE)
+        content = environ.get(STUDY_VARIABLE)
         return None if content is None else cls(**json.loads(content))
 
 
@@ -118,12 +120,12 @@ class LinkedTrial:
         self.trial: FrozenTrial = self._storage.get_trial(self._id)
 
     @classmethod
-    def found(cls) -> "LinkedTrial | None":
+    def from_environment(cls) -> "LinkedTrial | None":
         """Of this process; None where there is none, or where the study takes no more from it.
 
         A run that is resumed by hand, after its sweep is over or was moved, trains to its end.
         """
-        link = StudyLink.read(os.environ)
+        link = StudyLink.from_environment(os.environ)
         if link is None:
             return None
         if not Path(link.journal).is_file():
@@ -149,20 +151,20 @@ class LinkedTrial:
         if step not in known:
             number = 1 + sum(one < step for one in known)
             self._storage.set_trial_intermediate_value(self._id, number, figure)
-            self._storage.set_trial_user_attr(self._id, STEPS, [*known, step])
+            self._storage.set_trial_user_attr(self._id, REPORTED_STEPS, [*known, step])
         self.trial = self._storage.get_trial(self._id)
 
     @property
     def steps(self) -> list[int]:
         """Optimizer steps at which figures were reported."""
-        return list(self.trial.user_attrs.get(STEPS, ()))
+        return list(self.trial.user_attrs.get(REPORTED_STEPS, ()))
 
-    def should_end(self) -> bool:
+    def should_prune(self) -> bool:
         """Whether the pruner has seen enough."""
         return bool(self._study.pruner.prune(self._study, self.trial))
 
 
-FIGURE = "val/skill"  # what a search maximises, and nothing else
+PRUNING_METRIC = "val/skill"  # what a search maximises, and nothing else
 
 
 class PruneOnVal(L.Callback):
@@ -187,7 +189,7 @@ class PruneOnVal(L.Callback):
         """
         if trainer.sanity_checking:
             return
-        skill = float(trainer.callback_metrics[FIGURE])
+        skill = float(trainer.callback_metrics[PRUNING_METRIC])
         said = broadcast_from_first(self._verdict(skill, trainer) if is_first() else None)
         if said is not None:
             raise Pruned(said)
@@ -197,13 +199,13 @@ class PruneOnVal(L.Callback):
         if self._trial is None or not math.isfinite(skill):
             return None
         self._trial.report(skill, step=trainer.global_step)
-        if not self._trial.should_end():
+        if not self._trial.should_prune():
             return None
         link, best = self._trial.link, max(self._trial.trial.intermediate_values.values())
         return (
             f"trial {link.trial} of {link.study} was pruned in epoch {trainer.current_epoch + 1}, "
-            f"at step {trainer.global_step}: its best {FIGURE} so far, {best:.6f}, is behind the "
-            "other trials' by then"
+            f"at step {trainer.global_step}: its best {PRUNING_METRIC} so far, {best:.6f}, is "
+            "behind the other trials' by then"
         )
 
 
@@ -213,6 +215,6 @@ def pruning_callbacks(*, has_val: bool) -> list[L.Callback]:
     Args:
         has_val: else there is nothing to compare, as in a refit.
     """
-    if not has_val or VARIABLE not in os.environ:
+    if not has_val or STUDY_VARIABLE not in os.environ:
         return []
-    return [PruneOnVal(LinkedTrial.found() if is_first() else None)]
+    return [PruneOnVal(LinkedTrial.from_environment() if is_first() else None)]

@@ -21,7 +21,7 @@ def test_losses_of_two_dates_by_hand(daily: DailyLosses) -> None:
     assert daily.rows.tolist() == [1, 3]
     # off by 0.5 costs 0.1 * (0.5 - 0.05) = 0.045, by 0.05 half its square, 0.00125
     assert daily.trivial == pytest.approx([0.045, (0 + 0.00125 + 0.045) / 3])
-    exact = daily.of(np.array([0.5, 1.0, 0.55, 0.0]))
+    exact = daily.losses(np.array([0.5, 1.0, 0.55, 0.0]))
     assert exact.tolist() == [0, 0]
 
 
@@ -46,5 +46,5 @@ def test_dates_add_up_to_the_yardstick() -> None:
     dates = MONDAY + draw.integers(0, 9, 500) * np.timedelta64(1, "D")
     daily = DailyLosses(target, dates, train_median=0.4)
     figures = Yardstick(target, outcome, train_median=0.4, train_mean=0.5).figures(score)
-    assert np.average(daily.of(score), weights=daily.rows) == pytest.approx(figures["loss"])
+    assert np.average(daily.losses(score), weights=daily.rows) == pytest.approx(figures["loss"])
     assert np.average(daily.trivial, weights=daily.rows) == pytest.approx(figures["loss_trivial"])

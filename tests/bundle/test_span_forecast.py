@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robust_fin.bundle.predictions import Nets, Scores, SpanForecast, spread
+from robust_fin.bundle.predictions import Nets, Scores, SpanForecast, member_spread
 from robust_fin.metrics import Yardstick, span_metrics
 from robust_fin.training.population.members import MemberStates
 
@@ -43,7 +43,7 @@ def forecast(x: Tensor, truth: dict[str, np.ndarray], *, keep: int) -> SpanForec
     stack = states.stack(states.weights, range(MEMBERS))
     nets = Nets(Line(0.0), as_they_are_link, as_they_are, stack)
     yardstick = Yardstick(**truth, train_median=0.5, train_mean=0.4)
-    return SpanForecast.of(nets, x, yardstick, keep=keep)
+    return SpanForecast.score(nets, x, yardstick, keep=keep)
 
 
 def as_they_are_link(scores: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def test_single_scores_are_kept_of_the_first_members(
 
 def test_spread_is_mean_deviation_and_the_central_95_percent() -> None:
     values = np.arange(41.0)
-    found = spread(tuple({"skill": value, "mae": -value} for value in values))
+    found = member_spread(tuple({"skill": value, "mae": -value} for value in values))
     assert list(found) == [
         f"{name}_{part}" for name in ("skill", "mae") for part in ("mean", "std", "low", "high")
     ]
@@ -93,8 +93,8 @@ def test_spread_is_mean_deviation_and_the_central_95_percent() -> None:
 
 
 def test_one_member_has_no_deviation_and_what_one_lacks_the_spread_lacks() -> None:
-    found = spread(({"skill": 0.25},))
+    found = member_spread(({"skill": 0.25},))
     assert (found["skill_mean"], found["skill_low"], found["skill_high"]) == (0.25, 0.25, 0.25)
     assert math.isnan(found["skill_std"])
-    lacking = spread(({"rank_ic": math.nan}, {"rank_ic": 0.1}))
+    lacking = member_spread(({"rank_ic": math.nan}, {"rank_ic": 0.1}))
     assert all(math.isnan(value) for value in lacking.values())

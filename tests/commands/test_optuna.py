@@ -15,15 +15,15 @@ import pytest
 pytest.importorskip("optuna")
 
 from robust_fin import train
-from robust_fin.training.pruning import STEPS
+from robust_fin.training.pruning import REPORTED_STEPS
 from tests.conftest import ROOT
 from tests.small_runs import QUICK
 from tests.studies import read
-from tests.sweeps.pretend import STARTED, skill
+from tests.sweeps.fake_jobs import STARTED, skill
 
 pytestmark = pytest.mark.processes
 
-PRETEND = "executor._target_=tests.sweeps.pretend.Pretend"
+PRETEND = "executor._target_=tests.sweeps.fake_jobs.FakeExecutor"
 TINY = (*QUICK, "source.synthetic.rows=3000", "features.names=[close_change_pct]", "batch_size=128")
 LEARNS_OR_NOT = "optimizer.lr=0.003,1e-12"  # the second leaves the net as it starts
 EARLY = ("sweep.pruner.n_startup_trials=1", "sweep.pruner.n_warmup_steps=0")
@@ -105,7 +105,7 @@ def test_a_trial_that_learns_nothing_is_pruned_in_every_rank(devices: int, tmp_p
     for number, row in pruned.iterrows():
         trial = trials[number]
         assert (trial.state.name, list(trial.intermediate_values)) == ("PRUNED", [1])
-        step = trial.user_attrs[STEPS][0]
+        step = trial.user_attrs[REPORTED_STEPS][0]
         assert (
             f"trial {number} of search was pruned in epoch 1, at step {step}: its" in row["reason"]
         )

@@ -14,7 +14,7 @@ import torch
 from robust_fin import predict, train
 from robust_fin.runs import training
 from robust_fin.training.recovery import checkpoint_files
-from robust_fin.training.recovery.checkpoint_files import read_checkpoint, sealed
+from robust_fin.training.recovery.checkpoint_files import checkpoint_bytes, read_checkpoint
 from tests.conftest import MakeBars
 from tests.same_run import assert_same_run
 from tests.small_runs import QUICK, run_training
@@ -264,7 +264,7 @@ def poison(path: Path, kind: str, marker: Path) -> None:
     elif kind == "archive":
         torch.save({**read_checkpoint(path), "more": Payload(marker)}, path)
     elif kind == "sealed":
-        path.write_bytes(sealed({**read_checkpoint(path), "more": Payload(marker)}))
+        path.write_bytes(checkpoint_bytes({**read_checkpoint(path), "more": Payload(marker)}))
     else:
         tag = f"!!python/object/apply:builtins.open ['{marker}', 'w']"
         path.write_text(path.read_text() + f"more: {tag}\n")

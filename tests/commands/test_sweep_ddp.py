@@ -14,16 +14,20 @@ import pytest
 from robust_fin import train
 from robust_fin.runs.run import Run
 from tests.small_runs import QUICK, read_metrics
-from tests.sweeps.witness import witnessed
+from tests.sweeps.rank_recorder import read_ranks
 
 pytestmark = pytest.mark.processes
 
+RECORDER = "+callbacks.rank_recorder._target_=tests.sweeps.rank_recorder.RankRecorder"
 SMALL = (
     *("+experiment=smoke", *QUICK, "features=study", "source.synthetic.rows=4000"),
     *("trainer=ddp", "engine=plain", "trainer.accelerator=cpu", "trainer.max_epochs=1"),
-    *("split.refit=false", "+callbacks.witness._target_=tests.sweeps.witness.Witness"),
+    *(
+        "split.refit=false",
+        "+callbacks.rank_recorder._target_=tests.sweeps.rank_recorder.RankRecorder",
+    ),
 )
-FORKED = "executor._target_=tests.sweeps.forked.Forked"
+FORKED = "executor._target_=tests.sweeps.forked.ForkedExecutor"
 
 
 def sweep(folder: Path, *words: str) -> pd.DataFrame:
@@ -33,7 +37,7 @@ def sweep(folder: Path, *words: str) -> pd.DataFrame:
 
 def assert_whole(run: Path, *, world: int, alone: dict[str, Any] | None = None) -> dict[str, Any]:
     """A job's ranks trained the same on all the rows; what they have in common."""
-    told, metrics = witnessed(run), read_metrics(run)
+    told, metrics = read_ranks(run), read_metrics(run)
     assert [one["world"] for one in told] == [world] * world
     assert len({one["pid"] for one in told}) == world
     assert len({one["weights"] for one in told}) == 1
@@ -85,12 +89,12 @@ def test_the_ranks_of_an_adaptive_sweep_train_the_same(tmp_path: Path, workers: 
     best = rate = 0.04
     for job in range(3):
         assert found.loc[job, "optimizer.lr"] == pytest.approx(rate)
-        assert [one["lr"] for one in witnessed(tmp_path / str(job))] == [rate] * 2
+        assert [one["lr"] for one in read_ranks(tmp_path / str(job))] == [rate] * 2
         assert_whole(tmp_path / str(job), world=2)
         skills = found["val/skill"].iloc[: job + 1]
         best = found.loc[skills.idxmax(), "optimizer.lr"]
         rate = best / 2
-    hashes = [witnessed(tmp_path / str(job))[0]["weights"] for job in range(3)]
+    hashes = [read_ranks(tmp_path / str(job))[0]["weights"] for job in range(3)]
     assert len(set(hashes)) == 3
 
 

@@ -18,16 +18,20 @@ from hydra.core.override_parser.types import Override
 from robust_fin import train
 from robust_fin.sweeps.strategy import STOPPED, Grid, Outcome, Trial
 from tests.small_runs import QUICK, read_metrics
-from tests.sweeps.witness import witnessed
+from tests.sweeps.rank_recorder import read_ranks
 
 JOBS, FAILS = 12, 5
 DUAL = {2, 6, 7, 11}  # jobs of two ranks
+RECORDER = "+callbacks.rank_recorder._target_=tests.sweeps.rank_recorder.RankRecorder"
 SMALL = (
     *("+experiment=smoke", *QUICK, "features=study", "source.synthetic.rows=4000"),
     *("batch_size=64", "trainer.accelerator=cpu", "trainer.max_epochs=4", "model.dropout=0.1"),
-    *("checkpoint.every_n_steps=5", "+callbacks.witness._target_=tests.sweeps.witness.Witness"),
+    *(
+        "checkpoint.every_n_steps=5",
+        "+callbacks.rank_recorder._target_=tests.sweeps.rank_recorder.RankRecorder",
+    ),
 )
-FORKED = "executor._target_=tests.sweeps.forked.Forked"  # a start takes no seconds
+FORKED = "executor._target_=tests.sweeps.forked.ForkedExecutor"  # a start takes no seconds
 PATIENCE = 900.0  # seconds; a shared machine can be slow
 
 
@@ -169,7 +173,7 @@ def test_both_ranks_of_each_dual_job_trained_the_same(
 ) -> None:
     folder = resumed[0]
     for job in DUAL:
-        told = witnessed(folder / str(job))
+        told = read_ranks(folder / str(job))
         assert [one["world"] for one in told] == [2, 2]
         assert len({one["weights"] for one in told}) == 1
         assert {one["lr"] for one in told} == {0.003}

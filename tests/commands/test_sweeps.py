@@ -13,7 +13,7 @@ from robust_fin.cli.composition import conf_folder
 from tests.conftest import ROOT
 from tests.small_runs import QUICK, read_metrics
 
-FORKED = "executor._target_=tests.sweeps.forked.Forked"  # a start takes no seconds
+FORKED = "executor._target_=tests.sweeps.forked.ForkedExecutor"  # a start takes no seconds
 SMALL = (
     *(*QUICK, FORKED, "source.synthetic.rows=6000"),
     *("features.names=[close_change_pct]", "batch_size=64"),

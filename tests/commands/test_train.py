@@ -187,7 +187,7 @@ def test_refit_sees_train_and_val(tmp_path: Path) -> None:
 
 def test_a_sweep_runs_its_jobs_in_numbered_folders(tmp_path: Path) -> None:
     words = ["+experiment=smoke", f"hydra.sweep.dir={tmp_path}", "-m", "seed=0,1"]
-    forked = "executor._target_=tests.sweeps.forked.Forked"
+    forked = "executor._target_=tests.sweeps.forked.ForkedExecutor"
     assert train.main([*words, forked, "trainer.enable_progress_bar=false"]) == 0
     assert [read_metrics(tmp_path / str(number))["seed"] for number in (0, 1)] == [0, 1]
 

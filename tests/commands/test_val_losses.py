@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from robust_fin import train
-from robust_fin.sweeps.sweep_summary import val_gains
+from robust_fin.sweeps.sweep_summary import val_skill_by_date
 from tests.small_runs import QUICK, run_training
 
 FOLDS = ("split=walk_forward", "split.by=trading_date", "split.test_blocks=2")
@@ -27,7 +27,7 @@ def test_gains_add_up_to_the_skill_of_the_mean_forecast(folds: Path) -> None:
     losses = pd.read_parquet(folds / "val_losses.parquet")
     metrics = json.loads((folds / "metrics.json").read_text())
     assert losses["fold"].nunique() == metrics["folds"] > 1
-    assert val_gains(losses, None).sum() == pytest.approx(metrics["val/skill"], abs=1e-9)
+    assert val_skill_by_date(losses, None).sum() == pytest.approx(metrics["val/skill"], abs=1e-9)
     net = losses[losses["member"].isna()]
     assert net["rows"].sum() == metrics["val_rows"]
     assert not net.duplicated(["fold", "trading_date"]).any()
@@ -39,7 +39,7 @@ def test_gains_add_up_to_the_skill_of_each_member(folds: Path) -> None:
     for number in range(3):
         own = members[number::3]
         skill = sum(one["val/skill"] for one in own) / len(own)
-        assert val_gains(losses, number).sum() == pytest.approx(skill, abs=1e-9)
+        assert val_skill_by_date(losses, number).sum() == pytest.approx(skill, abs=1e-9)
 
 
 def test_a_run_that_chooses_nothing_has_none(tmp_path: Path) -> None:

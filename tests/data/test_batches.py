@@ -17,12 +17,12 @@ ROWS = 1000
 
 
 def batches(
-    *, rows: int = ROWS, batch_size: int = 16, seed: int = 0, rank: int = 0, world: int = 1
+    *, rows: int = ROWS, batch_size: int = 16, seed: int = 0, rank: int = 0, world_size: int = 1
 ) -> TrainBatches:
     """Rows that say their own number, in x and in the target."""
     number = torch.arange(rows, dtype=torch.float32)
     x = torch.stack([number, -number], dim=1)
-    order = EpochOrder(rows, batch_size=batch_size, seed=seed, rank=rank, world=world)
+    order = EpochOrder(rows, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
     return TrainBatches(x, number, order=order)
 
 
@@ -96,7 +96,7 @@ def test_a_checkpoint_at_the_end_of_an_epoch_starts_the_next() -> None:
 def test_processes_share_out_the_global_batches(world: int) -> None:
     whole = epoch_rows(batches(batch_size=12), 2)
     parts = [
-        epoch_rows(batches(batch_size=12 // world, rank=rank, world=world), 2)
+        epoch_rows(batches(batch_size=12 // world, rank=rank, world_size=world), 2)
         for rank in range(world)
     ]
     assert [len(part) for part in parts] == [len(whole)] * world
@@ -126,7 +126,9 @@ def test_a_span_is_scored_in_order_and_its_last_batch_may_be_short() -> None:
 @pytest.mark.parametrize("rows", [1, 2, 10, 101])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_every_row_is_scored_once_over_all_processes(rows: int, world: int) -> None:
-    loaders = [ScoreBatches(span(rows), batch_size=4, rank=r, world=world) for r in range(world)]
+    loaders = [
+        ScoreBatches(span(rows), batch_size=4, rank=r, world_size=world) for r in range(world)
+    ]
     got = [batch.target.int().tolist() for loader in loaders for batch in loader]
     assert [row for batch in got for row in batch] == list(range(rows))
     assert sum(map(len, loaders)) == len(got)
@@ -151,9 +153,9 @@ def test_calls_hold_the_steps_of_the_plain_loader_in_order() -> None:
 
 def test_a_call_ends_where_a_validation_is_due() -> None:
     plan = CallPlan(steps_per_call=20, steps=62, val_every=30)
-    assert plan.borders() == [0, 20, 30, 50, 60, 62]
-    assert plan.calls_a_validation == 2
-    assert [plan.calls_done(steps) for steps in (0, 19, 20, 30, 61, 62)] == [0, 0, 1, 2, 4, 5]
+    assert plan.boundaries() == [0, 20, 30, 50, 60, 62]
+    assert plan.calls_per_validation == 2
+    assert [plan.completed_calls(steps) for steps in (0, 19, 20, 30, 61, 62)] == [0, 0, 1, 2, 4, 5]
 
 
 @pytest.mark.parametrize("taken", [1, 19, 20, 45, 61])
@@ -169,7 +171,7 @@ def test_steps_given_back_are_taken_again() -> None:
     plain = epoch_rows(batches(), 0)
     stopped = calls(steps_per_call=20)
     next(iter(stopped))
-    stopped.give_back(7)
+    stopped.rewind(7)
     resumed = calls(steps_per_call=20)
     resumed.load_state_dict(stopped.state_dict())
     assert next(iter(resumed)).rows[0].tolist() == plain[13]

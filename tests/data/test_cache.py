@@ -16,7 +16,7 @@ import torch
 from robust_fin.data import cache_key as identity
 from robust_fin.data import folds
 from robust_fin.data.cache import Cache, FolderArrays, MemoryArrays, Sink
-from robust_fin.data.cache_key import NotOursError, describe, key_of, surroundings
+from robust_fin.data.cache_key import NotCacheableError, cache_key, describe, surroundings
 from robust_fin.data.datamodule import BarDataModule, Market
 from robust_fin.data.splits import Holdout
 from robust_fin.data.targets import ForwardReturn
@@ -47,7 +47,7 @@ def loaded(path: Path, cache: Cache | None, *words: str) -> BarDataModule:
     features, target = instantiate(settings.features), instantiate(settings.target)
     source = instantiate(settings.source)
     if cache is None:
-        market = Market.of(source.load(), features=features, target=target)
+        market = Market.from_bars(source.load(), features=features, target=target)
     else:
         market = Market.read(source, features=features, target=target, cache=cache)
     return BarDataModule(
@@ -150,7 +150,7 @@ def keys_of(path: Path, *words: str) -> tuple[str, str]:
     parts = {name: describe(instantiate(settings[name])) for name in ("source", "features")}
     parts["target"] = describe(instantiate(settings.target))
     rest = {name: describe(instantiate(settings[name])) for name in ("transform", "split")}
-    return key_of(parts), key_of(parts | rest)
+    return cache_key(parts), cache_key(parts | rest)
 
 
 def test_what_does_not_touch_the_data_shares_the_key(parquet: Path) -> None:
@@ -191,11 +191,11 @@ def test_a_change_of_the_code_or_a_library_has_another_key(
     for name in ("metrics.py", "errors.py"):
         (tmp_path / name).write_text("")
     monkeypatch.setattr(identity, "PACKAGE", tmp_path)
-    keys = [key_of(surroundings())]
+    keys = [cache_key(surroundings())]
     (tmp_path / "features" / "one.py").write_text("x = 2\n")
-    keys.append(key_of(surroundings()))
+    keys.append(cache_key(surroundings()))
     monkeypatch.setattr(identity, "_version", lambda _: "0.0")
-    keys.append(key_of(surroundings()))
+    keys.append(cache_key(surroundings()))
     assert len(set(keys)) == 3
 
 
@@ -203,7 +203,7 @@ def test_code_changed_under_a_running_process_is_not_trusted(
     parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(identity, "process_start", lambda: 0.0)
-    with pytest.raises(NotOursError, match=r"\.py was changed after this process began"):
+    with pytest.raises(NotCacheableError, match=r"\.py was changed after this process began"):
         surroundings()
     with caplog.at_level(logging.INFO):
         loaded(parquet, Cache(str(tmp_path), 1.0))
@@ -229,7 +229,7 @@ def test_code_that_is_not_ours_has_no_description(foreign: object) -> None:
     if foreign is RobustScaler.fit.__func__:
         assert "RobustScaler.fit" in describe(foreign)
         return
-    with pytest.raises(NotOursError, match="is no code of this package"):
+    with pytest.raises(NotCacheableError, match="is no code of this package"):
         describe(foreign)
 
 
@@ -333,7 +333,7 @@ def test_what_was_used_longest_ago_is_removed_and_the_newest_stays(tmp_path: Pat
 
     def used(number: int, seconds: int) -> str:
         cache.prepared({"number": number}, write)
-        entry = tmp_path / key_of({"number": number})
+        entry = tmp_path / cache_key({"number": number})
         if entry.is_dir():
             os.utime(entry, (seconds, seconds))
         return entry.name
@@ -346,7 +346,7 @@ def test_what_was_used_longest_ago_is_removed_and_the_newest_stays(tmp_path: Pat
     assert second not in entries(cache)
     tiny = Cache(str(tmp_path), 1e-9)
     tiny.prepared({"number": 4}, write)
-    assert entries(tiny) == {key_of({"number": 4})}
+    assert entries(tiny) == {cache_key({"number": 4})}
 
 
 def test_a_build_abandoned_long_ago_is_removed(tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_a_build_abandoned_long_ago_is_removed(tmp_path: Path) -> None:
         os.utime(tmp_path / name, (then, then))
     cache = Cache(str(tmp_path), 1.0)
     cache.prepared({"a": 1}, write)
-    assert entries(cache) == {".unfinished-going-on", key_of({"a": 1})}
+    assert entries(cache) == {".unfinished-going-on", cache_key({"a": 1})}
 
 
 @pytest.mark.parametrize("size", [0.0, -1.0, float("nan")])

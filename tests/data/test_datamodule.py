@@ -21,7 +21,7 @@ ROWS = 12_000
 
 def module(*, split: Holdout | None = None, **settings: int) -> BarDataModule:
     return BarDataModule(
-        Market.of(synthetic_bars(ROWS), features=FEATURES, target=ForwardReturn(1, None)),
+        Market.from_bars(synthetic_bars(ROWS), features=FEATURES, target=ForwardReturn(1, None)),
         features=FEATURES,
         transform=SCALED,
         split=split or Holdout(0.1, 0.2, embargo=0, refit=True),
@@ -83,8 +83,8 @@ def test_batches_are_named_and_the_last_of_val_is_kept(data: BarDataModule) -> N
 
 def test_an_epoch_has_the_steps_it_says(data: BarDataModule) -> None:
     data.setup("fit")
-    assert len(list(data.train_dataloader())) == data.steps_an_epoch(1)
-    assert data.steps_an_epoch(2) == data.fitted.span("train").size // 128
+    assert len(list(data.train_dataloader())) == data.steps_per_epoch(1)
+    assert data.steps_per_epoch(2) == data.fitted.span("train").size // 128
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_bars_without_a_label_are_said() -> None:
     bars = as_bars(close_bars("ESH24 2024-03-11T08:30 100\nESM24 2024-03-11T08:31 200"))
     with pytest.raises(SplitError, match="none of 2 rows has a label"):
         BarDataModule(
-            Market.of(bars, features=features, target=target),
+            Market.from_bars(bars, features=features, target=target),
             features=features,
             transform=SCALED,
             split=Holdout(0.1, 0.2, embargo=0, refit=False),

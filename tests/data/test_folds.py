@@ -21,7 +21,7 @@ BARS = 16_000
 
 @pytest.fixture(scope="module")
 def market() -> Market:
-    made = Market.of(synthetic_bars(BARS), features=FEATURES, target=ForwardReturn(1, None))
+    made = Market.from_bars(synthetic_bars(BARS), features=FEATURES, target=ForwardReturn(1, None))
     return Market(made.bars, made.examples, {"bars": "of this test"})
 
 

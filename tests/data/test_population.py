@@ -6,14 +6,20 @@ import pytest
 import torch
 
 from robust_fin.data.batches import CallPlan, EpochOrder, ScoredBatch
-from robust_fin.data.datamodule import MemberOrders, MemberSet, PopulationData, TrainWindows, Window
+from robust_fin.data.datamodule import (
+    MemberData,
+    MemberOrders,
+    PopulationDataModule,
+    StepWindow,
+    TrainWindows,
+)
 
 EMPTY = ScoredBatch(torch.zeros(0, 2), torch.zeros(0), torch.zeros(0))
 
 
-def set_of(rows: int, *, val: int = 0, used: list[int] | None = None) -> MemberSet:
+def set_of(rows: int, *, val: int = 0, used: list[int] | None = None) -> MemberData:
     span = ScoredBatch(torch.zeros(val, 2), torch.zeros(val), torch.zeros(val))
-    return MemberSet(
+    return MemberData(
         torch.zeros(rows, 2),
         torch.zeros(rows),
         span,
@@ -24,7 +30,7 @@ def set_of(rows: int, *, val: int = 0, used: list[int] | None = None) -> MemberS
     )
 
 
-def windows(loader: TrainWindows, epoch: int) -> list[Window]:
+def windows(loader: TrainWindows, epoch: int) -> list[StepWindow]:
     loader.sampler.set_epoch(epoch)
     return list(loader)
 
@@ -32,7 +38,7 @@ def windows(loader: TrainWindows, epoch: int) -> list[Window]:
 def test_windows_are_the_calls_of_the_plan() -> None:
     loader = TrainWindows(CallPlan(4, 10, 10))
     assert len(loader) == 3
-    assert windows(loader, 2) == [Window(2, 0, 4), Window(2, 4, 8), Window(2, 8, 10)]
+    assert windows(loader, 2) == [StepWindow(2, 0, 4), StepWindow(2, 4, 8), StepWindow(2, 8, 10)]
 
 
 def test_a_window_ends_where_a_validation_is_due() -> None:
@@ -53,13 +59,13 @@ def test_calls_end_where_a_validation_is_due_and_nowhere_else_in_its_number(
     """Lightning validates after every so many calls, and knows nothing of steps."""
     for every in range(1, steps + 1):
         plan = CallPlan(length, steps, every)
-        borders = plan.borders()
+        borders = plan.boundaries()
         assert borders[0] == 0
         assert borders[-1] == steps
         calls = [after - before for before, after in pairwise(borders)]
         assert min(calls) >= 1
         assert max(calls) <= length
-        places = range(plan.calls_a_validation, len(borders), plan.calls_a_validation)
+        places = range(plan.calls_per_validation, len(borders), plan.calls_per_validation)
         assert [borders[place] for place in places] == list(range(every, steps + 1, every))
 
 
@@ -77,22 +83,22 @@ def test_steps_that_are_given_back_are_gone_on_with() -> None:
     loader = TrainWindows(CallPlan(4, 10, 10))
     passing = iter(loader)
     next(passing)
-    assert next(passing) == Window(0, 4, 8)
-    loader.give_back(3)
+    assert next(passing) == StepWindow(0, 4, 8)
+    loader.rewind(3)
     again = TrainWindows(CallPlan(4, 10, 10))
     again.load_state_dict(loader.state_dict())
-    assert next(iter(again)) == Window(0, 5, 8)
+    assert next(iter(again)) == StepWindow(0, 5, 8)
 
 
 def test_a_checkpoint_at_the_end_of_an_epoch_starts_the_next() -> None:
     loader = TrainWindows(CallPlan(4, 10, 10))
     loader.load_state_dict({"next_batch": 10})
-    assert windows(loader, 1)[0] == Window(1, 0, 4)
+    assert windows(loader, 1)[0] == StepWindow(1, 0, 4)
 
 
 def test_val_is_the_data_sets_that_have_one() -> None:
     sets = [set_of(8, val=3), set_of(8), set_of(8, val=1)]
-    data = PopulationData(sets, CallPlan(4, 10, 10))
+    data = PopulationDataModule(sets, CallPlan(4, 10, 10))
     assert data.val_dataloader() == [0, 2]
 
 

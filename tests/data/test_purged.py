@@ -7,7 +7,7 @@ import pandas as pd
 import purgedcv
 import pytest
 
-from robust_fin.data.splits import RowGroup, backtest_paths
+from robust_fin.data.splits import FoldGroup, backtest_paths
 from robust_fin.data.time_series_folds import Cpcv, PurgedKFold, purged_kfold
 from robust_fin.errors import ConfigError, SplitError
 from tests.tables import Labelled, cut, grid, lists, minutes, random_table
@@ -82,12 +82,12 @@ def test_every_pair_of_four_groups() -> None:
 def test_the_groups_and_paths_of_four_groups() -> None:
     folds = cut(cpcv(4, 2), grid(12))
     assert [fold.groups for fold in folds] == [
-        (RowGroup(0, 0, 3), RowGroup(1, 0, 3)),
-        (RowGroup(0, 1, 3), RowGroup(2, 0, 3)),
-        (RowGroup(0, 2, 3), RowGroup(3, 0, 3)),
-        (RowGroup(1, 1, 3), RowGroup(2, 1, 3)),
-        (RowGroup(1, 2, 3), RowGroup(3, 1, 3)),
-        (RowGroup(2, 2, 3), RowGroup(3, 2, 3)),
+        (FoldGroup(0, 0, 3), FoldGroup(1, 0, 3)),
+        (FoldGroup(0, 1, 3), FoldGroup(2, 0, 3)),
+        (FoldGroup(0, 2, 3), FoldGroup(3, 0, 3)),
+        (FoldGroup(1, 1, 3), FoldGroup(2, 1, 3)),
+        (FoldGroup(1, 2, 3), FoldGroup(3, 1, 3)),
+        (FoldGroup(2, 2, 3), FoldGroup(3, 2, 3)),
     ]
     assert folds[1].test_group().tolist() == [0, 0, 0, 2, 2, 2]
     assert folds[1].test_path().tolist() == [1, 1, 1, 0, 0, 0]
@@ -127,7 +127,7 @@ def test_paths_put_together_are_those_of_purgedcv(groups: int, test_groups: int)
 
 def test_k_folds_are_one_path() -> None:
     folds = cut(kfold(3), grid(9))
-    assert [fold.groups for fold in folds] == [(RowGroup(n, 0, 3),) for n in range(3)]
+    assert [fold.groups for fold in folds] == [(FoldGroup(n, 0, 3),) for n in range(3)]
     rows, paths = backtest_paths(folds, [np.full(3, float(n)) for n in range(3)])
     assert rows.tolist() == list(range(9))
     assert paths.tolist() == [[0, 0, 0, 1, 1, 1, 2, 2, 2]]

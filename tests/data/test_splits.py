@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from robust_fin.data.splits import Fold, Holdout, RowGroup, backtest_paths
+from robust_fin.data.splits import Fold, FoldGroup, Holdout, backtest_paths
 from robust_fin.errors import ConfigError, SplitError
 from tests.bars import config, instantiate
 from tests.tables import cut as every_fold
@@ -175,6 +175,6 @@ def test_paths_are_put_together_in_the_order_of_time() -> None:
     assert paths.tolist() == [[1.0, 2.0, 6.0], [4.0, 5.0, 3.0]]
 
 
-def groups(number: int, path: int, other: int, other_path: int) -> tuple[RowGroup, RowGroup]:
+def groups(number: int, path: int, other: int, other_path: int) -> tuple[FoldGroup, FoldGroup]:
     """Two test rows of one group, and one of another."""
-    return RowGroup(number, path, 2), RowGroup(other, other_path, 1)
+    return FoldGroup(number, path, 2), FoldGroup(other, other_path, 1)

@@ -6,7 +6,7 @@ from tests.tables import minutes
 
 
 def timeline(time: list[int], ends: list[int], *, lockbox: float = 0.0) -> Timeline:
-    return Timeline.of(minutes(*time), minutes(*ends), lockbox=lockbox)
+    return Timeline.from_rows(minutes(*time), minutes(*ends), lockbox=lockbox)
 
 
 def test_a_border_falls_on_the_first_row_of_its_stamp() -> None:

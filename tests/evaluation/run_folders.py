@@ -13,7 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from robust_fin.evaluation.report.report import write_report
-from robust_fin.evaluation.significance import Judgement, judge, judged_figures, model_metrics
+from robust_fin.evaluation.significance import Judgement, judge, judgement_metrics, model_metrics
 from robust_fin.runtime.atomic_files import null_for_nan
 from tests.evaluation.tables import predictions, with_models
 
@@ -76,7 +76,7 @@ def write_run(
     write_events(run / "tensorboard" / "refit", {"train/gradient_norm": {9: 0.5}}, name="2.host")
     found = judge(table)
     spans = model_metrics(table, train_median=[0.5], train_mean=[0.5])
-    metrics: dict[str, Any] = judged_figures(found) | {"train/objective_trivial": 0.0833}
+    metrics: dict[str, Any] = judgement_metrics(found) | {"train/objective_trivial": 0.0833}
     for name, figures in spans.items():
         prefix = "test" if name == "net" else f"baseline/{name}"
         metrics |= {f"{prefix}/{key}": value for key, value in figures.items()}

@@ -7,8 +7,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.plugins.hparams import api_pb2
 
 from robust_fin.errors import Interrupted, NonFiniteError
-from robust_fin.evaluation.tensorboard.dashboard import Shown, show_in_tensorboard
-from robust_fin.evaluation.tensorboard.session import failure_shown, open_session
+from robust_fin.evaluation.tensorboard.dashboard import DashboardContent, write_dashboard
+from robust_fin.evaluation.tensorboard.session import mark_failure, start_session
 from tests.evaluation.boards import Board
 from tests.evaluation.run_folders import write_events
 
@@ -25,7 +25,7 @@ def begun(run: Path, settings: Mapping[str, object] = SETTINGS, *words: str) -> 
     (run / "bundle" / "config.yaml").write_text(yaml.safe_dump(settings))
     (run / ".hydra").mkdir()
     (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(words)))
-    open_session(run, members=False)
+    start_session(run, members=False)
     return run / "tensorboard"
 
 
@@ -58,7 +58,7 @@ def test_a_failure_is_marked_with_its_reason(tmp_path: Path, curves: bool) -> No
         write_events(folder, {"val/loss": {9: 0.5}}, name="1795460628.host.7.0")
     with (
         pytest.raises(NonFiniteError, match="is nan at step 3"),
-        failure_shown(tmp_path / "run"),
+        mark_failure(tmp_path / "run"),
     ):
         raise NonFiniteError("the loss is nan at step 3")
     board = Board(folder)
@@ -66,15 +66,15 @@ def test_a_failure_is_marked_with_its_reason(tmp_path: Path, curves: bool) -> No
     assert board.text("report/failure") == "NonFiniteError: the loss is nan at step 3"
     assert "  lr: 0.003\n" in board.text("report/config")
     assert board.tags["scalars"] == (["val/loss"] if curves else [])
-    open_session(tmp_path / "run", members=False)  # it is tried again
+    start_session(tmp_path / "run", members=False)  # it is tried again
     assert not Board(folder).has_ended()
-    show_in_tensorboard(folder, Shown())
+    write_dashboard(folder, DashboardContent())
     assert Board(folder).end().status == api_pb2.STATUS_SUCCESS
 
 
 def test_a_run_that_was_interrupted_stays_open(tmp_path: Path) -> None:
     folder = begun(tmp_path / "run")
-    with pytest.raises(Interrupted), failure_shown(tmp_path / "run"):
+    with pytest.raises(Interrupted), mark_failure(tmp_path / "run"):
         raise Interrupted("stopped")
     assert not Board(folder).has_ended()
 
@@ -82,7 +82,7 @@ def test_a_run_that_was_interrupted_stays_open(tmp_path: Path) -> None:
 def test_without_a_tensorboard_nothing_is_written(tmp_path: Path) -> None:
     other = {**SETTINGS, "logger": {"_target_": "lightning.pytorch.loggers.CSVLogger"}}
     folder = begun(tmp_path / "run", other)
-    with pytest.raises(ValueError, match="late"), failure_shown(tmp_path / "run"):
+    with pytest.raises(ValueError, match="late"), mark_failure(tmp_path / "run"):
         raise ValueError("late")
-    show_in_tensorboard(folder, Shown())
+    write_dashboard(folder, DashboardContent())
     assert not folder.exists()

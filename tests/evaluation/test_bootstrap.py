@@ -3,7 +3,7 @@ import pytest
 from arch.bootstrap import optimal_block_length
 
 from robust_fin.evaluation.intervals import (
-    DateDraws,
+    DateBootstrap,
     Interval,
     block_length,
     date_weights,
@@ -50,14 +50,14 @@ def test_blocks_have_the_mean_length_asked_for() -> None:
 
 def test_the_most_persistent_series_sets_the_block() -> None:
     short, long = persistent(200, memory=0.0), persistent(200, memory=0.9)
-    samples = DateDraws.of(short, long, draws=10, seed=0)
+    samples = DateBootstrap.for_series(short, long, draws=10, seed=0)
     assert samples.block == max(block_length(short), block_length(long)) > 3
     assert samples.weights.shape == (10, 200)
 
 
 def test_the_interval_of_a_mean_is_the_textbook_one() -> None:
     series = np.random.default_rng(0).normal(size=800)
-    samples = DateDraws(date_weights(800, draws=4000, seed=0, block=1.0), 1.0)
+    samples = DateBootstrap(date_weights(800, draws=4000, seed=0, block=1.0), 1.0)
     sums = np.stack([series, np.ones_like(series)], axis=1)
     found = samples.interval(sums, lambda drawn: drawn[:, 0] / drawn[:, 1])
     error = 1.96 * series.std() / np.sqrt(800)
@@ -74,7 +74,7 @@ def test_few_blocks_widen_the_interval(blocks: float, share: float) -> None:
 def test_long_blocks_widen_it_too() -> None:
     series = np.random.default_rng(0).normal(size=60)
     sums, weights = series[:, None], date_weights(60, draws=2000, seed=0, block=5.0)
-    found = DateDraws(weights, 5.0).interval(sums, lambda drawn: drawn[:, 0])
+    found = DateBootstrap(weights, 5.0).interval(sums, lambda drawn: drawn[:, 0])
     plain = np.percentile(
         weights @ series, [100 * expanded_tail(12), 100 - 100 * expanded_tail(12)]
     )
@@ -83,7 +83,7 @@ def test_long_blocks_widen_it_too() -> None:
 
 def test_the_interval_of_few_dates_holds_the_truth_as_often_as_it_says() -> None:
     rng, held = np.random.default_rng(0), 0
-    samples = DateDraws(date_weights(12, draws=1000, seed=0, block=1.0), 1.0)
+    samples = DateBootstrap(date_weights(12, draws=1000, seed=0, block=1.0), 1.0)
     for _ in range(1000):
         sums = np.stack([rng.normal(size=12), np.ones(12)], axis=1)
         found = samples.interval(sums, lambda drawn: drawn[:, 0] / drawn[:, 1])
@@ -92,7 +92,7 @@ def test_the_interval_of_few_dates_holds_the_truth_as_often_as_it_says() -> None
 
 
 def test_an_end_that_cannot_be_computed_is_nan_and_claims_nothing() -> None:
-    samples = DateDraws(date_weights(3, draws=50, seed=0, block=1.0), 1.0)
+    samples = DateBootstrap(date_weights(3, draws=50, seed=0, block=1.0), 1.0)
     found = samples.interval(np.ones((3, 1)), lambda drawn: np.full(len(drawn), np.nan))
     assert np.isnan([found.low, found.high]).all()
     assert not found.is_above(-1.0)

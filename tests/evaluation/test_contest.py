@@ -4,7 +4,7 @@ import pytest
 from arch.bootstrap import SPA
 from scipy.stats import spearmanr
 
-from robust_fin.evaluation.run_selection import contest, contest_words, daily_series
+from robust_fin.evaluation.run_selection import daily_series, judge_selection, selection_sentences
 from robust_fin.metrics import huber_terms
 
 
@@ -47,37 +47,37 @@ def test_a_run_is_two_numbers_a_date() -> None:
 def test_a_good_run_among_poor_ones_is_picked_for_a_reason() -> None:
     runs = {f"run {k}": series(gain=0.0, seed=k) for k in range(5)}
     runs["good"] = series(gain=0.1, seed=9)
-    found = contest(runs)
+    found = judge_selection(runs)
     assert found.dates == 90
     assert found.overfitting is not None
-    assert found.superiority is not None
+    assert found.spa_test is not None
     assert (found.overfitting.blocks, found.overfitting.probability) == (16, 0)
-    assert found.names[found.superiority.best] == "good"
+    assert found.names[found.spa_test.best] == "good"
     gains = np.stack([one["gain"] for one in runs.values()], axis=1)
     spread = gains.std(axis=0)  # nearly independent dates
     test = SPA(np.zeros(90), -gains / spread, block_size=1, reps=500, seed=0)
     test.compute()
-    assert found.superiority.consistent == pytest.approx(test.pvalues["consistent"], abs=0.02)
-    picked, best = contest_words(found)
+    assert found.spa_test.consistent == pytest.approx(test.pvalues["consistent"], abs=0.02)
+    picked, best = selection_sentences(found)
     assert picked.startswith("Picking the best of these 6 by ICIR: probability of backtest")
     assert "0.00, the share of 12,870 ways to halve 90 dates" in picked
     assert best.startswith("The best of these 6 by skill, good, is better than the constant: SPA")
 
 
 def test_noise_is_called_lots_that_are_drawn() -> None:
-    found = contest({str(k): series(gain=0.0, seed=k) for k in range(6)})
+    found = judge_selection({str(k): series(gain=0.0, seed=k) for k in range(6)})
     assert found.overfitting is not None
-    assert found.superiority is not None
+    assert found.spa_test is not None
     assert found.overfitting.probability > 0.3
-    assert found.superiority.consistent > 0.05
-    assert "is not shown to beat it: SPA test against the constant" in contest_words(found)[1]
+    assert found.spa_test.consistent > 0.05
+    assert "is not shown to beat it: SPA test against the constant" in selection_sentences(found)[1]
 
 
 def test_only_dates_that_all_were_tested_on_count() -> None:
     one, other = series(gain=0.0, seed=0), series(gain=0.0, seed=1)
-    found = contest({"a": one.iloc[:60], "b": other.iloc[31:]})
-    assert (found.dates, found.overfitting, found.superiority) == (29, None, None)
-    assert contest_words(found) == [
+    found = judge_selection({"a": one.iloc[:60], "b": other.iloc[31:]})
+    assert (found.dates, found.overfitting, found.spa_test) == (29, None, None)
+    assert selection_sentences(found) == [
         "No PBO and no SPA: the 2 runs share 29 trading dates, needed are 30."
     ]
 
@@ -85,13 +85,13 @@ def test_only_dates_that_all_were_tested_on_count() -> None:
 def test_a_forecast_that_ranks_nothing_has_an_ic_of_0() -> None:
     flat = series(gain=0.0, seed=0).assign(ic=np.nan)
     good = series(gain=0.3, seed=1)
-    found = contest({"flat": flat, "good": good})
+    found = judge_selection({"flat": flat, "good": good})
     assert found.overfitting is not None
     assert found.overfitting.probability == 0
 
 
 def test_runs_that_are_the_constant_are_said_to_be() -> None:
     flat = series(gain=0.0, seed=0).assign(ic=np.nan, gain=0.0)
-    assert contest_words(contest({"a": flat, "b": flat})) == [
+    assert selection_sentences(judge_selection({"a": flat, "b": flat})) == [
         "No PBO and no SPA: none of the 2 runs differs from the constant."
     ]

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from robust_fin.evaluation.breakdowns import by_hour, by_month, grouped
+from robust_fin.evaluation.breakdowns import by_hour, by_month, group_metrics
 from robust_fin.evaluation.significance import significance
 from robust_fin.metrics import huber_loss, rank_ic, skill
 from tests.evaluation.tables import predictions
@@ -18,7 +18,9 @@ def trivial(rows: int) -> np.ndarray:
 def test_a_group_has_the_figures_of_its_own_rows() -> None:
     net = predictions(strength=0.3, dates=40)
     names = np.array(["even", "odd"])[np.arange(len(net)) % 2]
-    odd, even = grouped(net, names, ["odd", "even"], trivial=trivial(len(net)), draws=50, block=2.0)
+    odd, even = group_metrics(
+        net, names, ["odd", "even"], trivial=trivial(len(net)), draws=50, block=2.0
+    )
     assert (odd.name, even.name, odd.rows, odd.dates) == ("odd", "even", 1600, 40)
     own = net[names == "odd"]
     score, outcome, target = (own[k].to_numpy() for k in ("score", "outcome", "target"))
@@ -32,7 +34,7 @@ def test_one_group_of_all_rows_is_the_whole_span() -> None:
     net = predictions(strength=0.3, dates=60)
     whole = significance(net, trivial=HALF, draws=200)
     everything = np.full(len(net), "all")
-    (one,) = grouped(
+    (one,) = group_metrics(
         net, everything, ["all"], trivial=trivial(len(net)), draws=200, block=whole.block
     )
     assert one.rank_ic == whole.rank_ic
@@ -64,7 +66,7 @@ def test_the_interval_of_a_group_covers_what_is_planted() -> None:
     for seed in range(60):
         net = predictions(strength=0.2, seed=seed, dates=60, a_day=40)
         names = np.full(len(net), "a")
-        (one,) = grouped(net, names, ["a"], trivial=trivial(len(net)), draws=200, block=1.0)
+        (one,) = group_metrics(net, names, ["a"], trivial=trivial(len(net)), draws=200, block=1.0)
         truth = 6 / math.pi * math.asin(0.2 / math.sqrt(1.04) / 2)  # Spearman's of a normal pair
         covered += one.rank_ic.low <= truth <= one.rank_ic.high
     assert 51 <= covered <= 60

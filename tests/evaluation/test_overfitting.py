@@ -2,7 +2,7 @@ import numpy as np
 import purgedcv
 import pytest
 
-from robust_fin.evaluation.multiple_testing import backtest_overfitting, fitting_blocks, halves
+from robust_fin.evaluation.multiple_testing import halves, pbo, pbo_block_count
 
 
 def noise(*, dates: int, runs: int, seed: int) -> np.ndarray:
@@ -19,7 +19,7 @@ def test_every_half_is_taken_once() -> None:
 def test_it_is_that_of_purgedcv(dates: int, runs: int, blocks: int) -> None:
     daily = noise(dates=dates, runs=runs, seed=dates)
     daily[:, 0] += 0.1
-    ours = backtest_overfitting(daily, blocks=blocks)
+    ours = pbo(daily, blocks=blocks)
     theirs = purgedcv.probability_of_backtest_overfitting(daily.T, n_splits=blocks)
     assert ours.probability == theirs.pbo
     assert 0 < ours.probability < 1
@@ -31,7 +31,7 @@ def test_runs_that_never_change_or_agree_rank_as_purgedcv_ranks_them() -> None:
     daily = noise(dates=64, runs=4, seed=2)
     daily[:, 1] = 0.3
     daily[:, 3] = daily[:, 2]
-    ours = backtest_overfitting(daily, blocks=8)
+    ours = pbo(daily, blocks=8)
     theirs = purgedcv.probability_of_backtest_overfitting(daily.T, n_splits=8)
     assert ours.probability == theirs.pbo
     np.testing.assert_allclose(np.sort(ours.logits), np.sort(theirs.logits), rtol=1e-12)
@@ -39,18 +39,18 @@ def test_runs_that_never_change_or_agree_rank_as_purgedcv_ranks_them() -> None:
 
 def test_a_run_that_is_better_throughout_is_not_overfitted_and_noise_is() -> None:
     daily = noise(dates=160, runs=10, seed=0)
-    found = [backtest_overfitting(noise(dates=160, runs=10, seed=s), blocks=8) for s in range(20)]
+    found = [pbo(noise(dates=160, runs=10, seed=s), blocks=8) for s in range(20)]
     assert np.mean([one.probability for one in found]) == pytest.approx(0.5, abs=0.12)
     daily[:, 4] += 1.0
-    assert backtest_overfitting(daily, blocks=8).probability == 0
+    assert pbo(daily, blocks=8).probability == 0
 
 
 def test_16_blocks_have_12870_halves() -> None:
-    assert backtest_overfitting(noise(dates=160, runs=3, seed=0), blocks=16).ways == 12_870
+    assert pbo(noise(dates=160, runs=3, seed=0), blocks=16).ways == 12_870
 
 
 @pytest.mark.parametrize(
     ("dates", "blocks"), [(29, None), (30, 6), (39, 6), (40, 8), (79, 14), (80, 16), (900, 16)]
 )
 def test_so_many_blocks_fit(dates: int, blocks: int | None) -> None:
-    assert fitting_blocks(dates) == blocks
+    assert pbo_block_count(dates) == blocks

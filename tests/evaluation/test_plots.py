@@ -5,9 +5,17 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from robust_fin.evaluation.breakdowns import Calibration, Decile, FigureGroup
+from robust_fin.evaluation.breakdowns import Calibration, Decile, GroupMetrics
 from robust_fin.evaluation.intervals import Interval
-from robust_fin.evaluation.report.page import COLOURS, INK, LINE, STYLE, Picture, PlainTable, drawn
+from robust_fin.evaluation.report.page import (
+    COLOURS,
+    INK,
+    LINE,
+    STYLE,
+    PlainTable,
+    Plot,
+    render_plot,
+)
 from robust_fin.evaluation.report.plots import (
     draw_calibration,
     draw_groups,
@@ -22,8 +30,8 @@ from robust_fin.evaluation.tensorboard.event_files import Curve
 NAN = float("nan")
 SKILL = Interval(0.0, 0.0, 0.0)
 GROUPS = [
-    FigureGroup("2024-01", 10, 9, Interval(0.03, 0.01, 0.06), SKILL),
-    FigureGroup("2024-02", 10, 2, Interval(-0.02, NAN, NAN), SKILL),
+    GroupMetrics("2024-01", 10, 9, Interval(0.03, 0.01, 0.06), SKILL),
+    GroupMetrics("2024-02", 10, 2, Interval(-0.02, NAN, NAN), SKILL),
 ]
 WHOLE = Interval(0.01, 0.005, 0.02)
 
@@ -32,9 +40,9 @@ def curve(*values: float) -> Curve:
     return Curve(np.arange(len(values)), np.array(values, dtype=np.float64))
 
 
-def picture(name: str = "months") -> Picture:
+def picture(name: str = "months") -> Plot:
     draw = partial(draw_groups, groups=GROUPS, whole=WHOLE, along="month <&>")
-    return Picture(name, "By & by", "", "0.03 < 0.06", PlainTable("", ("",), []), draw)
+    return Plot(name, "By & by", "", "0.03 < 0.06", PlainTable("", ("",), []), draw)
 
 
 def lines(figure: Figure, panel: int = 0) -> dict[str, tuple[list[float], list[float]]]:
@@ -65,7 +73,7 @@ def test_groups_stand_at_their_estimates_with_their_intervals() -> None:
 
 def test_many_groups_leave_room_between_their_labels() -> None:
     figure = Figure()
-    many = [FigureGroup(f"{2000 + k}-01", 1, 9, WHOLE, SKILL) for k in range(40)]
+    many = [GroupMetrics(f"{2000 + k}-01", 1, 9, WHOLE, SKILL) for k in range(40)]
     draw_groups(figure, many, whole=WHOLE, along="month")
     assert len(figure.axes[0].get_xticklabels()) == 6
     assert figure.axes[0].containers[0].lines[0].get_ydata().size == 40
@@ -125,7 +133,7 @@ def test_gradient_norms_are_on_a_logarithmic_scale_with_the_clip() -> None:
 
 
 def test_the_svg_is_one_element_of_the_page() -> None:
-    svg = drawn(picture()).svg
+    svg = render_plot(picture()).svg
     assert svg.startswith('<svg role="img" aria-labelledby="months-title" aria-describedby="')
     assert svg.endswith("</svg>\n")
     assert '<title id="months-title">By &amp; by</title>' in svg
@@ -139,7 +147,7 @@ def test_the_svg_is_one_element_of_the_page() -> None:
 
 
 def test_the_svg_has_the_pages_colours_and_letters() -> None:
-    svg = drawn(picture()).svg
+    svg = render_plot(picture()).svg
     assert re.findall(r"#[0-9a-fA-F]{6}\b", svg) == []
     assert {"var(--blue)", "var(--orange)", "var(--line)", "currentColor"} <= set(
         re.findall(r"var\(--\w+\)|currentColor", svg)
@@ -149,7 +157,11 @@ def test_the_svg_has_the_pages_colours_and_letters() -> None:
 
 
 def test_the_same_picture_is_the_same_file_and_another_shares_no_id() -> None:
-    one, again, other = drawn(picture()), drawn(picture()), drawn(picture("hours"))
+    one, again, other = (
+        render_plot(picture()),
+        render_plot(picture()),
+        render_plot(picture("hours")),
+    )
     assert one == again
     assert one.png.startswith(b"\x89PNG")
     assert int.from_bytes(one.png[16:20]) == one.width

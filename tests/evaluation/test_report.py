@@ -9,7 +9,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from robust_fin import evaluate
 from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.report import report
-from robust_fin.evaluation.verdict import number, percent, plain, share, spoken, verdict
+from robust_fin.evaluation.verdict import (
+    format_interval,
+    format_number,
+    format_percent,
+    format_percent_interval,
+    model_label,
+    verdict,
+)
 from robust_fin.metrics import rank_ic
 from tests.evaluation.pages import Page
 from tests.evaluation.run_folders import scored, write_run
@@ -32,15 +39,17 @@ def page(planted: tuple[Path, object, dict[str, float]]) -> Page:
 
 
 def test_cells_are_set_with_their_intervals() -> None:
-    assert percent(Interval(0.02125, 0.01168, 0.02798)) == "+2.125 % [+1.168, +2.798]"
-    assert plain(Interval(-0.00001, -0.2, 0.1), digits=3) == "0.000 [-0.200, 0.100]"
+    assert (
+        format_percent_interval(Interval(0.02125, 0.01168, 0.02798)) == "+2.125 % [+1.168, +2.798]"
+    )
+    assert format_interval(Interval(-0.00001, -0.2, 0.1), digits=3) == "0.000 [-0.200, 0.100]"
     nan = float("nan")
-    assert percent(Interval(0.5, nan, nan)) == "+50.000 % [none]"
-    assert plain(Interval(nan, nan, nan)) == "none"
-    assert [number(one) for one in (None, nan, 12345, 0.1234567)] == [
+    assert format_percent_interval(Interval(0.5, nan, nan)) == "+50.000 % [none]"
+    assert format_interval(Interval(nan, nan, nan)) == "none"
+    assert [format_number(one) for one in (None, nan, 12345, 0.1234567)] == [
         "none", "none", "12,345", "0.123457",
     ]  # fmt: skip
-    assert share(None) == "none"
+    assert format_percent(None) == "none"
 
 
 def test_a_planted_signal_is_called_skill(page: Page, planted: tuple) -> None:
@@ -71,10 +80,10 @@ def test_the_table_of_models_says_what_metrics_json_says(page: Page, planted: tu
     assert table["net"]["skill over the constant"] == "{:+.3f} % [{:+.3f}, {:+.3f}]".format(*ends)
     assert table["constant"]["rank IC"] == "none"
     for model in ("ridge", "minus_last_return"):
-        one = table[spoken(model)]["rank IC"]
+        one = table[model_label(model)]["rank IC"]
         assert one.split()[0] == f"{metrics[f'baseline/{model}/rank_ic']:.4f}"
         ends = [metrics[f"against/{model}/rank_ic{end}"] for end in ("", "_low", "_high")]
-        less = page.table("Paired differences")[f"net less {spoken(model)}"]["rank IC"]
+        less = page.table("Paired differences")[f"net less {model_label(model)}"]["rank IC"]
         assert less == "{:.4f} [{:.4f}, {:.4f}]".format(*ends)
 
 

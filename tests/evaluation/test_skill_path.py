@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from robust_fin.evaluation.significance import judge, models_of, skill_path
+from robust_fin.evaluation.significance import judge, rows_by_model, skill_path
 from tests.evaluation.tables import predictions, with_models
 
 
@@ -22,7 +22,7 @@ def test_it_ends_in_the_skill() -> None:
     table = predictions(strength=0.2)
     other = 0.5 + 0.1 * np.random.default_rng(0).normal(size=len(table))
     run = with_models(table, {"ridge": other})
-    found, path = judge(run, draws=10), skill_path(models_of(run))
+    found, path = judge(run, draws=10), skill_path(rows_by_model(run))
     assert path.saved["net"][-1] == pytest.approx(found.net.skill.estimate, rel=1e-9)
     assert path.saved["ridge"][-1] == pytest.approx(found.baselines["ridge"].skill.estimate)
     assert path.dates.size == found.net.dates

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from robust_fin.evaluation.significance import Judgement, judge
 from robust_fin.evaluation.tables import summary_table
-from robust_fin.evaluation.verdict import percent, plain
+from robust_fin.evaluation.verdict import format_interval, format_percent_interval
 
 METRICS = {
     "parameters": 299, "steps": 1500, "fit_seconds": 3.2, "steps_per_second": 468.7,
@@ -47,11 +47,13 @@ def test_the_table_has_net_baselines_differences_and_val(judgement: Judgement) -
         "top5 on es.parquet",
         "299 parameters, 1,500 steps in 3 s (469 a second); 2,000 test rows on 20 trading dates",
     ]
-    assert f"net 0.0148 {percent(net.skill)} {plain(net.rank_ic)}" in lines
+    assert (
+        f"net 0.0148 {format_percent_interval(net.skill)} {format_interval(net.rank_ic)}" in lines
+    )
     assert "constant 0.0151 +0.000 % [+0.000, +0.000] none" in lines
-    assert f"net less ridge {percent(ridge.skill)} none" in lines
+    assert f"net less ridge {format_percent_interval(ridge.skill)} none" in lines
     assert "net on val 0.015 +1.200 % 0.1000" in lines
-    assert f"ICIR {plain(net.icir, digits=3)}" in " ".join(lines[-3:])
+    assert f"ICIR {format_interval(net.icir, digits=3)}" in " ".join(lines[-3:])
     assert net.skill.low > 0  # so that the case is one of skill
 
 

@@ -5,7 +5,7 @@ import pytest
 from arch.bootstrap import SPA, StationaryBootstrap
 
 from robust_fin.evaluation.intervals import date_weights
-from robust_fin.evaluation.multiple_testing import long_run_variance, superiority
+from robust_fin.evaluation.multiple_testing import long_run_variance, spa_test
 
 BLOCK, DRAWS = 5, 400
 
@@ -43,7 +43,7 @@ def test_p_values_are_those_of_arch_on_the_same_samples(shifts: tuple[float, ...
     # arch takes the greatest mean as it is, not over its standard error; here they are one
     test = SPA(np.zeros(len(gains)), -gains / spread, block_size=BLOCK, reps=DRAWS, seed=7)
     test.compute()
-    ours = superiority(gains, weights=drawn_by_arch(gains, seed=7), block=BLOCK)
+    ours = spa_test(gains, weights=drawn_by_arch(gains, seed=7), block=BLOCK)
     theirs = test.pvalues
     assert (ours.lower, ours.consistent, ours.upper) == (
         theirs["lower"],
@@ -54,7 +54,7 @@ def test_p_values_are_those_of_arch_on_the_same_samples(shifts: tuple[float, ...
 
 
 def test_the_three_p_values_differ_where_runs_are_poor() -> None:
-    found = superiority(
+    found = spa_test(
         gains_of(1.5, -0.5, -1.0, -6.0),
         weights=date_weights(120, draws=2000, seed=0, block=BLOCK),
         block=BLOCK,
@@ -79,15 +79,15 @@ def test_a_run_with_a_gain_is_found_among_many_without_and_noise_is_not() -> Non
         weights = date_weights(120, draws=300, seed=seed, block=2.0)
         for shift in rejected:
             gains = gains_of(shift, *([0.0] * 7), seed=seed, exact=False)
-            rejected[shift] += superiority(gains, weights=weights, block=2.0).consistent < 0.05
+            rejected[shift] += spa_test(gains, weights=weights, block=2.0).consistent < 0.05
     assert rejected[5.0] >= 54
     assert rejected[0.0] <= 8  # 3 of 60 are expected
 
 
 def test_a_choice_of_units_changes_nothing() -> None:
     gains, weights = gains_of(1.0, 0.3), date_weights(120, draws=500, seed=0, block=3.0)
-    one = superiority(gains, weights=weights, block=3.0)
-    other = superiority(gains * np.array([1e-6, 1e3]), weights=weights, block=3.0)
+    one = spa_test(gains, weights=weights, block=3.0)
+    other = spa_test(gains * np.array([1e-6, 1e3]), weights=weights, block=3.0)
     assert (one.consistent, one.best) == (other.consistent, other.best)
     assert one.statistic == pytest.approx(other.statistic)
 
@@ -95,13 +95,13 @@ def test_a_choice_of_units_changes_nothing() -> None:
 def test_a_run_that_is_the_benchmark_is_left_out() -> None:
     weights = date_weights(120, draws=500, seed=0, block=3.0)
     gains = gains_of(1.0)
-    alone = superiority(gains, weights=weights, block=3.0)
-    beside = superiority(np.column_stack([0 * gains, gains]), weights=weights, block=3.0)
+    alone = spa_test(gains, weights=weights, block=3.0)
+    beside = spa_test(np.column_stack([0 * gains, gains]), weights=weights, block=3.0)
     assert (beside.consistent, beside.best) == (alone.consistent, 1)
-    assert math.isnan(superiority(0 * gains, weights=weights, block=3.0).consistent)
+    assert math.isnan(spa_test(0 * gains, weights=weights, block=3.0).consistent)
 
 
 def test_where_no_run_gains_nothing_is_claimed() -> None:
     weights = date_weights(120, draws=500, seed=0, block=3.0)
-    found = superiority(gains_of(-3.0, -2.0), weights=weights, block=3.0)
+    found = spa_test(gains_of(-3.0, -2.0), weights=weights, block=3.0)
     assert (found.statistic, found.consistent, found.lower) == (0, 1, 1)

@@ -9,7 +9,7 @@ from robust_fin.errors import ConfigError
 from robust_fin.models.links import identity
 from robust_fin.training.assembly import function_of
 from robust_fin.training.engine.steps import StepLoop, StepSettings
-from robust_fin.training.losses import require_same_shape
+from robust_fin.training.losses import check_same_shape
 from tests.bars import config
 
 LOSSES = sorted(path.stem for path in (conf_folder() / "loss").glob("*.yaml"))
@@ -64,4 +64,4 @@ def test_a_net_whose_scores_would_broadcast_is_refused_before_it_is_compiled() -
 
 def test_the_refusal_says_both_shapes_and_needs_no_type_checker() -> None:
     with pytest.raises(ConfigError, match=r"score has the shape \(4,\) and target \(4, 1\)"):
-        require_same_shape(SCORE, TARGET.unsqueeze(1))
+        check_same_shape(SCORE, TARGET.unsqueeze(1))

@@ -23,7 +23,7 @@ def market_bars() -> Bars:
 def build(bars: Bars, *words: str) -> BarDataModule:
     settings = config("split.embargo=5", *words)
     features = instantiate(settings.features)
-    market = Market.of(bars, features=features, target=instantiate(settings.target))
+    market = Market.from_bars(bars, features=features, target=instantiate(settings.target))
     return BarDataModule(
         market,
         features=features,

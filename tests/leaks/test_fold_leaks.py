@@ -65,13 +65,15 @@ def test_an_unpurged_split_is_found(horizon: int, rows: int) -> None:
 
 
 def leaky(
-    fit_one: Callable[..., folds.FittedFold], *, part: str
+    fit_transforms: Callable[..., folds.FittedFold], *, part: str
 ) -> Callable[..., folds.FittedFold]:
     """A fit that takes its transform, or its rank target, from all labelled rows."""
 
     def fit(seen: Examples, rows: np.ndarray, fold: folds.Fold, **parts: object):
-        fitted = fit_one(seen, rows, fold, **parts)
-        every = fit_one(seen, rows, dataclasses.replace(fold, train=np.arange(rows.size)), **parts)
+        fitted = fit_transforms(seen, rows, fold, **parts)
+        every = fit_transforms(
+            seen, rows, dataclasses.replace(fold, train=np.arange(rows.size)), **parts
+        )
         return dataclasses.replace(fitted, **{part: getattr(every, part)})
 
     return fit
@@ -79,7 +81,7 @@ def leaky(
 
 @pytest.mark.parametrize("transform", ["robust", "quantile_normal"])
 def test_a_global_scaler_is_found(monkeypatch: pytest.MonkeyPatch, transform: str) -> None:
-    monkeypatch.setattr(fold_leaks, "fit_one", leaky(folds.fit_one, part="transform"))
+    monkeypatch.setattr(fold_leaks, "fit_transforms", leaky(folds.fit_transforms, part="transform"))
     (leak,) = checked(HOLDOUT, transform=transform).leaks
     assert leak.column == "close_change_pct, transformed, fold 0"
     assert leak.reach is not None
@@ -87,7 +89,7 @@ def test_a_global_scaler_is_found(monkeypatch: pytest.MonkeyPatch, transform: st
 
 
 def test_a_global_rank_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold_leaks, "fit_one", leaky(folds.fit_one, part="target"))
+    monkeypatch.setattr(fold_leaks, "fit_transforms", leaky(folds.fit_transforms, part="target"))
     (leak,) = checked(HOLDOUT).leaks
     assert leak.column == "rank target, fold 0"
     assert leak.reach is not None
@@ -103,7 +105,7 @@ def test_a_transform_that_scales_by_the_table_it_is_given_is_found() -> None:
 
 
 def test_training_rows_that_depend_on_values_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def picked(seen: Examples, split: Split) -> folds.FoldCut:
+    def picked(seen: Examples, split: Split) -> folds.FoldSet:
         cut = folds.cut_folds(seen, split)
         (fold,) = cut.folds
         limit = 4 * np.nanstd(seen.outcome)  # of all rows: it knows how wild the future is

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.multiple_testing import Track, deflated_sharpe
+from robust_fin.evaluation.multiple_testing import SharpeMoments, deflated_sharpe
 from robust_fin.ledger.trials import LedgerTrial, Look, Trials, append
 from tests.ledger.test_entries import LOOK, TRIAL
 
@@ -102,12 +102,12 @@ def test_a_claim_is_deflated_by_all_trials(tmp_path: Path) -> None:
     entries = [scored(replace(TRIAL, config=f"{k}"), icir=one) for k, one in enumerate(ratios)]
     found = ledger(tmp_path / "trials.jsonl", *entries).deflated(daily)
     expected = deflated_sharpe(
-        Track.of(daily), trials=4, spread=float(np.std([0.25, 0.1, -0.05], ddof=1))
+        SharpeMoments.from_daily(daily), trials=4, spread=float(np.std([0.25, 0.1, -0.05], ddof=1))
     )
     assert found == expected
     assert 0.001 < found.probability < 0.999
     alone = ledger(tmp_path / "one.jsonl", TRIAL).deflated(daily)
-    assert (alone.trials, alone.luck) == (1, 0)
+    assert (alone.trials, alone.expected_max) == (1, 0)
     assert alone.probability > found.probability
     too_few = ledger(tmp_path / "two.jsonl", entries[0], entries[3]).deflated(daily)
     assert math.isnan(too_few.probability)
@@ -119,7 +119,9 @@ def test_a_swept_population_counts_as_often_as_it_has_settings(tmp_path: Path) -
     found = ledger(tmp_path / "trials.jsonl", TRIAL, swept, swept)
     assert (len(found.distinct()), found.count()) == (2, 13)
     spread = float(np.std([0.2, 0.1], ddof=1))
-    assert found.deflated(daily) == deflated_sharpe(Track.of(daily), trials=13, spread=spread)
+    assert found.deflated(daily) == deflated_sharpe(
+        SharpeMoments.from_daily(daily), trials=13, spread=spread
+    )
     old = (tmp_path / "trials.jsonl").read_text().replace(', "settings": 12', "")
     (tmp_path / "old.jsonl").write_text(old)
     assert Trials.read(tmp_path / "old.jsonl").count() == 2

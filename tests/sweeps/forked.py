@@ -38,7 +38,7 @@ class ForkedJob:
         self.process.kill()
 
 
-class Forked:
+class ForkedExecutor:
     def start(
         self,
         words: Sequence[str],

@@ -8,9 +8,14 @@ import pytest
 
 from robust_fin.errors import BundleError
 from robust_fin.evaluation.intervals import Interval
-from robust_fin.evaluation.multiple_testing import Choice
+from robust_fin.evaluation.multiple_testing import BBCResult
 from robust_fin.sweeps.strategy import FAILED, FINISHED, Row
-from robust_fin.sweeps.sweep_summary import choice_words, deflated_choice, gains_of, val_gains
+from robust_fin.sweeps.sweep_summary import (
+    choice_words,
+    deflated_choice,
+    gains_of,
+    val_skill_by_date,
+)
 
 DATES = pd.date_range("2024-01-08", periods=8)
 
@@ -56,37 +61,39 @@ def trials(folder: Path, count: int, *, dates: int = 8, seed: int = 0) -> list[R
 def test_the_gains_of_the_dates_add_up_to_the_skill() -> None:
     draw = np.random.default_rng(0)
     one, other = losses(1 - 0.1 * draw.random(8)), losses(1 - 0.1 * draw.random(5), fold=1)
-    assert val_gains(one, None).sum() == pytest.approx(skill_of(one))
+    assert val_skill_by_date(one, None).sum() == pytest.approx(skill_of(one))
     folds = pd.concat([one, other])
-    assert val_gains(folds, None).sum() == pytest.approx((skill_of(one) + skill_of(other)) / 2)
-    assert list(val_gains(folds, None).index.names) == ["fold", "trading_date"]
+    assert val_skill_by_date(folds, None).sum() == pytest.approx(
+        (skill_of(one) + skill_of(other)) / 2
+    )
+    assert list(val_skill_by_date(folds, None).index.names) == ["fold", "trading_date"]
 
 
 def test_a_member_has_gains_of_its_own() -> None:
     net, third = losses(np.full(8, 0.9)), losses(np.full(8, 0.8), member=3)
     both = pd.concat([net, third])
-    assert val_gains(both, None).sum() == pytest.approx(0.1)
-    assert val_gains(both, 3).sum() == pytest.approx(0.2)
-    assert val_gains(both, 1).empty
+    assert val_skill_by_date(both, None).sum() == pytest.approx(0.1)
+    assert val_skill_by_date(both, 3).sum() == pytest.approx(0.2)
+    assert val_skill_by_date(both, 1).empty
 
 
 def test_the_choice_is_that_of_the_table_and_is_held_against_the_default(tmp_path: Path) -> None:
     rows = [*trials(tmp_path, 6), row(tmp_path, 6, skill=None)]
     found = deflated_choice(rows, default_job=0)
-    assert isinstance(found, Choice)
+    assert isinstance(found, BBCResult)
     assert (found.trials, found.dates, found.best) == (6, 8, 2)
-    assert found.shown == pytest.approx(rows[2].metrics["val/skill"])
-    assert found.apart is not None
-    assert found.apart.is_above(0)
-    assert found.apart.estimate == pytest.approx(0.05, abs=0.02)
+    assert found.skill == pytest.approx(rows[2].metrics["val/skill"])
+    assert found.difference is not None
+    assert found.difference.is_above(0)
+    assert found.difference.estimate == pytest.approx(0.05, abs=0.02)
 
 
 def test_where_the_default_has_not_finished_the_choice_is_held_against_nothing(
     tmp_path: Path,
 ) -> None:
     found = deflated_choice(trials(tmp_path, 3), default_job=7)
-    assert isinstance(found, Choice)
-    assert found.apart is None
+    assert isinstance(found, BBCResult)
+    assert found.difference is None
 
 
 def test_trials_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
@@ -115,7 +122,7 @@ def test_a_few_dates_say_nothing(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_words(apart: tuple[float, float, float], said: str) -> None:
-    found = Choice(60, 17, 3, 0.0911, Interval(0.0873, 0.081, 0.093), Interval(*apart))
+    found = BBCResult(60, 17, 3, 0.0911, Interval(0.0873, 0.081, 0.093), Interval(*apart))
     assert choice_words(found, default_job=4) == [
         "Chosen on some of the 17 val dates and measured on the others, the best of 60 has "
         "+8.730 % [+8.100, +9.300] (BBC-CV; at least 95 %): so much is left of its +9.1100 % "

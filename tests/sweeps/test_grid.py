@@ -4,9 +4,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from robust_fin.errors import ConfigError
-from robust_fin.sweeps.executors.local import Executor, Local
+from robust_fin.sweeps.local import Executor, LocalExecutor
 from robust_fin.sweeps.strategy import FAILED, FINISHED, STOPPED, Grid, Outcome, Strategy, Trial
-from tests.sweeps.pretend import Pretend
+from tests.sweeps.fake_jobs import FakeExecutor
 
 parse = OverridesParser.create().parse_overrides
 HERE = Path("sweep")
@@ -25,8 +25,8 @@ def ended(number: int, state: str, *overrides: str) -> Outcome:
 
 def test_the_protocols_are_held() -> None:
     assert isinstance(Grid(workers=1), Strategy)
-    assert isinstance(Local(), Executor)
-    assert isinstance(Pretend(), Executor)
+    assert isinstance(LocalExecutor(), Executor)
+    assert isinstance(FakeExecutor(), Executor)
 
 
 def test_every_combination_once_the_last_key_fastest() -> None:

@@ -19,7 +19,7 @@ from robust_fin.errors import ConfigError
 from robust_fin.sweeps.optuna_search import OptunaSearch
 from robust_fin.sweeps.strategy import FAILED, PRUNED, STOPPED
 from robust_fin.sweeps.study import mend
-from robust_fin.training.pruning import STEPS, VARIABLE, LinkedTrial, StudyLink
+from robust_fin.training.pruning import REPORTED_STEPS, STUDY_VARIABLE, LinkedTrial, StudyLink
 from tests.conftest import ROOT
 from tests.studies import MEDIAN, read
 from tests.sweeps.driven import by_number, conf, drive, ended, words
@@ -155,7 +155,7 @@ def test_a_figure_that_is_no_number_fails_and_the_study_goes_on(tmp_path: Path) 
     for trial, skill in zip(first, given, strict=True):
         strategy.tell(ended(trial, skill))
     failed, pruned = strategy.ask(), strategy.ask()
-    LinkedTrial(StudyLink.read(pruned.environment)).report(0.05, step=7)
+    LinkedTrial(StudyLink.from_environment(pruned.environment)).report(0.05, step=7)
     strategy.tell(ended(failed, state=FAILED, reason="the loss is nan at step 3"))
     strategy.tell(ended(pruned, state=PRUNED, reason="pruned in epoch 1"))
     assert strategy.ask() is None  # failed and pruned ones are trials too
@@ -169,13 +169,13 @@ def test_a_figure_that_is_no_number_fails_and_the_study_goes_on(tmp_path: Path) 
         "pruned in epoch 1",
     ]
     assert trials[4].value == 0.05
-    assert trials[4].user_attrs[STEPS] == [7]
+    assert trials[4].user_attrs[REPORTED_STEPS] == [7]
 
 
 def test_a_job_learns_its_trial_by_its_environment_alone(tmp_path: Path) -> None:
     strategy = planned(tmp_path, pruner=MEDIAN)
     trials = [strategy.ask(), strategy.ask()]
-    links = [json.loads(one.environment[VARIABLE]) for one in trials]
+    links = [json.loads(one.environment[STUDY_VARIABLE]) for one in trials]
     journal = str(tmp_path / "study.journal")
     assert links == [
         {"journal": journal, "study": "search", "trial": number, "pruner": MEDIAN}

@@ -9,10 +9,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from robust_fin import train
 from robust_fin.errors import ConfigError
 from robust_fin.sweeps import hydra_sweeper as plugin
-from robust_fin.sweeps.hydra_sweeper import one_a_key, words_of_sweep
+from robust_fin.sweeps.hydra_sweeper import one_a_key, read_resume_command
 from robust_fin.sweeps.job import SweepRecord
 from robust_fin.sweeps.sweep import only_command
-from tests.sweeps.pretend import STARTED
+from tests.sweeps.fake_jobs import STARTED
 
 Capture = pytest.CaptureFixture[str]
 parse = OverridesParser.create().parse_overrides
@@ -26,7 +26,7 @@ def _pretended(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sweep(folder: Path, *words: str) -> int:
-    executor = "executor._target_=tests.sweeps.pretend.Pretend"
+    executor = "executor._target_=tests.sweeps.fake_jobs.FakeExecutor"
     return train.main(["+experiment=smoke", f"hydra.sweep.dir={folder}", executor, *words])
 
 
@@ -63,7 +63,7 @@ def test_an_experiment_says_what_is_swept_and_the_sweep_goes_on_from_elsewhere(
 ) -> None:
     words = ("experiment=ladder", "stress=none", "model.hidden=[16,8]", "seed=1")
     words = (f"+{words[0]}", *words[1:], "trainer.precision=bf16-mixed")
-    executor = "executor._target_=tests.sweeps.pretend.Pretend"
+    executor = "executor._target_=tests.sweeps.fake_jobs.FakeExecutor"
     folder = tmp_path / "a sweep"
     where = f"hydra.sweep.dir='{folder}'"
     assert train.main([*words, where, executor, "optimizer.lr=0.001,0.01"]) == 0
@@ -109,13 +109,13 @@ def test_a_key_counts_once_and_the_command_line_comes_last() -> None:
 
 def test_a_sweep_goes_on_with_its_own_words(tmp_path: Path) -> None:
     SweepRecord(tmp_path, ["seed=1,2", "sweep.workers=4", "sweep=optuna"], str(tmp_path)).write()
-    words, start = words_of_sweep([f"sweep.resume={tmp_path}"])
+    words, start = read_resume_command([f"sweep.resume={tmp_path}"])
     assert start == tmp_path
     ours = [f"hydra.sweep.dir='{tmp_path}'", "hydra.mode=MULTIRUN", "hydra.sweeper.resume=true"]
     kept = ["seed=1,2", "sweep.workers=4", "sweep=optuna"]
     assert words == [*kept, *ours, "hydra.sweeper.retry_failed=false"]
     more = ["sweep.retry_failed=true", "sweep.workers=2"]
-    words, _ = words_of_sweep([f"sweep.resume={tmp_path}", *more])
+    words, _ = read_resume_command([f"sweep.resume={tmp_path}", *more])
     kept.remove("sweep.workers=4")
     assert words == [*kept, *ours, "hydra.sweeper.retry_failed=true", "sweep.workers=2"]
 
@@ -124,7 +124,7 @@ def test_a_sweep_goes_on_with_its_own_words(tmp_path: Path) -> None:
 def test_other_words_beside_resume_are_refused(tmp_path: Path, word: str) -> None:
     message = rf"{word} cannot be changed on sweep.resume; only sweep.workers and sweep.retry"
     with pytest.raises(ConfigError, match=message):
-        words_of_sweep([f"sweep.resume={tmp_path}", word])
+        read_resume_command([f"sweep.resume={tmp_path}", word])
 
 
 def test_a_folder_that_is_gone_is_said(tmp_path: Path, capsys: Capture) -> None:

@@ -23,7 +23,9 @@ GLOBAL_BATCH, EPOCHS = 32, 3
 def fit(world: int, *callbacks: L.Callback, rank: int = 0, epochs: int = EPOCHS) -> torch.Tensor:
     """The weights after a few epochs on the rows of `data`, in one of `world` processes."""
     x, target = data()
-    order = EpochOrder(len(x), batch_size=GLOBAL_BATCH // world, seed=0, rank=rank, world=world)
+    order = EpochOrder(
+        len(x), batch_size=GLOBAL_BATCH // world, seed=0, rank=rank, world_size=world
+    )
     module = forecaster(net())
     trainer = L.Trainer(
         accelerator="cpu",
@@ -137,7 +139,7 @@ def test_every_val_row_is_scored_once_and_in_the_order_of_time(
 
     def work(rank: int) -> tuple[list[float], dict[str, float]]:
         scores = SpanScores(train_median=0.5, train_mean=0.4)
-        for batch in ScoreBatches(span, batch_size=2, rank=rank, world=world):
+        for batch in ScoreBatches(span, batch_size=2, rank=rank, world_size=world):
             scores.update(batch.x[:, 0], batch.target, batch.outcome)
         found = {name: float(value) for name, value in scores.compute().items()}
         with scores.sync_context():
@@ -160,7 +162,7 @@ def test_a_batch_is_cut_among_the_processes_without_rest() -> None:
     x = torch.arange(40.0)[:, None]
     alone = TrainBatches(x, x[:, 0], order=EpochOrder(40, batch_size=6, seed=3))
     ranks = [
-        TrainBatches(x, x[:, 0], order=EpochOrder(40, batch_size=2, seed=3, rank=k, world=3))
+        TrainBatches(x, x[:, 0], order=EpochOrder(40, batch_size=2, seed=3, rank=k, world_size=3))
         for k in range(3)
     ]
     for whole, *parts in zip(alone, *ranks, strict=True):

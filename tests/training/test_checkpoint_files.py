@@ -13,12 +13,12 @@ from robust_fin.errors import ResumeError
 from robust_fin.training.recovery.checkpoint_files import (
     LAST,
     PREVIOUS,
+    AtomicCheckpointIO,
     DamagedCheckpointError,
-    WholeCheckpoints,
-    mend,
+    checkpoint_bytes,
+    checkpoint_checksum,
     read_checkpoint,
-    seal,
-    sealed,
+    restore_last_checkpoint,
 )
 
 
@@ -32,7 +32,7 @@ def checkpoint(step: int) -> dict[str, Any]:
 def two_checkpoints(folder: Path) -> tuple[Path, Path]:
     """last.ckpt of step 2 and previous.ckpt of step 1."""
     for step in (1, 2):
-        WholeCheckpoints().save_checkpoint(checkpoint(step), folder / LAST)
+        AtomicCheckpointIO().save_checkpoint(checkpoint(step), folder / LAST)
     return folder / LAST, folder / PREVIOUS
 
 
@@ -52,7 +52,7 @@ def poisoned(kind: str, marker: Path) -> bytes:
     if kind == "pickle":
         return pickle.dumps(content)
     if kind == "sealed":
-        return sealed(content)
+        return checkpoint_bytes(content)
     buffer = io.BytesIO()
     torch.save(content, buffer, _use_new_zipfile_serialization=kind == "archive")
     return buffer.getvalue()
@@ -67,11 +67,11 @@ def torchscript() -> bytes:
 
 
 def test_what_is_written_is_read_and_torch_reads_it_too(tmp_path: Path) -> None:
-    WholeCheckpoints().save_checkpoint(checkpoint(5), tmp_path / "new" / LAST)
+    AtomicCheckpointIO().save_checkpoint(checkpoint(5), tmp_path / "new" / LAST)
     path = tmp_path / "new" / LAST
     for found in (
         read_checkpoint(path),
-        WholeCheckpoints().load_checkpoint(path, weights_only=False),
+        AtomicCheckpointIO().load_checkpoint(path, weights_only=False),
         torch.load(path, weights_only=True),
     ):
         assert torch.equal(found["state_dict"]["w"], checkpoint(5)["state_dict"]["w"])
@@ -81,16 +81,16 @@ def test_what_is_written_is_read_and_torch_reads_it_too(tmp_path: Path) -> None:
 def test_last_keeps_the_one_before_and_best_does_not(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         for name in ("last.ckpt", "best.ckpt"):
-            WholeCheckpoints().save_checkpoint(checkpoint(step), tmp_path / name)
+            AtomicCheckpointIO().save_checkpoint(checkpoint(step), tmp_path / name)
     steps = {path.name: read_checkpoint(path)["global_step"] for path in tmp_path.iterdir()}
     assert steps == {"last.ckpt": 3, "previous.ckpt": 2, "best.ckpt": 3}
 
 
 def test_the_seal_is_the_hash_of_all_before_it(tmp_path: Path) -> None:
-    WholeCheckpoints().save_checkpoint(checkpoint(1), tmp_path / LAST)
+    AtomicCheckpointIO().save_checkpoint(checkpoint(1), tmp_path / LAST)
     content = (tmp_path / LAST).read_bytes()
     wanted = "sha256:" + hashlib.sha256(content[:-71]).hexdigest()
-    assert seal(tmp_path / LAST) == content[-71:].decode() == wanted
+    assert checkpoint_checksum(tmp_path / LAST) == content[-71:].decode() == wanted
 
 
 def test_an_archive_without_a_seal_is_read_while_its_own_checksums_fit(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_an_archive_without_a_seal_is_read_while_its_own_checksums_fit(tmp_path:
 
 
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    content, path = sealed(checkpoint(1)), tmp_path / LAST
+    content, path = checkpoint_bytes(checkpoint(1)), tmp_path / LAST
     bits = random.Random(0).sample(range(16, 8 * len(content)), 600)
     for bit in bits:
         flipped = bytearray(content)
@@ -116,7 +116,7 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
 
 
 def test_every_cut_is_noticed(tmp_path: Path) -> None:
-    content, path = sealed(checkpoint(1)), tmp_path / LAST
+    content, path = checkpoint_bytes(checkpoint(1)), tmp_path / LAST
     for length in (0, 1, 2, 30, *range(40, len(content), 37), len(content) - 71, len(content) - 1):
         path.write_bytes(content[:length])
         with pytest.raises(DamagedCheckpointError):
@@ -128,7 +128,7 @@ def test_code_is_refused_and_not_run(tmp_path: Path, kind: str) -> None:
     marker, path = tmp_path / "created", tmp_path / LAST
     path.write_bytes(poisoned(kind, marker))
     with pytest.raises(ResumeError, match=r"last\.ckpt holds code, .* it was not loaded"):
-        WholeCheckpoints().load_checkpoint(path, weights_only=False)
+        AtomicCheckpointIO().load_checkpoint(path, weights_only=False)
     assert not marker.exists()
     if kind != "pickle":  # the payload is live: torch would run it
         torch.load(path, weights_only=False)["extra"].close()
@@ -148,7 +148,7 @@ def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_tensors_of_something_else_are_refused(tmp_path: Path) -> None:
-    (tmp_path / LAST).write_bytes(sealed({"weights": torch.zeros(3)}))
+    (tmp_path / LAST).write_bytes(checkpoint_bytes({"weights": torch.zeros(3)}))
     with pytest.raises(ResumeError, match="is no checkpoint of a training run"):
         read_checkpoint(tmp_path / LAST)
 
@@ -159,7 +159,7 @@ def test_a_whole_folder_is_left_as_it_is_but_for_leftovers(
     paths = two_checkpoints(tmp_path)
     before = [path.read_bytes() for path in paths]
     (tmp_path / "last.ckpt.part").write_bytes(b"half")
-    mend(tmp_path)
+    restore_last_checkpoint(tmp_path)
     assert [path.read_bytes() for path in paths] == before
     assert sorted(tmp_path.iterdir()) == sorted(paths)
     assert caplog.text == ""
@@ -174,7 +174,7 @@ def test_a_damaged_last_gives_way_to_the_one_before_and_it_is_said_once(
     last.write_bytes({"cut": content[:-100], "changed": content[::-1]}.get(damage, b""))
     if damage == "missing":
         last.unlink()
-    mend(tmp_path)
+    restore_last_checkpoint(tmp_path)
     assert read_checkpoint(last)["global_step"] == 1
     assert not previous.exists()
     (record,) = caplog.records
@@ -188,7 +188,7 @@ def test_two_damaged_ones_are_an_error_that_says_what_to_do(tmp_path: Path) -> N
     last.write_bytes(last.read_bytes()[:-1])
     previous.write_bytes(b"")
     with pytest.raises(ResumeError, match=r"last\.ckpt is damaged.*previous\.ckpt is damaged") as e:
-        mend(tmp_path)
+        restore_last_checkpoint(tmp_path)
     assert f"Remove {tmp_path} and resume again: the run then starts anew" in str(e.value)
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -200,10 +200,10 @@ def test_code_in_either_stops_the_mending(tmp_path: Path, name: str) -> None:
         last.unlink()
     (tmp_path / name).write_bytes(poisoned("archive", tmp_path / "created"))
     with pytest.raises(ResumeError, match=f"{name} holds code"):
-        mend(tmp_path)
+        restore_last_checkpoint(tmp_path)
     assert not (tmp_path / "created").exists()
 
 
 def test_an_empty_folder_needs_no_mending(tmp_path: Path) -> None:
-    mend(tmp_path)
-    mend(tmp_path / "gone")
+    restore_last_checkpoint(tmp_path)
+    restore_last_checkpoint(tmp_path / "gone")

@@ -12,7 +12,7 @@ from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import Interrupted, ResumeError
 from robust_fin.runs.training import load_data, quiet
 from robust_fin.training.fitting import Fit, FitPlan, fit
-from robust_fin.training.recovery.checkpoint_files import WholeCheckpoints, read_checkpoint
+from robust_fin.training.recovery.checkpoint_files import AtomicCheckpointIO, read_checkpoint
 from tests.bars import config as composed
 from tests.same_run import curves
 from tests.signals import TARGET
@@ -128,13 +128,13 @@ def test_every_n_steps_and_every_epoch_are_written(
     tmp_path: Path, data: BarDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[tuple[str, int]] = []
-    save = WholeCheckpoints.save_checkpoint
+    save = AtomicCheckpointIO.save_checkpoint
 
-    def spy(self: WholeCheckpoints, checkpoint: dict[str, Any], path: Path) -> None:
+    def spy(self: AtomicCheckpointIO, checkpoint: dict[str, Any], path: Path) -> None:
         steps.append((Path(path).name, checkpoint["global_step"]))
         save(self, checkpoint, path)
 
-    monkeypatch.setattr(WholeCheckpoints, "save_checkpoint", lambda s, c, p, **_: spy(s, c, p))
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", lambda s, c, p, **_: spy(s, c, p))
     train(tmp_path, data)
     assert [step for name, step in steps if name == "last.ckpt"] == [
         *(8, 16, 24, 32, 35),

@@ -16,9 +16,9 @@ from robust_fin.models.links import identity, sigmoid
 from robust_fin.runs.training import load_data
 from robust_fin.training.diagnostics import (
     Diagnostics,
-    activation_figures,
+    activation_statistics,
     adamw_updates,
-    norm_figures,
+    norm_statistics,
     slope,
     update_ratios,
 )
@@ -37,14 +37,14 @@ def bars() -> BarDataModule:
 
 def test_quantiles_and_the_clipped_share_are_of_the_norms_that_are_finite() -> None:
     norms = np.array([0.0, 1.0, 2.0, 3.0, 4.0, np.inf, np.nan])
-    assert norm_figures(norms, clip=2.5) == {
+    assert norm_statistics(norms, clip=2.5) == {
         "stability/gradient_norm_p50": 2.0,
         "stability/gradient_norm_p99": pytest.approx(3.96),
         "stability/gradient_norm_max": 4.0,
         "stability/clipped_share": 0.4,
     }
-    assert "stability/clipped_share" not in norm_figures(norms, clip=None)
-    assert norm_figures(np.array([np.nan]), clip=1.0) == {}
+    assert "stability/clipped_share" not in norm_statistics(norms, clip=None)
+    assert norm_statistics(np.array([np.nan]), clip=1.0) == {}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_dead_units_and_saturated_outputs_are_counted() -> None:
     model[1].eval()
     x = torch.tensor([[-1.0], [2.0], [3.0], [-4.0]])
     before = torch.get_rng_state()
-    found, forecast = activation_figures(model, identity, x)
+    found, forecast = activation_statistics(model, identity, x)
     assert found == {
         "stability/saturated/1": pytest.approx((2 + 2 + 4 + 0) / 16),
         "stability/dead/1": 0.25,
@@ -89,7 +89,7 @@ def test_a_link_that_is_saturated_shows() -> None:
     with torch.no_grad():
         model[0].weight.fill_(100.0)
         model[0].bias.zero_()
-    found, _ = activation_figures(model, sigmoid, torch.tensor([[1.0], [2.0], [0.0], [0.01]]))
+    found, _ = activation_statistics(model, sigmoid, torch.tensor([[1.0], [2.0], [0.0], [0.01]]))
     assert found["stability/saturated/link"] == 0.5
 
 

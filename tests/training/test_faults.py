@@ -8,7 +8,7 @@ import torch
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import NonFiniteError
 from robust_fin.runs.training import load_data
-from robust_fin.training.recovery.guard import require_finite_weights
+from robust_fin.training.recovery.guard import check_finite_weights
 from robust_fin.training.recovery.record import read_record
 from tests.training.faults import (
     BATCHES,
@@ -57,7 +57,7 @@ def check(fault: Fault, folder: Path, data: BarDataModule) -> None:
     """Run the case and hold its end against the policy."""
     if fault.passes or fault.heals:
         done = fit_with(fault, folder, data)
-        require_finite_weights(done.nets.net, when="at the end")
+        check_finite_weights(done.nets.net, when="at the end")
         assert done.summary.steps == fault.last_step + 1
         wanted = (0, 0) if fault.passes else (1, 1)
         assert (done.summary.rollbacks, done.summary.nonfinite_steps) == wanted

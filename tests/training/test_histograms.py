@@ -11,7 +11,7 @@ from torch import nn
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.runs.training import load_data
-from robust_fin.training.diagnostics import Histograms, gradients, milestone
+from robust_fin.training.diagnostics import Histograms, histograms_due, probe_gradients
 from robust_fin.training.fitting import Fit
 from tests.evaluation.boards import Board
 from tests.populations import bars_of, train_members
@@ -41,7 +41,7 @@ def fits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Fit, Board
 def test_they_are_taken_where_the_steps_double_and_then_evenly() -> None:
     def due(every: int, upto: int) -> list[int]:
         steps = range(1, upto)
-        return [one for one in steps if milestone(one, every) > milestone(one - 1, every)]
+        return [one for one in steps if histograms_due(one, every) > histograms_due(one - 1, every)]
 
     assert due(5000, 16_000) == [64, 128, 256, 512, 1024, 2048, 4096, 5000, 10_000, 15_000]
     assert due(64, 200) == [64, 128, 192]
@@ -57,7 +57,7 @@ def test_the_gradient_is_that_of_the_objective_and_touches_nothing() -> None:
     x, target = data()
     state, before = torch.get_rng_state(), {k: v.clone() for k, v in module.state_dict().items()}
     with torch.no_grad():
-        found = gradients(module, x, target)
+        found = probe_gradients(module, x, target)
     assert all(one.training for one in module.modules())
     assert all(p.grad is None for p in module.parameters())
     assert torch.equal(state, torch.get_rng_state())

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from robust_fin.data.batches import ScoredBatch
-from robust_fin.data.datamodule import BarDataModule, MemberSet, PopulationData
+from robust_fin.data.datamodule import BarDataModule, MemberData, PopulationDataModule
 from robust_fin.errors import ConfigError, NonFiniteError
 from robust_fin.training.assembly import make_trainer
 from robust_fin.training.engine.build import trainer_settings
@@ -48,7 +48,7 @@ def fewer() -> BarDataModule:
     return bars_of(settings("plain", FEWER))
 
 
-def fit_sets(folder: Path, config: DictConfig, sets: Sequence[MemberSet]) -> PopulationForecaster:
+def fit_sets(folder: Path, config: DictConfig, sets: Sequence[MemberData]) -> PopulationForecaster:
     """A population on data sets of any making, and no callbacks."""
     module = make_population(config, sets, FitPlan(folder, "", max_steps=None, resume=False))
     plan = module.pace.plan
@@ -56,7 +56,7 @@ def fit_sets(folder: Path, config: DictConfig, sets: Sequence[MemberSet]) -> Pop
         config, folder, [], stage="", has_val=True,
         settings=trainer_settings(config, plan) | {"enable_checkpointing": False},
     )  # fmt: skip
-    trainer.fit(module, PopulationData(sets, plan))
+    trainer.fit(module, PopulationDataModule(sets, plan))
     return module
 
 
@@ -79,7 +79,7 @@ def test_members_of_data_sets_of_other_sizes_are_the_single_runs_on_them(
 
 
 def test_some_rows_of_a_data_set_are_a_data_set(tmp_path: Path, more: BarDataModule) -> None:
-    whole = MemberSet.of(more)
+    whole = MemberData.from_datamodule(more)
     draw = torch.Generator().manual_seed(0)
     rows = torch.randperm(whole.size, generator=draw)[:3000]
     some = replace(whole, rows=rows)
@@ -93,7 +93,7 @@ def test_some_rows_of_a_data_set_are_a_data_set(tmp_path: Path, more: BarDataMod
 
 
 def test_a_data_set_without_val_takes_its_last_weights(tmp_path: Path, more: BarDataModule) -> None:
-    whole = MemberSet.of(more)
+    whole = MemberData.from_datamodule(more)
     none = ScoredBatch(*(part[:0] for part in whole.val))
     config = settings("compiled", "trainer.max_epochs=1", "population.steps_per_call=16")
     module = fit_sets(tmp_path, config, [whole, replace(whole, val=none)])
@@ -105,7 +105,7 @@ def test_a_data_set_without_val_takes_its_last_weights(tmp_path: Path, more: Bar
 def test_poison_in_one_data_set_does_not_reach_the_other(
     tmp_path: Path, more: BarDataModule, fewer: BarDataModule
 ) -> None:
-    good, other = MemberSet.of(more), MemberSet.of(fewer)
+    good, other = MemberData.from_datamodule(more), MemberData.from_datamodule(fewer)
     x = other.x.clone()
     x[:, 0] = float("nan")
     config = settings("compiled", "trainer.max_epochs=1")
@@ -126,9 +126,9 @@ def test_where_all_members_of_a_fold_are_frozen_the_run_ends(
 
 
 def test_a_data_set_smaller_than_a_batch_is_refused(tmp_path: Path, more: BarDataModule) -> None:
-    few = replace(MemberSet.of(more), rows=torch.arange(255))
+    few = replace(MemberData.from_datamodule(more), rows=torch.arange(255))
     with pytest.raises(ConfigError, match="data set 1 has 255 training rows, fewer than batch_siz"):
-        fit_sets(tmp_path, settings("plain"), [MemberSet.of(more), few])
+        fit_sets(tmp_path, settings("plain"), [MemberData.from_datamodule(more), few])
 
 
 @pytest.mark.parametrize("model", [None, NESTED], ids=["residual_mlp", "parts of its own"])

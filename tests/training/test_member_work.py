@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from robust_fin.data.batches import CallPlan, EpochOrder, ScoredBatch
-from robust_fin.data.datamodule import MemberSet, Window
+from robust_fin.data.datamodule import MemberData, StepWindow
 from robust_fin.training.population.members import Member
 from robust_fin.training.population.steps import MemberPace
 
 BATCH = 4
 
 
-def set_of(rows: int, *, used: torch.Tensor | None = None) -> MemberSet:
+def set_of(rows: int, *, used: torch.Tensor | None = None) -> MemberData:
     """Rows that say their own number."""
     number = torch.arange(rows, dtype=torch.float32)
     val = ScoredBatch(torch.zeros(0, 1), torch.zeros(0), torch.zeros(0))
-    return MemberSet(
+    return MemberData(
         number[:, None], number, val, 0.5, 0.5, to_rank=lambda scores: scores, rows=used
     )
 
@@ -29,7 +29,7 @@ def member(seed: int, *, data: int = 0, lr: float = 1.0, order_seed: int | None 
 
 def pace_of(
     members: Sequence[Member],
-    sets: Sequence[MemberSet],
+    sets: Sequence[MemberData],
     *,
     steps: Sequence[int],
     limits: Sequence[int] | None = None,
@@ -47,7 +47,7 @@ def pace_of(
 
 def test_members_of_a_smaller_set_take_their_share_and_epochs_end_together() -> None:
     pace = pace_of([member(0), member(1, data=1)], [set_of(40), set_of(12)], steps=[10, 3])
-    windows = [Window(0, 0, 4), Window(0, 4, 8), Window(0, 8, 10)]
+    windows = [StepWindow(0, 0, 4), StepWindow(0, 4, 8), StepWindow(0, 8, 10)]
     assert [pace.span(0, one) for one in windows] == [(0, 4), (4, 8), (8, 10)]
     assert [pace.span(1, one) for one in windows] == [(0, 1), (1, 2), (2, 3)]
 
@@ -55,19 +55,19 @@ def test_members_of_a_smaller_set_take_their_share_and_epochs_end_together() -> 
 def test_a_member_stops_at_its_limit_wherever_that_lies() -> None:
     members = [member(0), member(1), member(2)]
     pace = pace_of(members, [set_of(40)], steps=[10], limits=[13, 20, 0])
-    spans = [pace.span(0, Window(1, *span)) for span in ((0, 4), (2, 4), (4, 8))]
+    spans = [pace.span(0, StepWindow(1, *span)) for span in ((0, 4), (2, 4), (4, 8))]
     assert spans == [(0, 3), (2, 3), (3, 3)]
-    assert pace.span(1, Window(1, 8, 10)) == (8, 10)
-    assert pace.span(1, Window(2, 0, 4)) == (0, 0)
-    assert list(pace.blocks([0, 1, 2], Window(1, 4, 8), size=8)) == [[1]]
+    assert pace.span(1, StepWindow(1, 8, 10)) == (8, 10)
+    assert pace.span(1, StepWindow(2, 0, 4)) == (0, 0)
+    assert list(pace.blocks([0, 1, 2], StepWindow(1, 4, 8), size=8)) == [[1]]
 
 
 def test_a_block_has_one_data_set_and_one_number_of_steps() -> None:
     members = [member(k, data=k % 2) for k in range(7)]
     pace = pace_of(members, [set_of(40), set_of(12)], steps=[10, 3])
-    found = list(pace.blocks(range(7), Window(0, 0, 4), size=2))
+    found = list(pace.blocks(range(7), StepWindow(0, 0, 4), size=2))
     assert found == [[0, 2], [4, 6], [1, 3], [5]]
-    assert list(pace.blocks(range(7), Window(0, 0, 1), size=9)) == [[0, 2, 4, 6]]
+    assert list(pace.blocks(range(7), StepWindow(0, 0, 1), size=9)) == [[0, 2, 4, 6]]
 
 
 def test_rows_are_those_of_a_run_of_its_own_with_its_seed() -> None:
@@ -78,14 +78,14 @@ def test_rows_are_those_of_a_run_of_its_own_with_its_seed() -> None:
             order.set_epoch(epoch)
             pace.enter(epoch)
             wanted = order.begin()[1]
-            assert torch.equal(pace.work(k, Window(epoch, 4, 8)).rows, wanted[4:8])
+            assert torch.equal(pace.work(k, StepWindow(epoch, 4, 8)).rows, wanted[4:8])
 
 
 def test_a_shared_order_is_drawn_once() -> None:
     members = [member(3, order_seed=9), member(4, order_seed=9)]
     pace = pace_of(members, [set_of(42)], steps=[10])
     pace.enter(0)
-    rows = [pace.work(k, Window(0, 0, 4)).rows for k in (0, 1)]
+    rows = [pace.work(k, StepWindow(0, 0, 4)).rows for k in (0, 1)]
     assert torch.equal(*rows)
     assert pace._orders._orders[0] is pace._orders._orders[1]
 
@@ -94,7 +94,7 @@ def test_a_set_may_train_on_some_of_its_rows() -> None:
     used = torch.tensor([30, 2, 11, 7, 19, 4, 23, 16])
     pace = pace_of([member(0)], [set_of(40, used=used)], steps=[2])
     pace.enter(0)
-    rows = pace.work(0, Window(0, 0, 2)).rows
+    rows = pace.work(0, StepWindow(0, 0, 2)).rows
     assert sorted(rows.flatten().tolist()) == sorted(used.tolist())
     order = EpochOrder(8, batch_size=BATCH, seed=0).drawn(0)
     assert torch.equal(rows.flatten(), used[order])
@@ -104,7 +104,7 @@ def test_rates_follow_the_schedule_of_the_members_data_set() -> None:
     members = [member(0, lr=2.0), member(1, data=1, lr=0.5)]
     pace = pace_of(members, [set_of(40), set_of(12)], steps=[10, 3])
     pace.enter(1)
-    work = [pace.work(k, Window(1, 4, 8)) for k in (0, 1)]
+    work = [pace.work(k, StepWindow(1, 4, 8)) for k in (0, 1)]
     assert work[0].lr.tolist() == [2.0 * step for step in (15, 16, 17, 18)]
     assert work[1].lr.tolist() == [0.5 * 100 * step for step in (5,)]
     assert [one.weight_decay for one in work] == [0.0, 0.1]

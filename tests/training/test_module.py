@@ -13,7 +13,7 @@ from robust_fin.models.links import identity
 from robust_fin.models.mlp import ResidualMLP
 from robust_fin.training.losses import huber, warmup_constant
 from robust_fin.training.module import Forecaster, SpanScores
-from robust_fin.training.recovery.guard import StopOnNonFiniteWeights, require_finite_weights
+from robust_fin.training.recovery.guard import StopOnNonFiniteWeights, check_finite_weights
 
 ROWS, BATCH = 320, 16
 
@@ -155,7 +155,7 @@ def test_one_bad_row_stops_the_run_before_the_weights_change(bad: float, place: 
     module = forecaster(net())
     with pytest.raises(NonFiniteError, match=r"loss is (nan|inf) .* at step \d+"):
         trainer().fit(module, batches_of(x, target))
-    require_finite_weights(module.net, when="after the stop")
+    check_finite_weights(module.net, when="after the stop")
 
 
 def test_a_weight_that_overflows_ends_the_run_with_an_error() -> None:

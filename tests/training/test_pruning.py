@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 pytest.importorskip("optuna")
 
 from robust_fin import train
-from robust_fin.training.pruning import STEPS, LinkedTrial, StudyLink
+from robust_fin.training.pruning import REPORTED_STEPS, LinkedTrial, StudyLink
 from tests.small_runs import QUICK, read_metrics
 from tests.studies import read, study_with
 
@@ -18,7 +18,7 @@ FAR_AHEAD, FAR_BEHIND = ({number: figure for number in range(1, 9)} for figure i
 
 
 def trained(run: Path, link: StudyLink, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    for name, value in link.as_environment().items():
+    for name, value in link.to_environment().items():
         monkeypatch.setenv(name, value)
     epochs = ("trainer.max_epochs=4", "split.refit=true")
     return train.main(["+experiment=smoke", f"hydra.run.dir={run}", *QUICK, *ROWS, *epochs, *words])
@@ -40,7 +40,7 @@ def test_a_trial_behind_the_others_ends_after_its_second_validation(
     curve = [value for _, value in drawn(tmp_path / "run")]
     assert trial.intermediate_values == pytest.approx({1: curve[0], 2: curve[1]}, abs=1e-7)
     failure = json.loads((tmp_path / "run" / "failure.json").read_text())
-    steps = trial.user_attrs[STEPS]
+    steps = trial.user_attrs[REPORTED_STEPS]
     assert steps[1] == 2 * steps[0] > 0
     assert failure == {
         "error": "Pruned",
@@ -81,7 +81,7 @@ def test_a_step_is_reported_once_and_numbered_by_its_place(tmp_path: Path) -> No
     resumed.report(0.4, step=40)
     trial = read(tmp_path / "journal").trials[1]
     assert trial.intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
-    assert trial.user_attrs[STEPS] == [10, 20, 30, 40]
+    assert trial.user_attrs[REPORTED_STEPS] == [10, 20, 30, 40]
 
 
 def test_the_median_of_the_others_at_the_same_validation_decides(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_the_median_of_the_others_at_the_same_validation_decides(tmp_path: Path)
     said = []
     for step, figure in ((8, 0.2), (16, 0.15), (24, 0.3)):
         trial.report(figure, step=step)
-        said.append(trial.should_end())
+        said.append(trial.should_prune())
     # before the second validation none is ended; at it 0.2 is above 0.1; at the third 0.3 is the
     # best so far, and below 0.5
     assert said == [False, False, True]
@@ -105,6 +105,6 @@ def test_a_run_that_the_study_does_not_wait_for_is_not_pruned(
         read(tmp_path / "journal").tell(1, 0.5)
     else:
         (tmp_path / "journal").unlink()
-    for name, value in link.as_environment().items():
+    for name, value in link.to_environment().items():
         monkeypatch.setenv(name, value)
-    assert LinkedTrial.found() is None
+    assert LinkedTrial.from_environment() is None

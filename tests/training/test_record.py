@@ -15,7 +15,7 @@ from robust_fin.errors import BundleError, NonFiniteError
 from robust_fin.runs.training import load_data
 from robust_fin.training.recovery import record as records
 from robust_fin.training.recovery.checkpoint_files import read_checkpoint
-from robust_fin.training.recovery.record import Record, read_record, rows_of
+from robust_fin.training.recovery.record import StepRecord, last_batch_rows, read_record
 from tests.training.faults import MOMENTS, Fault, fit_with, settings
 from tests.training.test_calls import curve
 
@@ -34,7 +34,7 @@ def feature_fault(engine: str, batches: int) -> Fault:
     return Fault("feature", "nan", "middle", engine, "32-true", batches, "stop")
 
 
-def recorded(fault: Fault, folder: Path, data: BarDataModule) -> Record:
+def recorded(fault: Fault, folder: Path, data: BarDataModule) -> StepRecord:
     with pytest.raises(NonFiniteError) as caught:
         fit_with(fault, folder, data, "trainer.log_every_n_steps=1")
     path = str(caught.value).partition("python -m robust_fin.replay record=")[2].split()[0]
@@ -85,12 +85,12 @@ def test_it_holds_the_rows_of_the_step_and_the_state_before_it(
 
 def test_the_rows_of_a_batch_are_those_that_the_loader_gave() -> None:
     for rank in range(2):
-        order = EpochOrder(100, batch_size=8, seed=3, rank=rank, world=2)
+        order = EpochOrder(100, batch_size=8, seed=3, rank=rank, world_size=2)
         order.set_epoch(4)
         _, steps = order.begin()
         order.next_step = 5
-        assert torch.equal(rows_of(order, batches=1), steps[4])
-        assert torch.equal(rows_of(order, batches=2), steps[3:5].reshape(-1))
+        assert torch.equal(last_batch_rows(order, batches=1), steps[4])
+        assert torch.equal(last_batch_rows(order, batches=2), steps[3:5].reshape(-1))
 
 
 def test_a_step_that_fails_again_has_a_record_of_its_own(

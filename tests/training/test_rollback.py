@@ -11,9 +11,13 @@ from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError, NonFiniteError
 from robust_fin.runs.settings import check_ranges
 from robust_fin.runs.training import load_data
-from robust_fin.training.recovery.checkpoint_files import LAST, WholeCheckpoints, read_checkpoint
+from robust_fin.training.recovery.checkpoint_files import LAST, AtomicCheckpointIO, read_checkpoint
 from robust_fin.training.recovery.checkpoints import BestCheckpoint
-from robust_fin.training.recovery.rollback import kept_states, scale_rate, state_to_go_back_to
+from robust_fin.training.recovery.rollback import (
+    choose_rollback_step,
+    rollback_checkpoints,
+    scale_learning_rate,
+)
 from tests.bars import config
 from tests.training.faults import Fault, fit_with, settings
 from tests.training.test_calls import curve, last_weights
@@ -45,16 +49,16 @@ def data() -> BarDataModule:
 )
 def test_it_goes_back_far_enough(kept: list[int], step: int, at_least: int, wanted: int) -> None:
     files = {one: Path(f"kept_{one}.ckpt") for one in kept}
-    assert state_to_go_back_to(files, step=step, at_least=at_least) == wanted
+    assert choose_rollback_step(files, step=step, at_least=at_least) == wanted
 
 
 def halved(state: Path, folder: Path) -> None:
     """Make the kept state the last.ckpt of a folder, as a run has it after one rollback."""
     kept = read_checkpoint(state)
     kept["stability"] = {**kept["stability"], "rollbacks": 1, "nonfinite_steps": 1}
-    scale_rate(kept, 0.5)
+    scale_learning_rate(kept, 0.5)
     (folder / "checkpoints").mkdir(parents=True)
-    WholeCheckpoints().save_checkpoint(kept, folder / "checkpoints" / LAST)
+    AtomicCheckpointIO().save_checkpoint(kept, folder / "checkpoints" / LAST)
 
 
 @pytest.mark.parametrize("fault", [pytest.param(PLAIN, **LONG), TWO, COMPILED], ids=str)
@@ -147,15 +151,15 @@ def test_two_states_are_kept_and_those_of_another_way_forgotten(
 ) -> None:
     fit_with(None, tmp_path, data, like=PLAIN)
     folder = tmp_path / "checkpoints"
-    assert list(kept_states(folder)) == [9, 12]
+    assert list(rollback_checkpoints(folder)) == [9, 12]
     shutil.copy(folder / "kept_12.ckpt", folder / "kept_900.ckpt")
     fit_with(None, tmp_path, data, "trainer.max_steps=7", like=PLAIN)
-    assert list(kept_states(folder)) == [3, 6]
+    assert list(rollback_checkpoints(folder)) == [3, 6]
 
 
 def test_stop_keeps_nothing_to_go_back_to(tmp_path: Path, data: BarDataModule) -> None:
     fit_with(None, tmp_path, data, "stability.on_nonfinite=stop", like=PLAIN)
-    assert kept_states(tmp_path / "checkpoints") == {}
+    assert rollback_checkpoints(tmp_path / "checkpoints") == {}
 
 
 def test_it_is_drawn(tmp_path: Path, data: BarDataModule) -> None:

@@ -17,10 +17,10 @@ from robust_fin.training.losses import squared
 from robust_fin.training.recovery.guard import (
     StepGuard,
     StepNumbers,
+    check_finite_weights,
     check_precision,
+    is_skipped_by_scaler,
     read_step,
-    require_finite_weights,
-    scaler_skips,
 )
 from tests.training.test_module import batches_of, data, forecaster, net, trainer
 
@@ -69,7 +69,7 @@ def test_only_a_gradient_that_scaling_can_heal_is_left_to_the_scaler(
     numbers: tuple[float, float, list[float]], scale: float | None, skipped: bool
 ) -> None:
     scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
-    assert scaler_skips(StepNumbers(*numbers), scaler) is skipped
+    assert is_skipped_by_scaler(StepNumbers(*numbers), scaler) is skipped
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -92,7 +92,7 @@ def test_the_scaler_is_not_wedged_by_a_gradient_that_overflows(fused: bool) -> N
         norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
         numbers = read_step(loss.detach(), norm, weights)
         if not numbers.finite:
-            assert scaler_skips(numbers, scaler)
+            assert is_skipped_by_scaler(numbers, scaler)
             skipped.append(step)
         nn.utils.clip_grads_with_norm_(weights, 1.0, norm)
         scaler.step(optimizer)
@@ -101,7 +101,7 @@ def test_the_scaler_is_not_wedged_by_a_gradient_that_overflows(fused: bool) -> N
     assert skipped == [0, 1, 70]
     assert [step for step, moved in enumerate(taken) if not moved] == skipped
     assert scaler.get_scale() == 2.0**13
-    require_finite_weights(model, when="at the end")
+    check_finite_weights(model, when="at the end")
 
 
 def half_trainer(init_scale: float, **settings: object) -> L.Trainer:
@@ -133,7 +133,7 @@ def test_fp16_halves_its_scale_where_a_gradient_overflows_and_trains_on() -> Non
     run.fit(module, batches_of(*data()))
     assert module.guard.nonfinite_steps > 0
     assert run.precision_plugin.scaler.get_scale() == 2.0 ** (26 - module.guard.nonfinite_steps)
-    require_finite_weights(module.net, when="at the end")
+    check_finite_weights(module.net, when="at the end")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
@@ -143,7 +143,7 @@ def test_fp16_stops_at_a_feature_that_no_scaling_heals(bad: float) -> None:
     module = forecaster(nn.Sequential(nn.Linear(5, 1), nn.Flatten(0)))
     with pytest.raises(NonFiniteError, match=r"at step \d+, before the weights were changed"):
         half_trainer(2.0**10).fit(module, batches_of(x, target))
-    require_finite_weights(module.net, when="after the stop")
+    check_finite_weights(module.net, when="after the stop")
 
 
 @pytest.mark.parametrize("batches", [1, 2, 3])
@@ -157,7 +157,7 @@ def test_a_bad_row_stops_the_step_it_is_in(precision: str, batches: int) -> None
     module = forecaster(net())
     with pytest.raises(NonFiniteError, match=rf"at step {place // batches}, before"):
         trainer(precision=precision, accumulate_grad_batches=batches).fit(module, loader)
-    require_finite_weights(module.net, when="after the stop")
+    check_finite_weights(module.net, when="after the stop")
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "auto"])

@@ -14,8 +14,8 @@ from robust_fin.runs.training import load_data
 from robust_fin.training import module as modules
 from robust_fin.training.lightning_loop import StepCalls
 from robust_fin.training.recovery.guard import StepNumbers
-from robust_fin.training.recovery.record import Record, read_record
-from robust_fin.training.recovery.replay import Watch, replay, replay_in
+from robust_fin.training.recovery.record import StepRecord, read_record
+from robust_fin.training.recovery.replay import NonFiniteDetector, replay_at_precision, replay_step
 from tests.training.faults import Fault, fit_with, settings
 
 DROPOUT = ("model.dropout=0.3", "schedule.warmup=0")
@@ -37,13 +37,13 @@ def fault(
     return Fault(place, value, "middle", engine, precision, batches, "stop")
 
 
-def recorded(case: Fault, folder: Path, data: BarDataModule, *words: str) -> Record:
+def recorded(case: Fault, folder: Path, data: BarDataModule, *words: str) -> StepRecord:
     with pytest.raises(NonFiniteError):
         fit_with(case, folder, data, *words)
     return read_record(folder / f"nonfinite/step_{case.step}.safetensors")
 
 
-def finite_record(case: Fault, folder: Path, data: BarDataModule, *words: str) -> Record:
+def finite_record(case: Fault, folder: Path, data: BarDataModule, *words: str) -> StepRecord:
     """The record of a sound step, by a guard that takes step 4 for a bad one."""
     read = modules.read_step
 
@@ -77,7 +77,7 @@ def test_a_sound_step_has_the_loss_and_the_norm_that_it_had(
 ) -> None:
     case = fault(engine=engine, precision=precision, batches=batches)
     record = finite_record(case, tmp_path, data, *DROPOUT)
-    found = replay(record)
+    found = replay_step(record)
     assert [one.precision for one in found] == ["64-true", precision]
     tolerance = 1e-5 if precision == "32-true" else 0.1
     for one in found:
@@ -85,7 +85,7 @@ def test_a_sound_step_has_the_loss_and_the_norm_that_it_had(
         assert one.loss == pytest.approx(record.bad.loss, rel=tolerance)
         assert one.gradient_norm == pytest.approx(record.bad.gradient_norm, rel=tolerance)
     other = replace(record, bad=replace(record.bad, rng_state=None, dropout_key=None))
-    masks = replay_in(other, "64-true").gradient_norm
+    masks = replay_at_precision(other, "64-true").gradient_norm
     assert masks != pytest.approx(record.bad.gradient_norm, rel=0.005)
 
 
@@ -97,7 +97,7 @@ def test_a_bad_feature_is_named_with_the_module_that_meets_it(
     engine: str, batches: int, tmp_path: Path, data: BarDataModule
 ) -> None:
     record = recorded(fault(engine=engine, batches=batches), tmp_path, data)
-    (found,) = replay(record)
+    (found,) = replay_step(record)
     assert found.finding is not None
     assert (found.finding.place, found.finding.what) == ("blocks.0.0 (Linear)", "output")
     assert found.finding.rows == found.inputs == (3,)
@@ -108,14 +108,14 @@ def test_a_row_of_a_later_batch_is_counted_from_the_first(
     tmp_path: Path, data: BarDataModule
 ) -> None:
     case = replace(fault("target", "inf", batches=2), moment="last")  # batch 11: the second of two
-    (found,) = replay(recorded(case, tmp_path, data))
+    (found,) = replay_step(recorded(case, tmp_path, data))
     assert found.finding is not None
     assert found.finding.rows in ((256 + 3,), ())
     assert found.inputs == (256 + 3,)
 
 
 def test_an_infinite_target_is_named_at_the_loss(tmp_path: Path, data: BarDataModule) -> None:
-    (found,) = replay(recorded(fault("target", "inf"), tmp_path, data))
+    (found,) = replay_step(recorded(fault("target", "inf"), tmp_path, data))
     assert found.finding is not None
     assert (found.finding.place, found.finding.what) == ("loss", "output")
     assert found.inputs == (3,)
@@ -125,7 +125,7 @@ def test_an_infinite_target_is_named_at_the_loss(tmp_path: Path, data: BarDataMo
 def test_a_bad_weight_is_named_with_its_module(
     engine: str, tmp_path: Path, data: BarDataModule
 ) -> None:
-    (found,) = replay(recorded(fault("weight", engine=engine), tmp_path, data))
+    (found,) = replay_step(recorded(fault("weight", engine=engine), tmp_path, data))
     assert found.weights == ("head.weight",)
     assert found.finding is not None
     assert found.finding.place == "head (Linear)"
@@ -135,7 +135,7 @@ def test_a_bad_weight_is_named_with_its_module(
 def test_what_only_the_precision_of_the_run_overflows_is_found_in_that(
     tmp_path: Path, data: BarDataModule
 ) -> None:
-    first, second = replay(recorded(fault("feature", "1e30"), tmp_path, data))
+    first, second = replay_step(recorded(fault("feature", "1e30"), tmp_path, data))
     assert first.finding is None
     assert first.inputs == ()
     assert second.precision == "32-true"
@@ -151,7 +151,7 @@ def test_a_gradient_that_overflows_alone_is_named_with_its_largest_rows(
     x, net = record.bad.x.clone(), dict(record.bad.net)
     x[17] = 3e4
     net["head.weight"] = net["head.weight"] * 1e17
-    found = replay_in(replace(record, bad=replace(record.bad, x=x, net=net)), "32-true")
+    found = replay_at_precision(replace(record, bad=replace(record.bad, x=x, net=net)), "32-true")
     assert found.finding is not None
     assert found.loss == pytest.approx(found.loss)
     if found.finding.what == "gradient norm":
@@ -160,7 +160,7 @@ def test_a_gradient_that_overflows_alone_is_named_with_its_largest_rows(
 
 def test_a_step_that_would_spoil_a_weight_is_named(tmp_path: Path, data: BarDataModule) -> None:
     record = finite_record(fault(), tmp_path, data, "schedule.warmup=0")
-    found = replay_in(replace(record, bad=replace(record.bad, lr=1e30)), "64-true")
+    found = replay_at_precision(replace(record, bad=replace(record.bad, lr=1e30)), "64-true")
     assert found.finding is not None
     assert found.finding.what == "weight"
     assert found.finding.place.startswith("the optimizer's step of ")
@@ -175,7 +175,7 @@ class Root(nn.Module):
 
 def test_a_gradient_is_named_where_it_stops_being_finite_on_the_way_back() -> None:
     net = nn.Sequential(nn.Linear(2, 2, bias=False), Root(), nn.Linear(2, 1)).double()
-    watch = Watch(net)
+    watch = NonFiniteDetector(net)
     x = torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, 1.0]], dtype=torch.float64)
     watch.seen("loss", net(x).sum()).backward()
     assert watch.finding is not None
@@ -188,7 +188,7 @@ def test_a_gradient_is_named_where_it_stops_being_finite_on_the_way_back() -> No
 
 def test_only_the_first_is_kept() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
-    watch = Watch(net)
+    watch = NonFiniteDetector(net)
     net(torch.tensor([[torch.nan, 1.0]]))
     net(torch.tensor([[torch.inf, 1.0]]))
     assert watch.finding is not None

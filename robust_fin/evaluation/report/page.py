@@ -29,7 +29,7 @@ class PlainTable:
     numbers: bool = True
 
 
-def table_html(table: PlainTable, *, anchor: str) -> str:
+def render_table(table: PlainTable, *, anchor: str) -> str:
     """The table in a box of its own that scrolls where the screen is too narrow.
 
     Args:
@@ -51,7 +51,7 @@ def table_html(table: PlainTable, *, anchor: str) -> str:
     )
 
 
-def words_html(words: Sequence[str]) -> str:
+def render_paragraphs(words: Sequence[str]) -> str:
     """A paragraph each."""
     return "".join(f"<p>{escape(one)}</p>\n" for one in words)
 
@@ -144,7 +144,7 @@ _STYLE: dict[Any, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Plot:
     """Something to look at, and the same in words.
 
     Attributes:
@@ -165,7 +165,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class RenderedPlot:
     """A picture as it is written.
 
     Attributes:
@@ -181,12 +181,12 @@ class Drawn:
     height: int
 
 
-def can_draw() -> bool:
+def has_matplotlib() -> bool:
     """Whether matplotlib is installed; robust-fin[report] brings it."""
     return find_spec("matplotlib") is not None
 
 
-def drawn(picture: Picture) -> Drawn:
+def render_plot(picture: Plot) -> RenderedPlot:
     """The picture as SVG and PNG; the same data give the same bytes."""
     # here, because it may not be installed, and training is not to wait for it
     from matplotlib import rc_context
@@ -199,10 +199,10 @@ def drawn(picture: Picture) -> Drawn:
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
         figure.savefig(png, format="png", facecolor="white", dpi=DPI, metadata={"Software": None})
         width, height = (round(DPI * side) for side in figure.get_size_inches())
-    return Drawn(for_page(svg.getvalue().decode(), picture), png.getvalue(), width, height)
+    return RenderedPlot(for_page(svg.getvalue().decode(), picture), png.getvalue(), width, height)
 
 
-def for_page(svg: str, picture: Picture) -> str:
+def for_page(svg: str, picture: Plot) -> str:
     """The SVG as one element among others: ids of its own, the page's colours, named in words.
 
     Args:
@@ -246,18 +246,18 @@ class Section:
     heading: str
     words: tuple[str, ...] = ()
     tables: tuple[PlainTable, ...] = ()
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Plot, ...] = ()
     folded: Mapping[str, str] = field(default_factory=dict)
 
-    def html(self, drawings: Mapping[str, Drawn]) -> str:
+    def html(self, drawings: Mapping[str, RenderedPlot]) -> str:
         """The section, with those of its pictures that were drawn.
 
         Args:
             drawings: by the name of the picture.
         """
-        parts = [words_html(self.words)]
+        parts = [render_paragraphs(self.words)]
         parts += [
-            table_html(table, anchor=f"{self.name}-table-{place}")
+            render_table(table, anchor=f"{self.name}-table-{place}")
             for place, table in enumerate(self.tables)
         ]
         parts += [_picture(one, drawings.get(one.name)) for one in self.pictures]
@@ -267,10 +267,10 @@ class Section:
         return section_html(self.name, self.heading, "".join(parts))
 
 
-def _picture(picture: Picture, drawn: Drawn | None) -> str:
-    numbers = table_html(picture.numbers, anchor=f"{picture.name}-numbers")
-    if drawn is None:
+def _picture(picture: Plot, render_plot: RenderedPlot | None) -> str:
+    numbers = render_table(picture.numbers, anchor=f"{picture.name}-numbers")
+    if render_plot is None:
         return numbers
     caption = f"<figcaption><strong>{escape(picture.title)}.</strong> {escape(picture.reading)}"
     folded = folded_html(f"{picture.title}: the numbers", numbers)
-    return f"<figure>\n{caption}</figcaption>\n{drawn.svg}\n</figure>\n{folded}"
+    return f"<figure>\n{caption}</figcaption>\n{render_plot.svg}\n</figure>\n{folded}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from robust_fin.evaluation.breakdowns import Calibration, FigureGroup
+from robust_fin.evaluation.breakdowns import Calibration, GroupMetrics
 from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.report.page import COLOURS, HEIGHT, INK, WIDTH, Figure
 from robust_fin.evaluation.significance import SkillPath
@@ -27,7 +27,7 @@ _HEADROOM = 0.12  # share of an axis that one line of a legend takes
 
 
 def draw_groups(
-    figure: Figure, groups: Sequence[FigureGroup], *, whole: Interval, along: str
+    figure: Figure, groups: Sequence[GroupMetrics], *, whole: Interval, along: str
 ) -> None:
     """Rank IC of each group with its interval, and that of all rows as a band.
 

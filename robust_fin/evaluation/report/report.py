@@ -11,13 +11,13 @@ import pandas as pd
 import yaml  # type: ignore[import-untyped]
 
 from robust_fin.evaluation.report.page import (
-    Drawn,
     PlainTable,
+    RenderedPlot,
     Section,
-    can_draw,
-    drawn,
+    has_matplotlib,
     page_html,
-    words_html,
+    render_paragraphs,
+    render_plot,
 )
 from robust_fin.evaluation.report.sections import (
     calibration_section,
@@ -28,10 +28,10 @@ from robust_fin.evaluation.report.sections import (
     path_section,
     training_section,
 )
-from robust_fin.evaluation.significance import NET, Judgement, models_of
-from robust_fin.evaluation.tensorboard.dashboard import FOLDER, show_in_tensorboard, shown_of
+from robust_fin.evaluation.significance import NET, Judgement, rows_by_model
+from robust_fin.evaluation.tensorboard.dashboard import FOLDER, shown_of, write_dashboard
 from robust_fin.evaluation.tensorboard.event_files import Stages, read_curves
-from robust_fin.evaluation.verdict import has_skill, number, verdict
+from robust_fin.evaluation.verdict import format_number, has_skill, verdict
 
 
 def rows_section(ledger: Mapping[str, Any]) -> Section:
@@ -59,7 +59,7 @@ def rows_section(ledger: Mapping[str, Any]) -> Section:
         "Every row that came in is in a span, or dropped for one reason", columns, body
     )
     first = next(iter(folds.values()))
-    noticed = [[name, number(value)] for name, value in first["reports"].items()]
+    noticed = [[name, format_number(value)] for name, value in first["reports"].items()]
     seen = PlainTable("Noticed, and left as it was", ("", "value"), noticed)
     return Section("rows", "Row ledger", (), (found, seen) if noticed else (found,))
 
@@ -173,9 +173,9 @@ def write_report(
         notes: paragraphs under the verdict, such as how many trials there were.
     """
     folder = RunFolder.read(run)
-    models = models_of(predictions[predictions["outcome"].notna()])
+    models = rows_by_model(predictions[predictions["outcome"].notna()])
     sections = report_sections(folder, models, found, metrics)
-    drawings = drawings_of(sections) if pictures and can_draw() else {}
+    drawings = drawings_of(sections) if pictures and has_matplotlib() else {}
     page = report_page(folder, models[NET], found, sections, drawings=drawings, notes=notes)
     unfinished = run / f"{REPORT}.part"
     unfinished.write_text(page, encoding="utf-8")
@@ -188,7 +188,7 @@ def write_report(
         curves=folder.curves,
         texts=folder.texts(),
     )
-    show_in_tensorboard(run / FOLDER, shown)
+    write_dashboard(run / FOLDER, shown)
     return run / REPORT
 
 
@@ -219,9 +219,9 @@ def report_sections(
     ]
 
 
-def drawings_of(sections: Sequence[Section]) -> dict[str, Drawn]:
+def drawings_of(sections: Sequence[Section]) -> dict[str, RenderedPlot]:
     """Every picture, by its name."""
-    return {picture.name: drawn(picture) for one in sections for picture in one.pictures}
+    return {picture.name: render_plot(picture) for one in sections for picture in one.pictures}
 
 
 def report_page(
@@ -230,7 +230,7 @@ def report_page(
     found: Judgement,
     sections: Sequence[Section],
     *,
-    drawings: Mapping[str, Drawn],
+    drawings: Mapping[str, RenderedPlot],
     notes: Sequence[str],
 ) -> str:
     """The HTML.
@@ -258,15 +258,15 @@ def report_page(
     header = (
         f'<p class="kind">{escape(name)}, {escape(folder.name)}</p>\n<h1>{said}</h1>\n'
         f'<p class="verdict">{escape(verdict(found))}</p>\n'
-        f'<p class="facts">{escape(facts)}</p>\n{words_html(notes)}'
+        f'<p class="facts">{escape(facts)}</p>\n{render_paragraphs(notes)}'
     )
-    missing = [] if drawings else [NO_PICTURES if can_draw() else NO_MATPLOTLIB]
+    missing = [] if drawings else [NO_PICTURES if has_matplotlib() else NO_MATPLOTLIB]
     return page_html(
         title=f"{said}: {name}, {folder.name}",
         header=header,
         kind=kind,
         contents=[(one.name, one.heading) for one in sections],
-        main=words_html(missing) + "".join(one.html(drawings) for one in sections),
+        main=render_paragraphs(missing) + "".join(one.html(drawings) for one in sections),
         footer="<p>Written by robust_fin; it holds all it shows, and runs no script.</p>\n",
     )
 

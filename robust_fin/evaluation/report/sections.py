@@ -13,11 +13,11 @@ from robust_fin.evaluation.breakdowns import (
     LEAST_DATES,
     Calibration,
     Edge,
-    FigureGroup,
+    GroupMetrics,
     by_hour,
     by_month,
 )
-from robust_fin.evaluation.report.page import Picture, PlainTable, Section
+from robust_fin.evaluation.report.page import PlainTable, Plot, Section
 from robust_fin.evaluation.report.plots import (
     draw_calibration,
     draw_groups,
@@ -35,7 +35,13 @@ from robust_fin.evaluation.significance import (
     skill_path,
 )
 from robust_fin.evaluation.tensorboard.event_files import Curve, Stages
-from robust_fin.evaluation.verdict import number, percent, plain, share, spoken
+from robust_fin.evaluation.verdict import (
+    format_interval,
+    format_number,
+    format_percent,
+    format_percent_interval,
+    model_label,
+)
 
 Models = Mapping[str, pd.DataFrame]
 _SPAN_ROWS = ("loss", "loss_trivial", "skill", "skill_squared", "mae", "mae_trivial", "rank_ic")
@@ -52,19 +58,23 @@ def models_section(found: Judgement, metrics: Mapping[str, Any]) -> Section:
     every = {NET: found.net, **found.baselines}
     rows = [
         [
-            spoken(name),
-            percent(one.skill),
-            plain(one.rank_ic),
-            plain(one.daily_ic),
-            plain(one.icir, digits=3),
-            plain(one.hit_rate),
+            model_label(name),
+            format_percent_interval(one.skill),
+            format_interval(one.rank_ic),
+            format_interval(one.daily_ic),
+            format_interval(one.icir, digits=3),
+            format_interval(one.hit_rate),
         ]
         for name, one in every.items()
     ]
     columns = ("model", "skill over the constant", "rank IC", "daily IC", "ICIR", "hit rate")
     caption = f"Test span, {found.net.dates:,} trading dates: estimates with 95 % intervals"
     less = [
-        [f"net less {spoken(name)}", percent(one.skill), plain(one.rank_ic)]
+        [
+            f"net less {model_label(name)}",
+            format_percent_interval(one.skill),
+            format_interval(one.rank_ic),
+        ]
         for name, one in found.against.items()
     ]
     paired = PlainTable(
@@ -95,9 +105,9 @@ def spans_table(metrics: Mapping[str, Any]) -> PlainTable:
     prefixes = ["val", "test", *(f"baseline/{name}" for name in baselines)]
     rows = []
     for name in _SPAN_ROWS:
-        set_as = share if name.startswith("skill") else number
+        set_as = format_percent if name.startswith("skill") else format_number
         rows.append([name, *(set_as(metrics.get(f"{prefix}/{name}")) for prefix in prefixes)])
-    columns = ["", "net, val", "net, test", *(f"{spoken(one)}, test" for one in baselines)]
+    columns = ["", "net, val", "net, test", *(f"{model_label(one)}, test" for one in baselines)]
     return PlainTable("Losses, span by span (choices saw val alone)", columns, rows)
 
 
@@ -125,13 +135,19 @@ def group_section(
     name: str,
     heading: str,
     along: str,
-    groups: Mapping[str, Sequence[FigureGroup]],
+    groups: Mapping[str, Sequence[GroupMetrics]],
     found: Judgement,
 ) -> Section:
     """The groups of one kind, drawn and in numbers."""
     own = groups[name]
     rows = [
-        [one.name, f"{one.rows:,}", f"{one.dates:,}", plain(one.rank_ic), percent(one.skill)]
+        [
+            one.name,
+            f"{one.rows:,}",
+            f"{one.dates:,}",
+            format_interval(one.rank_ic),
+            format_percent_interval(one.skill),
+        ]
         for one in own
     ]
     table = PlainTable(
@@ -140,8 +156,8 @@ def group_section(
         rows,
     )
     whole = found.net.rank_ic
-    seen = f"{seen_groups(own)} All rows: {plain(whole)}."
-    picture = Picture(
+    seen = f"{seen_groups(own)} All rows: {format_interval(whole)}."
+    picture = Plot(
         name,
         heading,
         "Dots are estimates, strokes their 95 % intervals; the dashed line is the rank IC of all "
@@ -155,7 +171,7 @@ def group_section(
     return Section(name, heading, (seen,), pictures=(picture,))
 
 
-def seen_groups(groups: Sequence[FigureGroup]) -> str:
+def seen_groups(groups: Sequence[GroupMetrics]) -> str:
     """Where the rank ICs of groups lie, in numbers."""
     known = [one for one in groups if not math.isnan(one.rank_ic.estimate)]
     if not known:
@@ -177,8 +193,8 @@ def calibration_section(found: Calibration) -> Section:
             str(place),
             f"{one.rows:,}",
             f"{one.score:.4f}",
-            plain(one.target),
-            plain(one.outcome_bp, digits=3),
+            format_interval(one.target),
+            format_interval(one.outcome_bp, digits=3),
         ]
         for place, one in enumerate(found.deciles, start=1)
     ]
@@ -186,14 +202,14 @@ def calibration_section(found: Calibration) -> Section:
     seen = (
         f"From the lowest to the highest of {len(found.deciles)} groups the mean forecast goes "
         f"from {first.score:.4f} to {last.score:.4f}, the realised rank from "
-        f"{plain(first.target)} to {plain(last.target)}; mean distance {found.error:.4f}."
+        f"{format_interval(first.target)} to {format_interval(last.target)}; mean distance {found.error:.4f}."  # noqa: E501
     )
     table = PlainTable(
         "Deciles of the forecast, lowest first, with 95 % intervals",
         ("decile", "rows", "mean forecast", "mean realised rank", "mean outcome, bp"),
         rows,
     )
-    picture = Picture(
+    picture = Plot(
         "calibration",
         "Calibration by decile of the forecast",
         "On the dashed diagonal forecasts mean what they say; flatter than it, they say too much.",
@@ -209,8 +225,10 @@ def path_section(models: Models) -> Section:
     path = skill_path(models)
     last = {name: float(saved[-1]) for name, saved in path.saved.items()}
     shown = drawn_models(path)
-    left_out = [f"{spoken(name)} ({share(last[name])})" for name in last if name not in shown]
-    ends = "; ".join(f"{spoken(name)} {share(value)}" for name, value in last.items())
+    left_out = [
+        f"{model_label(name)} ({format_percent(last[name])})" for name in last if name not in shown
+    ]
+    ends = "; ".join(f"{model_label(name)} {format_percent(value)}" for name, value in last.items())
     seen = f"Saved by the last date, {path.dates[-1].astype('datetime64[D]')}: {ends}."
     reading = "A line that rises saves loss against the constant; a flat one does not."
     if left_out:
@@ -218,22 +236,22 @@ def path_section(models: Models) -> Section:
     rows = [
         [
             str(path.dates[place].astype("datetime64[D]")),
-            *(share(float(saved[place])) for saved in path.saved.values()),
+            *(format_percent(float(saved[place])) for saved in path.saved.values()),
         ]
         for place in path.month_ends()
     ]
     table = PlainTable(
         "Share of the constant's loss saved up to the last date of each month",
-        ("trading date", *(spoken(name) for name in path.saved)),
+        ("trading date", *(model_label(name) for name in path.saved)),
         rows,
     )
-    picture = Picture(
+    picture = Plot(
         "path",
         "Skill over time",
         reading,
         seen,
         table,
-        partial(draw_path, path=path, shown={name: spoken(name) for name in shown}),
+        partial(draw_path, path=path, shown={name: model_label(name) for name in shown}),
     )
     return Section("path", "Skill over time", (seen,), pictures=(picture,))
 
@@ -253,7 +271,8 @@ def edge_section(found: Edge) -> Section:
         "a trade on either side": (found.trade_bp, found.trade_ticks),
     }
     rows = [
-        [name, plain(bp, digits=3), plain(ticks, digits=3)] for name, (bp, ticks) in named.items()
+        [name, format_interval(bp, digits=3), format_interval(ticks, digits=3)]
+        for name, (bp, ticks) in named.items()
     ]
     if math.isnan(found.half_spread_ticks):
         cost = "What a tick is and costs is not known of these contracts."
@@ -289,7 +308,7 @@ def training_section(stages: Stages, metrics: Mapping[str, Any], *, clip: float 
         metrics: of the run.
         clip: gradient norm above which a step is clipped; None where none is.
     """
-    rows = [[name, number(metrics[name])] for name in _RUN_ROWS if name in metrics]
+    rows = [[name, format_number(metrics[name])] for name in _RUN_ROWS if name in metrics]
     facts = PlainTable("The training in figures", ("", "value"), rows)
     parts = [_losses(stages, metrics), _norms(stages, clip)]
     made = [one for one in parts if one is not None]
@@ -303,7 +322,7 @@ def training_section(stages: Stages, metrics: Mapping[str, Any], *, clip: float 
     )
 
 
-def _losses(stages: Stages, metrics: Mapping[str, Any]) -> Picture | None:
+def _losses(stages: Stages, metrics: Mapping[str, Any]) -> Plot | None:
     """Objective and val loss of the fit that choices were made on."""
     own = stages.get("", {})
     curves, trivial = {}, {}
@@ -321,7 +340,7 @@ def _losses(stages: Stages, metrics: Mapping[str, Any]) -> Picture | None:
         return None
     seen = " ".join(_seen_loss(name, curve, trivial.get(name)) for name, curve in curves.items())
     named = curves | {f"{name}, constant": curve for name, curve in trivial.items()}
-    return Picture(
+    return Plot(
         "losses",
         "Loss against the constant's",
         "Below the dashed line the net is better than a constant: on train the better of median "
@@ -343,7 +362,7 @@ def _seen_loss(name: str, curve: Curve, trivial: Curve | None) -> str:
     )
 
 
-def _norms(stages: Stages, clip: float | None) -> Picture | None:
+def _norms(stages: Stages, clip: float | None) -> Plot | None:
     """Gradient norms of every stage; of a population the mean and the largest member's."""
     curves = {}
     for stage, own in stages.items():
@@ -358,7 +377,7 @@ def _norms(stages: Stages, clip: float | None) -> Picture | None:
         f"{np.nanmax(values):.4g}"
         + ("; none was clipped by norm." if clip is None else f"; clipped above {clip:g}.")
     )
-    return Picture(
+    return Plot(
         "norms",
         "Gradient norms",
         "Norm of the whole gradient before clipping, on a logarithmic scale; of a population the "
@@ -395,13 +414,13 @@ def members_section(
     frozen = sum(one.get("frozen_at") is not None for one in members)
     skills, ics = spread["skill"], spread["rank_ic"]
     seen = (
-        f"{len(members)} members, {frozen} frozen. Skill on test from {share(float(skills.min()))} "
-        f"to {share(float(skills.max()))}, of their mean forecast {share(metrics['test/skill'])}; "
+        f"{len(members)} members, {frozen} frozen. Skill on test from {format_percent(float(skills.min()))} "  # noqa: E501
+        f"to {format_percent(float(skills.max()))}, of their mean forecast {format_percent(metrics['test/skill'])}; "  # noqa: E501
         f"rank IC from {ics.min():.4f} to {ics.max():.4f}, of the mean forecast "
-        f"{number(metrics['test/rank_ic'])}."
+        f"{format_number(metrics['test/rank_ic'])}."
     )
     scaled = {"skill": 100.0, "rank_ic": 1.0}
-    picture = Picture(
+    picture = Plot(
         "members",
         "Spread of the members",
         "Bars count members, each stroke below is one; the dashed line is their mean forecast.",
@@ -424,7 +443,7 @@ def spread_table(members: Sequence[Mapping[str, Any]]) -> PlainTable:
             values = member_values(members, f"{span}/{name}")
             if values.size < 2:
                 continue
-            set_as = share if name == "skill" else number
+            set_as = format_percent if name == "skill" else format_number
             low, middle, high = np.percentile(values, [2.5, 50, 97.5])
             shown = (
                 values.mean(),

@@ -30,7 +30,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import (
     SessionStartInfo,
 )
 
-from robust_fin.evaluation.report.page import Drawn
+from robust_fin.evaluation.report.page import RenderedPlot
 from robust_fin.evaluation.significance import NET, Judgement
 from robust_fin.evaluation.tensorboard.event_files import OURS, Stages, Value, event_files
 from robust_fin.evaluation.verdict import verdict
@@ -44,7 +44,7 @@ _OTHERS = ("fit_seconds", "steps_per_second", "nonfinite_steps", "rollbacks")
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class DashboardContent:
     """What goes beside the curves; every tag begins with report/.
 
     Attributes:
@@ -59,11 +59,11 @@ class Shown:
     levels: Mapping[str, float] = field(default_factory=dict)
     last_step: int = 0
     texts: Mapping[str, str] = field(default_factory=dict)
-    drawings: Mapping[str, Drawn] = field(default_factory=dict)
+    drawings: Mapping[str, RenderedPlot] = field(default_factory=dict)
     spreads: Mapping[str, Float[np.ndarray, " values"]] = field(default_factory=dict)
 
 
-def show_in_tensorboard(folder: Path, shown: Shown, *, failed: bool = False) -> None:
+def write_dashboard(folder: Path, shown: DashboardContent, *, failed: bool = False) -> None:
     """Write beside the curves, in place of what was written there before, and end the session.
 
     Args:
@@ -114,10 +114,10 @@ def shown_of(
     net: pd.DataFrame,
     *,
     metrics: Mapping[str, Any],
-    drawings: Mapping[str, Drawn],
+    drawings: Mapping[str, RenderedPlot],
     curves: Stages,
     texts: Mapping[str, str],
-) -> Shown:
+) -> DashboardContent:
     """What a finished run shows.
 
     Args:
@@ -131,7 +131,7 @@ def shown_of(
     own = curves.get("", {})
     scores = net["score"].to_numpy(dtype=np.float64)
     scores = scores[np.isfinite(scores)]
-    return Shown(
+    return DashboardContent(
         levels={**model_figures(found), **run_figures(metrics)},
         last_step=max((int(one.steps[-1]) for one in own.values()), default=0),
         texts={"verdict": verdict(found), **texts},

@@ -25,7 +25,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import (
 from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from robust_fin.evaluation.report.page import Drawn
+from robust_fin.evaluation.report.page import RenderedPlot
 
 Value = Any  # a Summary.Value: one point of one tag
 BUCKETS = 60  # of a histogram
@@ -70,7 +70,7 @@ def layout_value(tag: str, layout: bytes) -> Value:
     return Summary.Value(tag=tag, metadata=_of_plugin("custom_scalars"), tensor=_string(layout))
 
 
-def image(tag: str, drawn: Drawn) -> Value:
+def image(tag: str, drawn: RenderedPlot) -> Value:
     """A picture."""
     return Summary.Value(
         tag=tag,

@@ -11,9 +11,9 @@ from robust_fin.evaluation.report.report import config_text
 from robust_fin.evaluation.tensorboard.dashboard import (
     FIRST,
     FOLDER,
-    Shown,
+    DashboardContent,
     forget_end,
-    show_in_tensorboard,
+    write_dashboard,
 )
 from robust_fin.evaluation.tensorboard.event_files import OURS
 from robust_fin.runtime.rank_info import is_first
@@ -25,7 +25,7 @@ _LOGGER = "TensorBoardLogger"
 _FINISHED = "metrics.json"
 
 
-def open_session(run: Path, *, members: bool) -> None:
+def start_session(run: Path, *, members: bool) -> None:
     """Write the charts' layout and the settings of a run that begins or goes on.
 
     In a file of its own, so that a run which fails, or is killed, is there with its settings.
@@ -50,7 +50,7 @@ def open_session(run: Path, *, members: bool) -> None:
     write_events(folder / _FILE, {_BEFORE_STEP: [layout(members=members), *start]})
 
 
-class failure_shown(contextlib.AbstractContextManager[None]):  # noqa: N801
+class mark_failure(contextlib.AbstractContextManager[None]):  # noqa: N801
     """Mark a run that ends early as failed, with its reason and its config.
 
     A run that was interrupted goes on, and stays open. A resume that was refused changed nothing,
@@ -79,7 +79,7 @@ class failure_shown(contextlib.AbstractContextManager[None]):  # noqa: N801
         texts = {"failure": f"{type(error).__name__}: {error}"}
         if config.is_file():
             texts["config"] = config_text(config.read_text(encoding="utf-8"))
-        show_in_tensorboard(self.run / FOLDER, Shown(texts=texts), failed=True)
+        write_dashboard(self.run / FOLDER, DashboardContent(texts=texts), failed=True)
 
 
 def read_overrides(run: Path) -> list[str]:

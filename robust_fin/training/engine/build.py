@@ -180,7 +180,7 @@ def trainer_settings(config: DictConfig, plan: CallPlan) -> dict[str, object]:
     asked = config.trainer.val_check_interval
     return {
         "limit_train_batches": None,  # the plan has the limit
-        "val_check_interval": None if asked is None else plan.calls_a_validation,
+        "val_check_interval": None if asked is None else plan.calls_per_validation,
         "gradient_clip_val": None,  # the compiled step clips
         "gradient_clip_algorithm": None,
     }

@@ -26,7 +26,7 @@ from robust_fin.training.engine.step_state import (
     step_scalars,
 )
 from robust_fin.training.engine.trace import LoopInputs, check_step, trace_step
-from robust_fin.training.losses import require_same_shape
+from robust_fin.training.losses import check_same_shape
 
 __all__ = ["StepLoop", "StepResult", "StepSettings", "StepState", "TrainingStep"]
 
@@ -138,7 +138,7 @@ class TrainingStep:
     def _judged(self, score: Tensor, target: Tensor, setting: list[Tensor]) -> Tensor:
         """The loss of raw scores; one that would broadcast is refused when the step is traced."""
         forecast = self.link(score)
-        require_same_shape(forecast, target)
+        check_same_shape(forecast, target)
         return self.loss(forecast, target, *setting)
 
     def check(self, inputs: LoopInputs) -> None:
@@ -237,7 +237,7 @@ class StepLoop:
         fixed = (*self._optional(loss_setting, dropout), *state.constants)
         inputs = LoopInputs(state.vectors, moving, (x, target), fixed)
         loss, norm = self._library.run(inputs, rows=rows)
-        bad = None if bool(state.alive) else first_bad(loss, norm)
+        bad = None if bool(state.alive) else first_nonfinite_step(loss, norm)
         state.count += len(rows) if bad is None else bad
         return StepResult(loss, norm, bad)
 
@@ -271,12 +271,12 @@ class StepLoop:
         )
 
 
-def first_bad(loss: Float[Tensor, " steps"], norm: Float[Tensor, " steps"]) -> int:
+def first_nonfinite_step(loss: Float[Tensor, " steps"], norm: Float[Tensor, " steps"]) -> int:
     """First step that is not finite; 0 where none is, as the state came in frozen."""
     return int((~(loss.isfinite() & norm.isfinite())).int().argmax())
 
 
-def points_due(first: int, count: int, *, every: int) -> range:
+def steps_to_log(first: int, count: int, *, every: int) -> range:
     """Which steps draw a point of the curves, as numbers from `first` on.
 
     Args:

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from robust_fin.data.datamodule import BarDataModule, MemberSet, PopulationData
+from robust_fin.data.datamodule import BarDataModule, MemberData, PopulationDataModule
 from robust_fin.errors import ConfigError, NonFiniteError
 from robust_fin.runtime.terminal import progress_seconds
 from robust_fin.training.assembly import (
@@ -71,7 +71,7 @@ def fit_population(
     """
     check_trainer(config, what="a population", processes=True)
     check_validation(config)
-    module = make_population(config, [MemberSet.of(one) for one in folds], plan)
+    module = make_population(config, [MemberData.from_datamodule(one) for one in folds], plan)
     has_val = any(len(one.val.target) for one in module.sets)
     last = LastCheckpoint(plan.checkpoints, every_n_steps=config.checkpoint.every_n_steps)
     settings = trainer_settings(config, module.pace.plan)
@@ -85,7 +85,7 @@ def fit_population(
         has_val=has_val,
         settings=settings,
     )
-    data = PopulationData(module.sets, module.pace.plan)
+    data = PopulationDataModule(module.sets, module.pace.plan)
     began, first = time.perf_counter(), steps_in(plan.resume_path)
     trainer.fit(module, data, ckpt_path=plan.resume_path, weights_only=True)
     seconds = time.perf_counter() - began
@@ -109,7 +109,7 @@ def check_optimizer(config: DictConfig, net: nn.Module) -> None:
 
 
 def make_population(
-    config: DictConfig, sets: Sequence[MemberSet], plan: FitPlan
+    config: DictConfig, sets: Sequence[MemberData], plan: FitPlan
 ) -> PopulationForecaster:
     """The LightningModule of the members that the config asks for.
 
@@ -193,7 +193,7 @@ def member_engine(
 def make_pace(
     config: DictConfig,
     members: Sequence[Member],
-    sets: Sequence[MemberSet],
+    sets: Sequence[MemberData],
     *,
     limits: Sequence[int] | None,
 ) -> MemberPace:

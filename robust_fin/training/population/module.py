@@ -13,13 +13,17 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from robust_fin.bundle.predictions import Nets, SpanForecast, spread
-from robust_fin.data.datamodule import MemberSet, Window
+from robust_fin.bundle.predictions import Nets, SpanForecast, member_spread
+from robust_fin.data.datamodule import MemberData, StepWindow
 from robust_fin.errors import NonFiniteError
 from robust_fin.metrics import Yardstick
 from robust_fin.runtime.rank_info import all_gather, global_rank, is_distributed, world_size
-from robust_fin.training.engine.steps import StepResult, points_due
-from robust_fin.training.lightning_loop import count_steps, steps_left, translate_loops
+from robust_fin.training.engine.steps import StepResult, steps_to_log
+from robust_fin.training.lightning_loop import (
+    add_optimizer_steps,
+    convert_loop_counts,
+    limit_to_max_steps,
+)
 from robust_fin.training.module import Link
 from robust_fin.training.population.members import NEVER, Member, MemberStates
 from robust_fin.training.population.steps import MemberEngine, MemberPace
@@ -52,7 +56,7 @@ class MemberCurves:
         """
         if not results or not loggers:
             return
-        for at in points_due(first, count, every=every):
+        for at in steps_to_log(first, count, every=every):
             point = _point(results, at, count)
             for logger in loggers:
                 logger.log_metrics(point, step=first + at)
@@ -95,7 +99,7 @@ class PopulationForecaster(L.LightningModule):
         members: Sequence[Member],
         *,
         states: MemberStates,
-        sets: Sequence[MemberSet],
+        sets: Sequence[MemberData],
         link: Link,
         engine: MemberEngine,
         pace: MemberPace,
@@ -124,12 +128,12 @@ class PopulationForecaster(L.LightningModule):
         """A mean over the epoch starts afresh."""
         self.objective.reset()
 
-    def training_step(self, batch: Window, batch_idx: int) -> None:  # noqa: ARG002
+    def training_step(self, batch: StepWindow, batch_idx: int) -> None:  # noqa: ARG002
         """A window of steps for every living member."""
         window = self._cut(batch)
         first, count = self.global_step, window.stop - window.start
         results = self._run(window)
-        count_steps(self.trainer.fit_loop, count)
+        add_optimizer_steps(self.trainer.fit_loop, count)
         self._report_frozen(results, first)
         for k, one in results.items():
             self.states.note_norms(k, one.gradient_norm[: one.first_bad])
@@ -154,14 +158,14 @@ class PopulationForecaster(L.LightningModule):
             train_mean=one.train_mean,
         )
         nets = self._nets(self.states.weights, members, one)
-        found = SpanForecast.of(nets, one.val.x, yardstick, keep=0)
+        found = SpanForecast.score(nets, one.val.x, yardstick, keep=0)
         for member, figures in zip(members, found.members, strict=True):
             if not self.trainer.sanity_checking:
                 self.states.keep_better(member, self.sign * figures[self.monitor])
         self._forecasts[batch] = found.forecast.score
         for name, value in yardstick.figures(found.forecast.score).items():
             self.log(f"val/{name}", value, prog_bar=name == "skill", batch_size=1)
-        for name, value in spread(found.members).items():
+        for name, value in member_spread(found.members).items():
             self.log(f"members/val/{name}", value, batch_size=1)
 
     def on_fit_end(self) -> None:
@@ -171,13 +175,13 @@ class PopulationForecaster(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the counts of windows."""
-        translate_loops(checkpoint, calls_done=self.pace.plan.calls_done)
+        convert_loop_counts(checkpoint, completed_calls=self.pace.plan.completed_calls)
 
     def nets(self, members: Sequence[int], *, data: int) -> Nets:
         """Some members of one data set, with the weights that count."""
         return self._nets(self.states.best, members, self.sets[data])
 
-    def _nets(self, flat: Tensor, members: Sequence[int], data: MemberSet) -> Nets:
+    def _nets(self, flat: Tensor, members: Sequence[int], data: MemberData) -> Nets:
         stack = self.states.stack(flat, members)
         return Nets(self.architecture, self.link, data.to_rank, stack)
 
@@ -200,12 +204,12 @@ class PopulationForecaster(L.LightningModule):
     def _living(self) -> list[int]:
         return torch.nonzero(self.states.living())[:, 0].tolist()
 
-    def _cut(self, window: Window) -> Window:
+    def _cut(self, window: StepWindow) -> StepWindow:
         """Up to max_steps; the other steps are given back to the loader."""
-        count = steps_left(self.trainer, window.stop - window.start)
+        count = limit_to_max_steps(self.trainer, window.stop - window.start)
         return window._replace(stop=window.start + count)
 
-    def _run(self, window: Window) -> dict[int, StepResult]:
+    def _run(self, window: StepWindow) -> dict[int, StepResult]:
         """Results of the living members; blocks of members go to the threads."""
         self.pace.enter(window.epoch)
         blocks = self._blocks(window)
@@ -226,7 +230,7 @@ class PopulationForecaster(L.LightningModule):
             found |= {k: one for k, one in part.items() if k in living}
         return self._merged(found)
 
-    def _blocks(self, window: Window) -> list[Sequence[int]]:
+    def _blocks(self, window: StepWindow) -> list[Sequence[int]]:
         """Members of this process that are taken together, at least one of them living.
 
         A frozen one keeps its place: the last bits of the others depend on how many they are.
@@ -246,7 +250,7 @@ class PopulationForecaster(L.LightningModule):
             self.states.take(k, state)
         return {k: found[k][1] for k in sorted(found)}
 
-    def _settle(self, block: Sequence[int], window: Window) -> None:
+    def _settle(self, block: Sequence[int], window: StepWindow) -> None:
         """Let the engine measure, once and alone."""
         states = [self.states.state(k) for k in block]
         self.engine.settle(states, [self.pace.work(k, window) for k in block])

@@ -14,10 +14,15 @@ from torch import Tensor
 from torch.func import vmap
 
 from robust_fin.data.batches import CallPlan, EpochOrder
-from robust_fin.data.datamodule import MemberOrders, MemberSet, Window
+from robust_fin.data.datamodule import MemberData, MemberOrders, StepWindow
 from robust_fin.training.engine.loop_library import LoopLibrary
 from robust_fin.training.engine.step_state import step_keys, step_scalars
-from robust_fin.training.engine.steps import StepLoop, StepResult, TrainingStep, first_bad
+from robust_fin.training.engine.steps import (
+    StepLoop,
+    StepResult,
+    TrainingStep,
+    first_nonfinite_step,
+)
 from robust_fin.training.engine.trace import LoopInputs, trace_step
 from robust_fin.training.population.members import Member, MemberState
 
@@ -237,7 +242,7 @@ def stored(
     results = []
     for number, state in enumerate(states):
         torch._foreach_copy_(list(state.vectors), [one[number] for one in carry])
-        bad = None if bool(state.alive) else first_bad(loss[number], norm[number])
+        bad = None if bool(state.alive) else first_nonfinite_step(loss[number], norm[number])
         state.count += loss.shape[1] if bad is None else bad
         results.append(StepResult(loss[number], norm[number], bad))
     return results
@@ -266,7 +271,7 @@ class MemberPace:
     def __init__(
         self,
         members: Sequence[Member],
-        sets: Sequence[MemberSet],
+        sets: Sequence[MemberData],
         *,
         batch_size: int,
         epoch_steps: Sequence[int],
@@ -289,7 +294,7 @@ class MemberPace:
         self._orders.enter(epoch)
         self._factors = {}
 
-    def span(self, member: int, window: Window) -> tuple[int, int]:
+    def span(self, member: int, window: StepWindow) -> tuple[int, int]:
         """First step of a member's epoch in the window, and the step after its last."""
         own, whole = self._epoch_steps[self.members[member].data], self.plan.steps
         start, stop = (own * step // whole for step in (window.start, window.stop))
@@ -299,7 +304,7 @@ class MemberPace:
         return start, stop
 
     def blocks(
-        self, members: Sequence[int], window: Window, *, size: int
+        self, members: Sequence[int], window: StepWindow, *, size: int
     ) -> Iterator[Sequence[int]]:
         """Members with steps in the window, in blocks of one data set and number of steps."""
 
@@ -312,7 +317,7 @@ class MemberPace:
             group = list(some)
             yield from (group[first : first + size] for first in range(0, len(group), size))
 
-    def work(self, member: int, window: Window) -> MemberWork:
+    def work(self, member: int, window: StepWindow) -> MemberWork:
         """What one member does in the window."""
         settings = self.members[member]
         one, (start, stop) = self.sets[settings.data], self.span(member, window)

@@ -18,6 +18,7 @@ from robust_fin.bundle.folder import provenance, read_config, read_provenance
 from robust_fin.errors import ConfigError, ResumeError
 from robust_fin.market.schema import BarFacts
 from robust_fin.runtime.atomic_files import remove_partial_files, write_atomic
+from robust_fin.training.lightning_loop import epochs_done
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class DamagedCheckpointError(ResumeError):
     """A checkpoint that is not what was written."""
 
 
-class WholeCheckpoints(CheckpointIO):
+class AtomicCheckpointIO(CheckpointIO):
     """How the Trainer reads and writes checkpoints, last.ckpt and best.ckpt alike."""
 
     def save_checkpoint(
@@ -50,7 +51,7 @@ class WholeCheckpoints(CheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         previous = path.with_name(PREVIOUS) if path.name == LAST else None
-        write_atomic(path, sealed(checkpoint), previous=previous)
+        write_atomic(path, checkpoint_bytes(checkpoint), previous=previous)
 
     def load_checkpoint(
         self,
@@ -66,7 +67,7 @@ class WholeCheckpoints(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def sealed(checkpoint: dict[str, Any]) -> bytes:
+def checkpoint_bytes(checkpoint: dict[str, Any]) -> bytes:
     """The bytes of a checkpoint, with their checksum as the comment of the archive."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
@@ -96,12 +97,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return found
 
 
-def seal(path: Path) -> str:
+def checkpoint_checksum(path: Path) -> str:
     """What tells a checkpoint from every other one."""
     return path.read_bytes()[-_SEAL_BYTES:].decode("ascii", "replace")
 
 
-def mend(folder: Path) -> None:
+def restore_last_checkpoint(folder: Path) -> None:
     """Make last.ckpt the newest whole checkpoint of a folder, saying so where it was not.
 
     Raises:
@@ -160,7 +161,7 @@ _BARS = ("data_sha256", "data", "rows_in", "first_bar", "last_bar")
 _SHOWN = 5  # differences in a message
 
 
-def lineage(run: Path, stage: Path) -> dict[str, Any]:
+def run_origin(run: Path, stage: Path) -> dict[str, Any]:
     """What a checkpoint keeps of the run that writes it.
 
     Args:
@@ -171,13 +172,13 @@ def lineage(run: Path, stage: Path) -> dict[str, Any]:
     if not (run / "bundle").is_dir():
         return {"config": {}, "provenance": {}, "choice": None}
     return {
-        "config": dotted(read_config(run)),
+        "config": flatten_config(read_config(run)),
         "provenance": read_provenance(run),
-        "choice": seal(choice) if choice.is_file() else None,
+        "choice": checkpoint_checksum(choice) if choice.is_file() else None,
     }
 
 
-def require_resumable(run: Path, *, max_epochs: int | None) -> None:
+def prepare_resume(run: Path, *, max_epochs: int | None) -> None:
     """Make the checkpoints of a run ready to go on from.
 
     Args:
@@ -191,18 +192,18 @@ def require_resumable(run: Path, *, max_epochs: int | None) -> None:
     """
     folder = run / CHECKPOINTS
     for stage in (folder, folder / REFIT):
-        mend(stage)
+        restore_last_checkpoint(stage)
     if not (folder / LAST).is_file():
         log.warning("%s has no checkpoint yet; the run starts anew", run)
         return
     kept = read_checkpoint(folder / LAST)
     _require_same(
         _but_longer(kept["lineage"]["config"]),
-        _but_longer(dotted(read_config(run))),
+        _but_longer(flatten_config(read_config(run))),
         what=f"{run / 'bundle' / 'config.yaml'} is not the config that the run was started with",
         remedy="Put it back, or start another run with other settings",
     )
-    done = kept["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    done = epochs_done(kept)
     if max_epochs is not None and -1 < max_epochs < done:
         raise ConfigError(
             f"trainer.max_epochs={max_epochs} is fewer than the {done} epochs that the run has had"
@@ -217,7 +218,7 @@ def remove_checkpoints(run: Path) -> None:
             (stage / name).unlink(missing_ok=True)
 
 
-def require_same_bars(run: Path, bars: BarFacts) -> None:
+def check_same_bars(run: Path, bars: BarFacts) -> None:
     """Refuse to go on with other bars; warn of other versions of what computes.
 
     Raises:
@@ -238,16 +239,18 @@ def require_same_bars(run: Path, bars: BarFacts) -> None:
     _warn_of_versions(before[0].get("versions", {}), now["versions"])
 
 
-def refit_goes_on(run: Path) -> bool:
+def can_resume_refit(run: Path) -> bool:
     """Whether the refit's checkpoint follows the choice as it is now, and was to go as far."""
     folder = run / CHECKPOINTS
     if not (folder / REFIT / LAST).is_file() or not (folder / LAST).is_file():
         return False
     kept = read_checkpoint(folder / REFIT / LAST)["lineage"]
-    return kept["choice"] == seal(folder / LAST) and kept["config"] == dotted(read_config(run))
+    return kept["choice"] == checkpoint_checksum(folder / LAST) and kept[
+        "config"
+    ] == flatten_config(read_config(run))
 
 
-def dotted(config: DictConfig) -> dict[str, Any]:
+def flatten_config(config: DictConfig) -> dict[str, Any]:
     """Values by their keys, such as `optimizer.lr`."""
     return _flat(OmegaConf.to_container(config, resolve=True), "")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Checkpoint, Timer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch import Tensor, nn
@@ -20,27 +20,32 @@ from robust_fin.data.datamodule import TrainWindows
 from robust_fin.errors import Interrupted, ResumeError
 from robust_fin.runtime.atomic_files import remove_partial_files
 from robust_fin.training.lightning_loop import (
-    amid_epoch,
-    before_batch,
+    TrackedCheckpoint,
+    batches_started,
     enter_next_epoch,
-    next_point,
-    nothing_left,
+    forget_sigterm,
+    is_fit_complete,
+    logged_metrics,
+    next_logged_step,
+    set_original_handlers,
+    undo_batch_start,
+    undo_epoch_end,
 )
 from robust_fin.training.recovery.checkpoint_files import (
     BEST,
     LAST,
-    WholeCheckpoints,
-    lineage,
+    AtomicCheckpointIO,
     read_checkpoint,
+    run_origin,
 )
-from robust_fin.training.recovery.guard import StepGuard, require_finite_weights
+from robust_fin.training.recovery.guard import StepGuard, check_finite_weights
 
 _NORMS = ("norms", "window")  # of the guard
 
 
 def session_state(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
     """Random state, metrics amid an epoch, figures of val, gradient norms, early stopping."""
-    figures = trainer._logger_connector._callback_metrics
+    figures = logged_metrics(trainer)
     state: dict[str, Any] = {
         "rng_state": torch.get_rng_state(),
         "metrics": metric_states(module),
@@ -68,7 +73,7 @@ def restore_session(trainer: L.Trainer, state: dict[str, Any]) -> None:
     torch.set_rng_state(state["rng_state"])
     if "cuda_rng_state" in state:
         torch.cuda.set_rng_state_all(state["cuda_rng_state"])
-    trainer._logger_connector._callback_metrics.update(state["callback_metrics"])
+    logged_metrics(trainer).update(state["callback_metrics"])
 
 
 def metric_states(module: nn.Module) -> dict[str, Any]:
@@ -141,8 +146,8 @@ class LastCheckpoint(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Let the Trainer write and read every checkpoint our way."""
-        trainer.strategy.checkpoint_io = WholeCheckpoints()
-        self._lineage = lineage(Path(trainer.default_root_dir), self.path.parent)
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        self._lineage = run_origin(Path(trainer.default_root_dir), self.path.parent)
         if trainer.is_global_zero:
             remove_partial_files(self.path.parent)
 
@@ -151,7 +156,7 @@ class LastCheckpoint(Checkpoint):
 
         Signals come to the main thread only; a fit in another one goes on to its end.
         """
-        self._connector = trainer._signal_connector
+        self._trainer = trainer
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._ask)
@@ -174,12 +179,14 @@ class LastCheckpoint(Checkpoint):
         seen, self._seen_at = self._seen_at, trainer.global_step
         due = trainer.global_step // self.every_n_steps > seen // self.every_n_steps
         if (due or self._asked) and trainer.global_step != self._written_at:
-            self._write(trainer, pl_module, settle=lambda kept: before_batch(kept, batch))
+            self._write(trainer, pl_module, settle=lambda kept: undo_batch_start(kept, batch))
         self._stop_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write; where max_steps cut the epoch short, as a place in its middle."""
-        self._write(trainer, pl_module, settle=None if epoch_is_whole(trainer) else amid_epoch)
+        self._write(
+            trainer, pl_module, settle=None if is_epoch_complete(trainer) else undo_epoch_end
+        )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         """Bring the last points of the curves to the disk; no step after this draws them again."""
@@ -194,7 +201,7 @@ class LastCheckpoint(Checkpoint):
         exception: BaseException,
     ) -> None:
         """Leave the signals as they were, also to Lightning, which puts back what it found."""
-        trainer._signal_connector._original_handlers.update(self._before)  # type: ignore[arg-type]
+        set_original_handlers(trainer, self._before)
         self._stop_listening()
         if isinstance(exception, KeyboardInterrupt):
             raise Interrupted(f"stopped at once; {self._how_to_go_on(trainer)}") from exception
@@ -218,8 +225,8 @@ class LastCheckpoint(Checkpoint):
         """Go on with the metrics; the random state waits until training starts."""
         self._session = checkpoint["session"]
         restore_metrics(trainer, pl_module, self._session)
-        over = trainer.should_stop or nothing_left(trainer, checkpoint)
-        self._next_point = None if over else next_point(checkpoint)
+        over = trainer.should_stop or is_fit_complete(trainer, checkpoint)
+        self._next_point = None if over else next_logged_step(checkpoint)
 
     def _write(
         self,
@@ -237,7 +244,7 @@ class LastCheckpoint(Checkpoint):
         """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        require_finite_weights(pl_module, when=f"at step {trainer.global_step}")
+        check_finite_weights(pl_module, when=f"at step {trainer.global_step}")
         for logger in trainer.loggers:
             logger.save()  # the points up to here must be on disk when the checkpoint is
         self._settle = settle
@@ -257,7 +264,7 @@ class LastCheckpoint(Checkpoint):
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        self._connector.received_sigterm = False  # Lightning would exit, with a code of 0
+        forget_sigterm(self._trainer)
 
     def _stop_listening(self) -> None:
         for number, handler in self._before.items():
@@ -265,7 +272,7 @@ class LastCheckpoint(Checkpoint):
         self._before = {}
 
 
-class BestCheckpoint(ModelCheckpoint):
+class BestCheckpoint(TrackedCheckpoint):
     """Keeps the weights with the best figure of the val span in best.ckpt.
 
     Args:
@@ -285,20 +292,10 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,  # after every validation, however many calls lie between
             enable_version_counter=False,
         )
-        self._best_step = 0
 
     def state_dict(self) -> dict[str, Any]:
         """With the step that best.ckpt is of."""
-        return {**super().state_dict(), "best_step": self._best_step}
-
-    def save_again_from(self, step: int) -> None:
-        """After a rollback to `step`: a figure of a later step is compared with the best anew."""
-        if self._last_global_step_saved > step:
-            self._last_global_step_saved = 0
-
-    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        super()._save_checkpoint(trainer, filepath)
-        self._best_step = trainer.global_step
+        return {**super().state_dict(), "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with best.ckpt as it was when the checkpoint was written.
@@ -321,7 +318,7 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict(
             {**state_dict, **here, "best_k_models": scores, "dirpath": self.dirpath}
         )
-        self._last_global_step_saved = self._best_step = step
+        self.set_best_step(step)
 
 
 def _step_of_best(path: Path, *, wanted: int) -> int:
@@ -339,15 +336,9 @@ def _step_of_best(path: Path, *, wanted: int) -> int:
     return found
 
 
-def epoch_is_whole(trainer: L.Trainer) -> bool:
+def is_epoch_complete(trainer: L.Trainer) -> bool:
     """Whether every batch of the running epoch was trained on."""
     loader = trainer.train_dataloader
     if isinstance(loader, TrainCalls | TrainWindows):
         return loader.order.next_step >= loader.plan.steps
-    done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-    return bool(done >= trainer.num_training_batches)
-
-
-def best_checkpoint(folder: Path, *, monitor: str, mode: str) -> ModelCheckpoint:
-    """Keeps the weights with the best figure of the val span in best.ckpt."""
-    return BestCheckpoint(folder, monitor=monitor, mode=mode)
+    return batches_started(trainer) >= trainer.num_training_batches

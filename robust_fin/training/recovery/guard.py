@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from robust_fin.errors import ConfigError, NonFiniteError
-from robust_fin.training.recovery.record import BadStep, Recorder
+from robust_fin.training.recovery.record import NonFiniteStep, StepRecorder
 
 HISTORY = 100  # gradient norms that a record holds
 WINDOW = 1 << 16  # and those that wait to be drawn, at most
-HALF = (16, "16", "16-mixed")
+FP16_PRECISIONS = (16, "16", "16-mixed")
 REMEDY = "Lower optimizer.lr, or tame the features with transform=robust_clip"
 
 
@@ -51,7 +51,7 @@ def read_step(loss: Tensor, gradient_norm: Tensor, weights: Sequence[nn.Paramete
     return StepNumbers(first, second, rest)
 
 
-def scaler_skips(numbers: StepNumbers, scaler: torch.amp.GradScaler | None) -> bool:
+def is_skipped_by_scaler(numbers: StepNumbers, scaler: torch.amp.GradScaler | None) -> bool:
     """Whether a step that is not finite is the fp16 scaler's to skip, and no failure.
 
     It skips a step whose gradient overflows and halves its scale. A loss or a weight that is not
@@ -80,7 +80,7 @@ class StepGuard:
         largest_norm: of the gradients of all steps taken, before clipping; NaN before the first.
     """
 
-    def __init__(self, recorder: Recorder | None = None) -> None:
+    def __init__(self, recorder: StepRecorder | None = None) -> None:
         """Nothing happened yet."""
         self.recorder = recorder
         self.norms: deque[float] = deque(maxlen=HISTORY)
@@ -115,7 +115,7 @@ class StepGuard:
         )
         self.largest_norm = state["largest_norm"]
 
-    def refuse(self, bad: BadStep) -> NoReturn:
+    def reject(self, bad: NonFiniteStep) -> NoReturn:
         """Record the step and stop.
 
         Raises:
@@ -128,7 +128,7 @@ class StepGuard:
         )
 
 
-def what_is_bad(net: nn.Module) -> str:
+def describe_nonfinite(net: nn.Module) -> str:
     """The weights and gradients of a net that are not finite, in words."""
     named = dict(net.named_parameters())
     weights = [name for name, p in named.items() if not torch.isfinite(p.norm())]
@@ -138,7 +138,7 @@ def what_is_bad(net: nn.Module) -> str:
     return f"gradients that are not finite: {', '.join(bad) or 'none'}"
 
 
-def require_finite_weights(net: nn.Module, *, when: str) -> None:
+def check_finite_weights(net: nn.Module, *, when: str) -> None:
     """Stop when a weight is NaN or infinite, or so large that its square is.
 
     Args:
@@ -162,15 +162,15 @@ class StopOnNonFiniteWeights(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check before a figure could be made of them."""
-        require_finite_weights(pl_module, when=f"at step {trainer.global_step}")
+        check_finite_weights(pl_module, when=f"at step {trainer.global_step}")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check after the epoch's last step."""
-        require_finite_weights(pl_module, when=f"at the end of epoch {trainer.current_epoch}")
+        check_finite_weights(pl_module, when=f"at the end of epoch {trainer.current_epoch}")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check what is handed on."""
-        require_finite_weights(pl_module, when=f"after {trainer.global_step} steps")
+        check_finite_weights(pl_module, when=f"after {trainer.global_step} steps")
 
 
 def check_precision(settings: DictConfig) -> None:
@@ -183,7 +183,7 @@ def check_precision(settings: DictConfig) -> None:
         ConfigError: says what to write instead.
     """
     automatic = settings.accelerator == "auto" and not torch.accelerator.is_available()
-    if settings.precision in HALF and (settings.accelerator == "cpu" or automatic):
+    if settings.precision in FP16_PRECISIONS and (settings.accelerator == "cpu" or automatic):
         raise ConfigError(
             f"trainer.precision={settings.precision} is for a GPU; on a CPU write "
             "trainer.precision=bf16-mixed or 32-true"

@@ -36,7 +36,7 @@ _NUMBERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class BadStep:
+class NonFiniteStep:
     """An optimizer step that was not taken, and the state before it.
 
     Attributes:
@@ -73,7 +73,7 @@ class BadStep:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class StepRecord:
     """A record as it was read.
 
     Attributes:
@@ -85,7 +85,7 @@ class Record:
         contract: code of each row's contract; likewise.
     """
 
-    bad: BadStep
+    bad: NonFiniteStep
     norms: Float[Tensor, " steps"]
     config: DictConfig
     features: tuple[str, ...]
@@ -93,7 +93,7 @@ class Record:
     contract: tuple[str, ...] | None
 
 
-class Recorder:
+class StepRecorder:
     """Writes the records of one fit.
 
     Args:
@@ -109,7 +109,7 @@ class Recorder:
         """Nothing is written yet."""
         self.folder, self.stage, self.config, self.data = folder / FOLDER, stage, config, data
 
-    def told(self, bad: BadStep, *, norms: Sequence[float]) -> str:
+    def told(self, bad: NonFiniteStep, *, norms: Sequence[float]) -> str:
         """Write the record, and say where; a disk that refuses it does not hide the step."""
         try:
             path = self.write(bad, norms=norms)
@@ -118,7 +118,9 @@ class Recorder:
             return ""
         return f". python -m robust_fin.replay record={path} shows the module and the rows"
 
-    def write(self, bad: BadStep, *, norms: Sequence[float], member: int | None = None) -> Path:
+    def write(
+        self, bad: NonFiniteStep, *, norms: Sequence[float], member: int | None = None
+    ) -> Path:
         """Write a record.
 
         Args:
@@ -152,7 +154,7 @@ class Recorder:
         return path
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path) -> StepRecord:
     """A record that `Recorder.write` wrote.
 
     Raises:
@@ -172,7 +174,7 @@ def read_record(path: Path) -> Record:
     about = json.loads(metadata["about"])
     config = OmegaConf.create(about["config"])
     assert isinstance(config, DictConfig)
-    bad = BadStep(
+    bad = NonFiniteStep(
         **about["numbers"],
         x=tensors["x"],
         target=tensors["target"],
@@ -183,13 +185,13 @@ def read_record(path: Path) -> Record:
     )
     time = tensors["time"].numpy().astype("datetime64[ns]") if "time" in tensors else None
     contract = None if about["contract"] is None else tuple(about["contract"])
-    return Record(bad, tensors["norms"], config, tuple(about["features"]), time, contract)
+    return StepRecord(bad, tensors["norms"], config, tuple(about["features"]), time, contract)
 
 
-def rows_of(order: EpochOrder, *, batches: int) -> Int[Tensor, " rows"]:
+def last_batch_rows(order: EpochOrder, *, batches: int) -> Int[Tensor, " rows"]:
     """Numbers of the training rows in the last batches that a loader gave, this process's."""
-    used = order.permutation()[: order.steps * order.batch_size * order.world]
-    steps = used.view(order.steps, order.world, order.batch_size)[:, order.rank]
+    used = order.permutation()[: order.steps * order.batch_size * order.world_size]
+    steps = used.view(order.steps, order.world_size, order.batch_size)[:, order.rank]
     return steps[order.next_step - batches : order.next_step].reshape(-1)
 
 
@@ -208,7 +210,7 @@ def optimizer_tensors(net: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]
     }
 
 
-def _tensors(bad: BadStep) -> dict[str, Tensor]:
+def _tensors(bad: NonFiniteStep) -> dict[str, Tensor]:
     named = {name: getattr(bad, name) for name in ("x", "target", "rows", "rng_state")}
     found = {name: one for name, one in named.items() if one is not None}
     found |= {f"{_NET}{name}": one for name, one in bad.net.items()}

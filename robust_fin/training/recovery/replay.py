@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from robust_fin.training.assembly import function_of
 from robust_fin.training.engine.step_state import HashedDropout
-from robust_fin.training.recovery.guard import HALF
-from robust_fin.training.recovery.record import Record
+from robust_fin.training.recovery.guard import FP16_PRECISIONS
+from robust_fin.training.recovery.record import StepRecord
 
 log = logging.getLogger(__name__)
 
-DOUBLE = "64-true"
-_MIXED = {"bf16-mixed": torch.bfloat16, **dict.fromkeys(map(str, HALF), torch.float16)}
+FLOAT64 = "64-true"
+_MIXED = {"bf16-mixed": torch.bfloat16, **dict.fromkeys(map(str, FP16_PRECISIONS), torch.float16)}
 _LARGEST = 3  # rows to name where none is not finite by itself
 
 
@@ -62,16 +62,16 @@ class Replay:
     finding: NonFiniteTensor | None
 
 
-def replay(record: Record) -> list[Replay]:
+def replay_step(record: StepRecord) -> list[Replay]:
     """Run the step in float64 and, where all is finite in that, in the precision of the run."""
-    found = [replay_in(record, DOUBLE)]
+    found = [replay_at_precision(record, FLOAT64)]
     own = str(record.config.trainer.precision)
-    if found[0].finding is None and own not in (DOUBLE, "64"):
-        found.append(replay_in(record, own))
+    if found[0].finding is None and own not in (FLOAT64, "64"):
+        found.append(replay_at_precision(record, own))
     return found
 
 
-def replay_in(record: Record, precision: str) -> Replay:
+def replay_at_precision(record: StepRecord, precision: str) -> Replay:
     """Run the step once.
 
     Args:
@@ -79,10 +79,10 @@ def replay_in(record: Record, precision: str) -> Replay:
         precision: Lightning's word for it.
     """
     bad, config = record.bad, record.config
-    dtype = torch.float64 if precision in (DOUBLE, "64") else torch.float32
+    dtype = torch.float64 if precision in (FLOAT64, "64") else torch.float32
     net: nn.Module = instantiate(config.model, features=bad.x.shape[1]).to(dtype).train()
     net.load_state_dict(bad.net)
-    watch = Watch(net)
+    watch = NonFiniteDetector(net)
     cut = (one.to(dtype).chunk(bad.batches) for one in (bad.x, bad.target))
     batches = zip(*cut, strict=True)
     link, loss, total = function_of(config.link), function_of(config.loss), 0.0
@@ -112,7 +112,7 @@ def replay_in(record: Record, precision: str) -> Replay:
     )
 
 
-class Watch:
+class NonFiniteDetector:
     """Keeps the first tensor that is not finite, on the way forward and back.
 
     Attributes:
@@ -159,7 +159,7 @@ class Watch:
             self.finding = NonFiniteTensor(place, what, rows)
 
 
-def _after_update(record: Record, net: nn.Module, norm: Tensor) -> NonFiniteTensor | None:
+def _after_update(record: StepRecord, net: nn.Module, norm: Tensor) -> NonFiniteTensor | None:
     """The weight that the optimizer's step would make not finite, or too large to square."""
     config, bad = record.config, record.bad
     if config.trainer.gradient_clip_val and config.trainer.gradient_clip_algorithm != "value":
@@ -205,7 +205,7 @@ def _places(bad: Tensor) -> tuple[int, ...]:
 
 
 @contextmanager
-def _random_state(record: Record) -> Iterator[None]:
+def _random_state(record: StepRecord) -> Iterator[None]:
     """The generator as it was before the step; put back afterwards."""
     with torch.random.fork_rng(devices=[]):
         if record.bad.rng_state is not None:
@@ -213,7 +213,7 @@ def _random_state(record: Record) -> Iterator[None]:
         yield
 
 
-def _key(record: Record) -> AbstractContextManager[object]:
+def _key(record: StepRecord) -> AbstractContextManager[object]:
     """The compiled engine's dropout masks."""
     if record.bad.dropout_key is None:
         return nullcontext()

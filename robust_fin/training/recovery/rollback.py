@@ -21,11 +21,11 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from omegaconf import DictConfig
 
 from robust_fin.errors import NonFiniteError
-from robust_fin.training.lightning_loop import amid_epoch, before_batch
+from robust_fin.training.lightning_loop import undo_batch_start, undo_epoch_end
 from robust_fin.training.module import Forecaster
-from robust_fin.training.recovery.checkpoint_files import LAST, WholeCheckpoints, read_checkpoint
-from robust_fin.training.recovery.checkpoints import BestCheckpoint, epoch_is_whole
-from robust_fin.training.recovery.guard import require_finite_weights
+from robust_fin.training.recovery.checkpoint_files import LAST, AtomicCheckpointIO, read_checkpoint
+from robust_fin.training.recovery.checkpoints import BestCheckpoint, is_epoch_complete
+from robust_fin.training.recovery.guard import check_finite_weights
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ Settle = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class FitAttempt:
     """A Trainer and what it is about to train.
 
     Attributes:
@@ -52,9 +52,9 @@ class Attempt:
     run: Callable[[], None]
 
 
-def run_attempts(
-    assemble: Callable[[bool], Attempt], *, resume: bool, folder: Path, settings: DictConfig
-) -> tuple[Attempt, float]:
+def run_with_rollbacks(
+    assemble: Callable[[bool], FitAttempt], *, resume: bool, folder: Path, settings: DictConfig
+) -> tuple[FitAttempt, float]:
     """Train, and after a step that was not finite do what the policy says.
 
     Args:
@@ -86,7 +86,7 @@ def run_attempts(
             return attempt, seconds + time.perf_counter() - began
 
 
-class KeptStates(Checkpoint):
+class RollbackCheckpoints(Checkpoint):
     """Keeps the last two good states on disk, at fixed steps, for a rollback.
 
     Args:
@@ -104,10 +104,10 @@ class KeptStates(Checkpoint):
         """Forget states of another way; the first state is the one that training starts from."""
         self._seen = step = trainer.global_step
         if trainer.is_global_zero:
-            for at, path in kept_states(self.folder).items():
+            for at, path in rollback_checkpoints(self.folder).items():
                 if step == 0 or at > step:
                     path.unlink()
-            if step and not kept_states(self.folder):
+            if step and not rollback_checkpoints(self.folder):
                 shutil.copyfile(self.folder / LAST, self.folder / _name(step))
         if step == 0:
             self._keep(trainer, pl_module, settle=None)
@@ -120,12 +120,12 @@ class KeptStates(Checkpoint):
     ) -> None:
         """Keep a state when due, before the next batch is trained on."""
         if batch_idx % trainer.accumulate_grad_batches == 0 and self._due(trainer):
-            self._keep(trainer, pl_module, settle=lambda kept: before_batch(kept, batch))
+            self._keep(trainer, pl_module, settle=lambda kept: undo_batch_start(kept, batch))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep a state that fell due with the last step of the epoch."""
         if self._due(trainer):
-            settle = None if epoch_is_whole(trainer) else amid_epoch
+            settle = None if is_epoch_complete(trainer) else undo_epoch_end
             self._keep(trainer, pl_module, settle=settle)
 
     def on_save_checkpoint(
@@ -147,12 +147,12 @@ class KeptStates(Checkpoint):
     ) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        require_finite_weights(pl_module, when=f"at step {trainer.global_step}")
+        check_finite_weights(pl_module, when=f"at step {trainer.global_step}")
         self._settle = settle
         trainer.save_checkpoint(self.folder / _name(trainer.global_step))
         self._settle = None
         if trainer.is_global_zero:
-            for old in list(kept_states(self.folder).values())[:-_KEPT]:
+            for old in list(rollback_checkpoints(self.folder).values())[:-_KEPT]:
                 old.unlink()
 
 
@@ -160,19 +160,21 @@ def _name(step: int) -> str:
     return f"kept_{step}.ckpt"
 
 
-def kept_states(folder: Path) -> dict[int, Path]:
+def rollback_checkpoints(folder: Path) -> dict[int, Path]:
     """Step -> file, the oldest first."""
     files = {int(path.stem.partition("_")[2]): path for path in folder.glob("kept_*.ckpt")}
     return dict(sorted(files.items()))
 
 
-def state_to_go_back_to(kept: Mapping[int, Path], *, step: int, at_least: int) -> int:
+def choose_rollback_step(kept: Mapping[int, Path], *, step: int, at_least: int) -> int:
     """Step of the newest state that is `at_least` steps older than `step`, or of the oldest."""
     old_enough = [one for one in kept if one <= step - at_least]
     return max(old_enough) if old_enough else min(kept)
 
 
-def roll_back(attempt: Attempt, error: NonFiniteError, *, folder: Path, every_n_steps: int) -> None:
+def roll_back(
+    attempt: FitAttempt, error: NonFiniteError, *, folder: Path, every_n_steps: int
+) -> None:
     """Make last.ckpt the state to go on from.
 
     Args:
@@ -181,19 +183,19 @@ def roll_back(attempt: Attempt, error: NonFiniteError, *, folder: Path, every_n_
         folder: of the checkpoints.
         every_n_steps: that states are kept.
     """
-    kept, step = kept_states(folder), attempt.trainer.global_step
+    kept, step = rollback_checkpoints(folder), attempt.trainer.global_step
     if not kept:
         raise error
-    place = state_to_go_back_to(kept, step=step, at_least=every_n_steps)
+    place = choose_rollback_step(kept, step=step, at_least=every_n_steps)
     state = read_checkpoint(kept[place])
     guard = attempt.module.guard
     guard.rollbacks += 1
-    scale_rate(state, guard.rate_factor / 0.5 ** state["stability"]["rollbacks"])
+    scale_learning_rate(state, guard.rate_factor / 0.5 ** state["stability"]["rollbacks"])
     state["stability"] = guard.state_dict()
     if attempt.best is not None:  # its file is that of the best figure so far, whichever way
         state["callbacks"][attempt.best.state_key] = attempt.best.state_dict()
     if attempt.trainer.is_global_zero:
-        WholeCheckpoints().save_checkpoint(state, folder / LAST)
+        AtomicCheckpointIO().save_checkpoint(state, folder / LAST)
     attempt.trainer.strategy.barrier()
     log.warning(
         "rollback %d, from step %d to step %d, on with %g of the learning rate: %s",
@@ -205,7 +207,7 @@ def roll_back(attempt: Attempt, error: NonFiniteError, *, folder: Path, every_n_
     )
 
 
-def scale_rate(state: dict[str, Any], factor: float) -> None:
+def scale_learning_rate(state: dict[str, Any], factor: float) -> None:
     """Multiply the learning rate of the next step in a checkpoint, in place."""
     for optimizer in state["optimizer_states"]:
         for group in optimizer["param_groups"]:
@@ -214,7 +216,7 @@ def scale_rate(state: dict[str, Any], factor: float) -> None:
         scheduler["_last_lr"] = [rate * factor for rate in scheduler["_last_lr"]]
 
 
-def _require_one_left(error: NonFiniteError, attempt: Attempt, settings: DictConfig) -> None:
+def _require_one_left(error: NonFiniteError, attempt: FitAttempt, settings: DictConfig) -> None:
     done = attempt.module.guard.rollbacks
     if done >= settings.max_rollbacks:
         raise NonFiniteError(

@@ -15,7 +15,7 @@ import yaml
 
 from robust_fin.runtime.process_state import INTERRUPTED, exit_with_parent
 
-MODULE = "tests.sweeps.executors.pretend_job"
+MODULE = "tests.sweeps.fake_process_job"
 
 
 def main(words: list[str]) -> int:

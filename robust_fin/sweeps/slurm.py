@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from robust_fin.errors import ConfigError
 from robust_fin.runtime.launcher import LAUNCHED, read_task
-from robust_fin.sweeps.executors.slurm_node import STOP, NodeCommand
+from robust_fin.sweeps.slurm_node import STOP, NodeCommand
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -99,7 +99,7 @@ class SlurmJob:
         return 1
 
 
-class Submitit:
+class SlurmExecutor:
     """Submits jobs of one task each, on one machine, where a job starts its ranks itself.
 
     Args:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from robust_fin.sweeps.executors.local import Local, LocalJob
+from robust_fin.sweeps.local import LocalExecutor, LocalJob
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
 LISTEN = """
@@ -20,13 +20,13 @@ except KeyboardInterrupt:
 
 
 @pytest.fixture
-def local() -> Iterator[Local]:
-    one = Local()
+def local() -> Iterator[LocalExecutor]:
+    one = LocalExecutor()
     yield one
     one.close()
 
 
-def started(local: Local, log: Path, text: str, **environment: str) -> LocalJob:
+def started(local: LocalExecutor, log: Path, text: str, **environment: str) -> LocalJob:
     return local.start(("-c", text), environment=environment, log=log, name="job")
 
 
@@ -45,7 +45,7 @@ def wait_for_text(log: Path) -> None:
         time.sleep(0.01)
 
 
-def test_a_job_writes_both_streams_into_its_log(local: Local, tmp_path: Path) -> None:
+def test_a_job_writes_both_streams_into_its_log(local: LocalExecutor, tmp_path: Path) -> None:
     text = "import os, sys; print(os.environ['TOLD']); sys.exit(os.environ['TOLD'])"
     (tmp_path / "log").write_text("before\n")
     assert code(started(local, tmp_path / "log", text, TOLD="seven")) == 1
@@ -53,7 +53,7 @@ def test_a_job_writes_both_streams_into_its_log(local: Local, tmp_path: Path) ->
     assert "TOLD" not in os.environ
 
 
-def test_a_job_is_asked_and_killed(local: Local, tmp_path: Path) -> None:
+def test_a_job_is_asked_and_killed(local: LocalExecutor, tmp_path: Path) -> None:
     jobs = [started(local, tmp_path / name, LISTEN) for name in ("a", "b")]
     for name in ("a", "b"):
         wait_for_text(tmp_path / name)
@@ -66,7 +66,7 @@ def test_a_job_is_asked_and_killed(local: Local, tmp_path: Path) -> None:
 
 
 def test_none_outlives_the_executor(tmp_path: Path) -> None:
-    local = Local()
+    local = LocalExecutor()
     job = started(local, tmp_path / "log", LISTEN)
     local.close()
     assert job.poll() == -signal.SIGKILL

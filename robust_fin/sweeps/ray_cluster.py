@@ -17,7 +17,7 @@ from typing import Any
 
 from robust_fin.errors import ConfigError
 from robust_fin.runtime.process_state import INTERRUPTED
-from robust_fin.sweeps.executors.local import Local, LocalJob
+from robust_fin.sweeps.local import LocalExecutor, LocalJob
 
 _SECONDS_POLL = 0.1
 _SECONDS_CLOSE = 10.0  # for the jobs to be gone
@@ -62,7 +62,7 @@ class NodeJob:
         # Ray blocks it in the threads of its actors, and a process inherits that
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         added = {name: value for name, value in inherited.items() if name not in os.environ}
-        executor = Local()
+        executor = LocalExecutor()
         self._job = executor.start(
             words, environment={**added, **environment}, log=log, name=log.parent.name
         )
@@ -129,7 +129,7 @@ class RayJob:
         return 1
 
 
-class RayCluster:
+class RayExecutor:
     """Hands jobs to Ray, which finds a machine for each.
 
     Args:

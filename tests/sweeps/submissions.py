@@ -10,8 +10,8 @@ import pandas as pd
 
 from robust_fin import train
 from robust_fin.runtime.launcher import write_task
-from robust_fin.sweeps.executors.local import Executor, Handle
-from tests.sweeps.executors.pretend_job import MODULE
+from robust_fin.sweeps.local import Executor, Handle
+from tests.sweeps.fake_process_job import MODULE
 
 
 def sweep(executor: str, folder: Path, *words: str) -> tuple[int, pd.DataFrame]:

@@ -12,11 +12,11 @@ import pytest
 from robust_fin import train
 from robust_fin.errors import ConfigError
 from robust_fin.sweeps import hydra_sweeper as plugin
-from robust_fin.sweeps.executors.local import Executor
-from robust_fin.sweeps.executors.ray_cluster import NodeJob, RayCluster
+from robust_fin.sweeps.local import Executor
+from robust_fin.sweeps.ray_cluster import NodeJob, RayExecutor
 from tests.bars import config, instantiate
-from tests.sweeps.executors.pretend_job import MODULE
-from tests.sweeps.executors.submissions import code, processes_of, submit, sweep, until
+from tests.sweeps.fake_process_job import MODULE
+from tests.sweeps.submissions import code, processes_of, submit, sweep, until
 
 pytestmark = [
     pytest.mark.processes,
@@ -24,14 +24,14 @@ pytestmark = [
 ]
 
 
-def executor(*words: str) -> RayCluster:
+def executor(*words: str) -> RayExecutor:
     made = instantiate(config("executor=ray", *words).executor)
-    assert isinstance(made, RayCluster)
+    assert isinstance(made, RayExecutor)
     return made
 
 
 @pytest.fixture
-def ray() -> Iterator[RayCluster]:
+def ray() -> Iterator[RayExecutor]:
     one = executor()
     yield one
     one.close()
@@ -79,7 +79,7 @@ def test_a_node_without_the_folder_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_job_is_asked_to_stop_once_another_is_killed_and_one_waits(
-    ray: RayCluster, tmp_path: Path
+    ray: RayExecutor, tmp_path: Path
 ) -> None:
     runs = [tmp_path / name for name in ("a", "b")]
     jobs = [submit(ray, run, seed=0) for run in runs]

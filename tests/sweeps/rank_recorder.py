@@ -1,4 +1,4 @@
-"""What each rank of a run trained on, told by a callback: +callbacks.witness._target_=..."""
+"""What each rank of a run trained on, told by a callback: +callbacks.rank_recorder._target_=..."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ import torch
 FIRST_FIT = 0
 
 
-class Witness(L.Callback):
-    """Adds a line to witness_RANK.jsonl in the run folder at the end of each fit."""
+class RankRecorder(L.Callback):
+    """Adds a line to rank_RANK.jsonl in the run folder at the end of each fit."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -37,12 +37,12 @@ class Witness(L.Callback):
             "epochs": trainer.current_epoch,
             "weights": hashlib.sha256(weights.numpy().tobytes()).hexdigest(),
         }
-        path = Path(trainer.default_root_dir) / f"witness_{trainer.global_rank}.jsonl"
+        path = Path(trainer.default_root_dir) / f"rank_{trainer.global_rank}.jsonl"
         with path.open("a") as file:
             file.write(json.dumps(note) + "\n")
 
 
-def witnessed(run: Path) -> list[dict[str, Any]]:
+def read_ranks(run: Path) -> list[dict[str, Any]]:
     """What the ranks told of the first fit of a run."""
-    paths = sorted(run.glob("witness_*.jsonl"))
+    paths = sorted(run.glob("rank_*.jsonl"))
     return [json.loads(path.read_text().splitlines()[FIRST_FIT]) for path in paths]

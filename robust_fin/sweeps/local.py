@@ -94,7 +94,7 @@ class LocalJob:
             self.process.stdin.close()
 
 
-class Local:
+class LocalExecutor:
     """Starts jobs here."""
 
     def __init__(self) -> None:

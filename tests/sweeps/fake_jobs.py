@@ -14,7 +14,7 @@ from robust_fin.sweeps.job import RECORD, Composed, Composer, SweepRecord
 from robust_fin.sweeps.strategy import Grid, Outcome, Strategy, Trial
 from robust_fin.sweeps.sweep import Sweep
 
-# what every Pretend of this process started: the run folder's name, and its task
+# what every FakeExecutor of this process started: the run folder's name, and its task
 STARTED: list[tuple[str, dict[str, Any]]] = []
 HELD: set[int] = set()  # seeds of jobs that run until they are asked to stop
 
@@ -24,8 +24,8 @@ def skill(lr: float, seed: int) -> float:
     return 0.01 - 0.001 * abs(math.log10(lr) + 2) + 0.0001 * seed
 
 
-class PretendedJob:
-    """Ends when it is first asked; see `Pretend`."""
+class FakeJob:
+    """Ends when it is first asked; see `FakeExecutor`."""
 
     def __init__(self, task: Mapping[str, Any]) -> None:
         self.run = Path(task["run"])
@@ -64,7 +64,7 @@ class PretendedJob:
         return 0
 
 
-class PretendComposer(Composer):
+class FakeComposer(Composer):
     """Composes without Hydra: a rate, a seed, and what a trial says of them."""
 
     def __init__(self, folder: Path) -> None:
@@ -80,7 +80,7 @@ class PretendComposer(Composer):
         return Composed(self.folder / subdir, config, {".hydra/config.yaml": "a: 1\n"}, {}, {})
 
 
-class Pretend:
+class FakeExecutor:
     """Starts pretended jobs: a rate above 1 is not finite, seed 13 is killed."""
 
     def start(
@@ -90,18 +90,18 @@ class Pretend:
         environment: Mapping[str, str],
         log: Path,
         name: str,  # noqa: ARG002
-    ) -> PretendedJob:
+    ) -> FakeJob:
         folder = Path(words[2].partition("=")[2])
         task = json.loads((folder / "task.json").read_text())
         STARTED.append((folder.parent.name, {**task, "environment": dict(environment)}))
         log.write_text("pretended\n")
-        return PretendedJob(task)
+        return FakeJob(task)
 
     def close(self) -> None:
         pass
 
 
-def pretend_sweep(
+def run_fake_sweep(
     folder: Path, *words: str, strategy: Strategy | None = None, retry_failed: bool = False
 ) -> tuple[bool, Sweep, list[Outcome]]:
     """A sweep, or the rest of the one in the folder; whether it went to its end, and what it told.
@@ -116,8 +116,8 @@ def pretend_sweep(
     known = (folder / RECORD).exists()
     record = SweepRecord.read(folder) if known else SweepRecord(folder, list(words), str(folder))
     chosen = strategy or Grid(workers=1)
-    composer = PretendComposer(folder)
-    sweep = Sweep(chosen, Pretend(), composer, record, "a_verb", retry_failed)
+    composer = FakeComposer(folder)
+    sweep = Sweep(chosen, FakeExecutor(), composer, record, "a_verb", retry_failed)
     sweep.plan(OverridesParser.create().parse_overrides(list(words)))
     told: list[Outcome] = []
     whole = sweep.run(told.append)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from robust_fin.runtime.launcher import write_task
 from robust_fin.runtime.process_state import INTERRUPTED
-from robust_fin.sweeps.executors.local import Local
+from robust_fin.sweeps.local import LocalExecutor
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -80,7 +80,7 @@ class NodeCommand:
             os.environ.pop(name, None)
         parent, asked = os.getppid(), False
         with _ignored(STOP, _LIMIT):
-            job = Local().start(
+            job = LocalExecutor().start(
                 self.words, environment=self.environment, log=self.log, name=self.log.parent.name
             )
         while (code := job.poll()) is None:

@@ -13,11 +13,11 @@ from hydra.errors import InstantiationException
 from robust_fin import train
 from robust_fin.errors import ConfigError
 from robust_fin.sweeps import hydra_sweeper as plugin
-from robust_fin.sweeps.executors.local import Executor
-from robust_fin.sweeps.executors.slurm import Submitit
+from robust_fin.sweeps.local import Executor
+from robust_fin.sweeps.slurm import SlurmExecutor
 from tests.bars import config, instantiate
-from tests.sweeps.executors.fake_slurm import FakeSlurm
-from tests.sweeps.executors.submissions import code, processes_of, submit, sweep, until
+from tests.sweeps.fake_slurm import FakeSlurm
+from tests.sweeps.submissions import code, processes_of, submit, sweep, until
 
 pytestmark = [
     pytest.mark.processes,
@@ -25,14 +25,14 @@ pytestmark = [
 ]
 
 
-def executor(*words: str) -> Submitit:
+def executor(*words: str) -> SlurmExecutor:
     made = instantiate(config("executor=submitit", *words).executor)
-    assert isinstance(made, Submitit)
+    assert isinstance(made, SlurmExecutor)
     return made
 
 
 @pytest.fixture
-def local() -> Iterator[Submitit]:
+def local() -> Iterator[SlurmExecutor]:
     one = executor("executor.cluster=local")
     yield one
     one.close()
@@ -44,7 +44,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 
 @pytest.fixture
-def submitted(slurm: FakeSlurm) -> Iterator[Submitit]:  # noqa: ARG001
+def submitted(slurm: FakeSlurm) -> Iterator[SlurmExecutor]:  # noqa: ARG001
     one = executor()
     yield one
     one.close()
@@ -75,7 +75,7 @@ def test_a_sweep_of_which_one_job_fails(
 
 
 def test_a_job_here_is_asked_to_stop_once_and_another_is_killed(
-    local: Submitit, tmp_path: Path
+    local: SlurmExecutor, tmp_path: Path
 ) -> None:
     runs = [tmp_path / "a", tmp_path / "b"]
     jobs = [submit(local, run, seed=0) for run in runs]
@@ -93,7 +93,7 @@ def test_a_job_here_is_asked_to_stop_once_and_another_is_killed(
 
 
 def test_slurm_asks_a_job_to_stop_and_takes_one_that_waits_out_of_the_queue(
-    submitted: Submitit, slurm: FakeSlurm, tmp_path: Path
+    submitted: SlurmExecutor, slurm: FakeSlurm, tmp_path: Path
 ) -> None:
     first = submit(submitted, tmp_path / "a", seed=0)
     until((tmp_path / "a/held").exists)
@@ -109,9 +109,9 @@ def test_slurm_asks_a_job_to_stop_and_takes_one_that_waits_out_of_the_queue(
 
 
 def test_what_slurm_ended_without_a_result_says_so_in_the_log(
-    submitted: Submitit, slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    submitted: SlurmExecutor, slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("robust_fin.sweeps.executors.slurm._SECONDS_RESULT", 0.0)
+    monkeypatch.setattr("robust_fin.sweeps.slurm._SECONDS_RESULT", 0.0)
     (slurm.folder / "full").touch()
     job = submit(submitted, tmp_path / "a", seed=7)
     (slurm.folder / "101.state").write_text("OUT_OF_MEMORY")
@@ -121,7 +121,7 @@ def test_what_slurm_ended_without_a_result_says_so_in_the_log(
 
 
 def test_a_job_whose_time_is_over_goes_on_from_its_checkpoint(
-    submitted: Submitit, slurm: FakeSlurm, tmp_path: Path
+    submitted: SlurmExecutor, slurm: FakeSlurm, tmp_path: Path
 ) -> None:
     job = submit(submitted, tmp_path / "a", seed=0)
     until((tmp_path / "a/held").exists)
@@ -148,7 +148,7 @@ def test_a_job_that_may_not_wait_again_ends_with_its_checkpoint(
 
 
 def test_a_job_that_a_killed_sweep_left_is_cancelled_and_waited_for(
-    submitted: Submitit, slurm: FakeSlurm, tmp_path: Path
+    submitted: SlurmExecutor, slurm: FakeSlurm, tmp_path: Path
 ) -> None:
     submit(submitted, tmp_path / "a", seed=0)
     until((tmp_path / "a/held").exists)

@@ -1,1 +1,0 @@
-"""Where the jobs of a sweep run; each is a module with one class, named by conf/executor."""
