@@ -204,7 +204,7 @@ def diagnose(config: DictConfig) -> None:
     began = time.perf_counter()
     findings = examine(config)
     show(report(findings))
-    show(f"{len(findings)} checks in {time.perf_counter() - began:.0f} s", loudness=RESULT)
+    show(f"{len(findings)} checks in {time.perf_counter() - began:.0f} s", level=RESULT)
     if config.out is not None:
         text = json.dumps([asdict(one) for one in findings], indent=2) + "\n"
         Path(config.out).expanduser().write_text(text, encoding="utf-8")

@@ -72,7 +72,7 @@ def tell(folder: Path) -> dict[str, Any]:
         folder, run.predictions, found, metrics=metrics, pictures=True, notes=[trials]
     )
     show(*judgement_tables(found), f"report       {written}", trials)
-    show(verdict(found), loudness=RESULT)
+    show(verdict(found), level=RESULT)
     return metrics
 
 
@@ -85,7 +85,7 @@ def look(run: Path) -> None:
     read_metrics(run)
     opened = open_lockbox(run)
     show(*judgement_tables(opened.judgement), opened.words)
-    show(f"Lockbox: {verdict(opened.judgement)}", loudness=RESULT)
+    show(f"Lockbox: {verdict(opened.judgement)}", level=RESULT)
     show(f"written to   {run / LOCKBOX}")
 
 
@@ -100,7 +100,7 @@ def compare(runs: Sequence[Path]) -> None:
     if len(runs) > 1:
         show(*picking_words(runs))
     for run in runs:
-        show(f"{run.name}: {finished[str(run)].verdict}", loudness=RESULT)
+        show(f"{run.name}: {finished[str(run)].verdict}", level=RESULT)
 
 
 def picking_words(runs: Sequence[Path]) -> list[str]:

@@ -168,7 +168,7 @@ def leakcheck(config: DictConfig) -> None:
     seconds = time.perf_counter() - began
     show(
         f"No leak: {columns} columns, {values:,} values compared, in {seconds:.0f} s",
-        loudness=RESULT,
+        level=RESULT,
     )
 
 

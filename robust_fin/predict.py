@@ -110,7 +110,7 @@ def write_scores(config: DictConfig, *, given: Sequence[str]) -> Path:
         raise ConfigError(f"out={out} cannot be written: {error}") from error
     unknown = int(table["outcome"].isna().sum())
     said = f"{len(table):,} rows scored, {unknown:,} of them without an outcome yet: {out}"
-    show(said, loudness=RESULT)
+    show(said, level=RESULT)
     return out
 
 

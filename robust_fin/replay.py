@@ -33,7 +33,7 @@ def replay_record(path: Path, *, rows: int) -> list[Replay]:
         raise ConfigError(f"rows={rows} must be at least 1")
     record = read_record(path)
     found = replay_step(record)
-    show(*story(record, found), loudness=RESULT)
+    show(*story(record, found), level=RESULT)
     show(*row_lines(record, guilty_rows(found), most=rows))
     return found
 

@@ -134,7 +134,7 @@ def select(config: DictConfig, run: Path) -> list[Answer]:
     for one in answers:
         tell(one, origin=market.bars.origin)
     show(f"run folder  {run}", *last_words(answers[0], folds=len(answers)))
-    show(override, loudness=RESULT)
+    show(override, level=RESULT)
     return answers
 
 

@@ -94,7 +94,7 @@ class OverfitBatch:
                 f"the net cannot learn one batch by heart: {said}. Try another optimizer.lr, a "
                 "wider model.hidden, link=identity, or trainer.gradient_clip_val=null"
             )
-        show(f"The net can learn one batch by heart: {said}.", loudness=RESULT)
+        show(f"The net can learn one batch by heart: {said}.", level=RESULT)
 
     def _train(
         self, module: Forecaster, batch: Batch, clip: float | None, trivial: float
@@ -257,7 +257,7 @@ class Anomaly:
         show(
             f"No backward pass made NaN in {done.summary.steps:,} steps; the largest gradient norm "
             f"was {done.summary.gradient_norm_max:.4g}.",
-            loudness=RESULT,
+            level=RESULT,
         )
 
 

@@ -117,7 +117,7 @@ def start(job: Job, work: Work, *, module: str, logging: Mapping[str, Any] | Non
         refuse_outside_ranks(os.environ)
     plan = plan_launch(config.trainer, instantiate(config.hardware), os.environ)
     if plan.processes == 0:
-        _take_part(job, work, plan.place)
+        _take_part(job, work, plan.info)
         return
     task = task_of(job, logging=logging or _logging(job.run))
     with loss_kept(job.run):

@@ -94,12 +94,12 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
     runs = [FoldRun(*one) for one in every]
     metrics, tested = write_results(config, run, runs, fits=stages)
     title = f"{config.name} on {bars.origin}"
-    show(*metric_tables(metrics, title=title), *judgement_tables(tested), loudness=DETAILS)
+    show(*metric_tables(metrics, title=title), *judgement_tables(tested), level=DETAILS)
     show(summary_table(metrics, tested, title=title), record_trial(run))
     show_places(run)
     if config.debug.labels != KEPT:
         show(f"This is a control: the net was trained on {config.debug.labels} labels.")
-    show(verdict(tested), loudness=RESULT)
+    show(verdict(tested), level=RESULT)
     return metrics
 
 

@@ -16,18 +16,18 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomic(path: Path, content: bytes | memoryview, *, previous: Path | None = None) -> None:
-    """Write a file of that name in place of the one before.
+    """Replace a file atomically.
 
-    The content goes to a file beside it and to the disk before that takes the name, so that at no
-    moment a part of it bears the name.
+    The content is written to a temporary file beside it and synced before the rename, so that no
+    partial file ever has the final name.
 
     Args:
-        path: in a folder that exists.
+        path: the file; its folder exists.
         content: of the file.
-        previous: name that the file before is kept under; None drops it.
+        previous: rename the old file to this path; None discards it.
 
     Raises:
-        OSError: it could not be written; the file before is as it was.
+        OSError: writing failed; the old file is untouched.
     """
     part = path.with_name(path.name + UNFINISHED)
     try:
@@ -42,22 +42,31 @@ def write_atomic(path: Path, content: bytes | memoryview, *, previous: Path | No
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
-    _sync_names(path.parent)
+    _sync_folder(path.parent)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping as indented JSON, atomically; NaN is refused."""
+    write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def null_for_nan(metrics: Mapping[str, float | int | None]) -> dict[str, float | int | None]:
+    """Replace non-finite floats by None, as JSON has no NaN."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in metrics.items()
+    }
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what a killed process did not finish writing."""
+    """Delete the temporary files that a killed process left behind."""
     for part in folder.glob(f"*{UNFINISHED}"):
         part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def explain_full_disk(run: Path) -> Iterator[None]:
-    """Turn the operating system's word for a full disk into an error that says what to do.
-
-    Raises:
-        DiskFullError: no space is left.
-    """
+    """Turn the operating system's "no space left" into a DiskFullError that says what to do."""
     try:
         yield
     except OSError as error:
@@ -65,28 +74,13 @@ def explain_full_disk(run: Path) -> Iterator[None]:
             raise
         raise DiskFullError(
             f"the disk is full: {error.filename or 'a file of the run'} could not be written "
-            f"({error.strerror}). What was written before it is whole; free some space, then "
-            f"python -m robust_fin.train resume={run} goes on"
+            f"({error.strerror}). Files written before are complete. Free some space, then "
+            f"continue with python -m robust_fin.train resume={run}"
         ) from error
 
 
-def null_for_nan(metrics: Mapping[str, float | int | None]) -> dict[str, float | int | None]:
-    """What metrics.json holds: what could not be computed is null, never 0 and never NaN."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in metrics.items()
-    }
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write at once or not at all."""
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
-
-
-def _sync_names(folder: Path) -> None:
-    """Bring the new names to the disk, where the system can."""
+def _sync_folder(folder: Path) -> None:
+    """Sync the folder's entries where the operating system supports it."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,4 +1,9 @@
-"""Plan and start the ranks of one run on this machine, watch them, and end them together."""
+"""Plan and start the ranks of one run on this machine, watch them, and end them together.
+
+torch.distributed.elastic is not used: a killed parent leaves its children alive, and importing it
+takes 2 s. Every rank is a process that reads one task file, so all ranks have the same settings and
+run folder, and its environment is complete before Python starts in it.
+"""
 
 import json
 import os
@@ -9,14 +14,26 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from robust_fin.errors import ConfigError, Interrupted
+from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.devices import Hardware, check_devices, check_trainer, this_machine
 from robust_fin.runtime.process_state import INTERRUPTED, RankError, RankExit, count_signals
 from robust_fin.runtime.rank_info import RankInfo, external_rank_info
+
+LAUNCHED = "launched"  # key on the command line of a rank: launched=FOLDER
+RANK, WORLD = "ROBUST_FIN_RANK", "ROBUST_FIN_WORLD"
+_OTHER_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS")  # Lightning would believe these
+_TASK, _STORE = "task.json", "store"
+_POLL_SECONDS = 0.05
+# how long the remaining ranks may run on after one has ended with an error
+_GRACE_SECONDS = 10.0  # it raised: the others may report more
+_GRACE_SECONDS_KILLED = 2.0
+_GRACE_SECONDS_ASKED = 30.0  # all were asked to stop, and write a checkpoint
+_LOG_LINES = 30  # kept of a rank that wrote no exit
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +41,12 @@ class LaunchPlan:
     """How a run starts.
 
     Attributes:
-        place: that torchrun or srun gave this process; None where it was started alone.
-        processes: to start, one a device of this machine; 0 where this process trains itself.
-        environment: that they need beside this process's own.
+        info: rank assigned by torchrun or srun; None where this process was started alone.
+        processes: number to start, one per device; 0 where this process trains by itself.
+        environment: variables that they need in addition to those of this process.
     """
 
-    place: RankInfo | None
+    info: RankInfo | None
     processes: int
     environment: dict[str, str]
 
@@ -37,67 +54,62 @@ class LaunchPlan:
 def plan_launch(
     trainer: Mapping[str, Any], hardware: Hardware, environ: Mapping[str, str]
 ) -> LaunchPlan:
-    """Check that trainer, hardware, machine and environment fit together, before any bar is read.
+    """Check trainer, hardware, machine and environment against each other, before reading bars.
 
-    Variables that are not in the environment yet cost a process of its own even for one device,
-    because torch has been imported here.
+    Missing environment variables require a new process even for a single device, because torch
+    has been imported in this one.
 
     Args:
-        trainer: the Trainer's settings.
-        hardware: what the run asks for.
+        trainer: settings of the Trainer.
+        hardware: requested hardware.
         environ: of this process.
 
     Raises:
-        ConfigError: they do not; says what to write instead.
+        ConfigError: they contradict each other; says what to write instead.
     """
     devices, nodes = check_trainer(trainer, hardware), int(trainer["num_nodes"])
-    place, missing = external_rank_info(environ), hardware.missing(environ)
+    info, missing = external_rank_info(environ), hardware.missing(environ)
     if hardware.check and hardware.platform is not None:
         check_devices(hardware, this_machine(), processes=devices, environ=environ)
-    if place is not None:
-        place.check_world(devices=devices, nodes=nodes)
-        return LaunchPlan(place, 1 if missing else 0, missing)
+    if info is not None:
+        info.check_world(devices=devices, nodes=nodes)
+        return LaunchPlan(info, 1 if missing else 0, missing)
     if nodes > 1:
         raise ConfigError(
-            f"trainer.num_nodes={nodes} needs torchrun or srun on every machine, as the README "
-            "shows; alone, this command starts the processes of one machine"
+            f"trainer.num_nodes={nodes} needs torchrun or srun on every machine (see "
+            "docs/hardware.md); alone, this command starts the processes of one machine"
         )
     return LaunchPlan(None, devices if devices > 1 or missing else 0, missing)
 
 
-LAUNCHED = "launched"  # of a rank's command line: launched=FOLDER
-RANK, WORLD = "ROBUST_FIN_RANK", "ROBUST_FIN_WORLD"
-_OTHER_STARTERS = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS")  # else Lightning would count on them
-_TASK, _STORE = "task.json", "store"
-_SECONDS_POLL = 0.05
-_SECONDS_GRACE = 10.0  # for the others to say what they know, once a rank has failed
-_SECONDS_GRACE_LOST = 2.0  # likewise, once a rank was killed
-_SECONDS_GRACE_ASKED = 30.0  # likewise, where all were asked to stop, for a checkpoint
-_LINES_KEPT = 30  # of what a rank wrote that left no ending
-
-
 @dataclass(slots=True)
 class RankProcess:
-    """One process, and how it went.
+    """A started rank.
 
     Attributes:
         number: its rank.
-        process: as started.
-        log: what it writes; None for rank 0, which writes to the terminal.
-        seconds: when it ended, by the monotonic clock.
-        ended_here: whether it was killed because another had failed.
+        process: its process.
+        log: its output; None for rank 0, which writes to the terminal.
+        ended_at: monotonic time at which its end was noticed; None while it runs.
+        killed_here: whether it was killed because another rank had failed.
     """
 
     number: int
     process: subprocess.Popen[bytes]
     log: IO[bytes] | None
-    seconds: float | None = field(default=None)
-    ended_here: bool = field(default=False)
+    ended_at: float | None = None
+    killed_here: bool = False
 
     @property
     def code(self) -> int:
-        """Exit code; minus the signal that killed it."""
+        """Exit code; the negative signal number where a signal killed it."""
         return int(self.process.returncode)
+
+    def kill(self) -> None:
+        """Kill the process if it is alive, and reap it."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
 
 
 def launch(
@@ -108,68 +120,67 @@ def launch(
     environment: Mapping[str, str],
     advice: str,
 ) -> None:
-    """Start the ranks of one run, wait for all, and raise what ended them.
+    """Start the ranks of one run, wait for all, and raise the error that ended them.
 
     Args:
-        module: run with `-m` in each rank, with the word launched=FOLDER.
-        task: for all ranks, as JSON.
-        processes: on this machine.
-        environment: added to this process's own.
-        advice: what to do when a rank is lost.
+        module: run with `-m` in each rank, with the argument launched=FOLDER.
+        task: JSON-serializable task, the same for all ranks.
+        processes: number of ranks.
+        environment: added to the environment of this process.
+        advice: what to do when a rank is lost, for the message.
 
     Raises:
-        RankError: a rank was lost, or failed with a message.
-        Interrupted: Ctrl-C or SIGTERM was answered by all.
+        RankError: a rank was killed, or failed with a message.
+        Interrupted: all ranks stopped on SIGINT or SIGTERM.
     """
-    with tempfile.TemporaryDirectory(prefix="robust_fin_") as name, ExitStack() as files:
+    with tempfile.TemporaryDirectory(prefix="robust_fin_") as name, ExitStack() as stack:
         folder = Path(name)
         write_task(folder, task)
-        # a rank whose standard input ends knows that this process is gone
+        # the ranks read the pipe's end when this process dies (see exit_with_parent)
         read, write = os.pipe()
-        files.callback(os.close, write)
+        stack.callback(os.close, write)
         try:
             ranks = [
-                _start(module, folder, number, processes, environment, read, files)
+                _start_rank(module, folder, number, processes, environment, read, stack)
                 for number in range(processes)
             ]
         finally:
             os.close(read)
-        with _passed_on(ranks) as signals:
+        with _forward_signals(ranks) as signals:
             _wait(ranks, signals)
         raise_rank_failure(ranks, folder, asked=bool(signals), advice=advice)
 
 
-def _start(
+def _start_rank(
     module: str,
     folder: Path,
     number: int,
     processes: int,
     environment: Mapping[str, str],
     stdin: int,
-    files: ExitStack,
+    stack: ExitStack,
 ) -> RankProcess:
-    inherited, own = dict(os.environ), {}
+    variables = {**os.environ, **environment}
     if processes > 1:
-        own = rank_environment(number, processes)
-        for name in _OTHER_STARTERS:
-            inherited.pop(name, None)
-    log = None if number == 0 else files.enter_context((folder / f"log_{number}").open("w+b"))
+        variables = {k: v for k, v in variables.items() if k not in _OTHER_LAUNCHERS}
+        variables |= rank_environment(number, processes)
+    log = None if number == 0 else stack.enter_context((folder / f"log_{number}").open("w+b"))
     process = subprocess.Popen(
         [sys.executable, "-m", module, f"{LAUNCHED}={folder}"],
-        env={**inherited, **environment, **own},
+        env=variables,
         stdin=stdin,
         stdout=log,
         stderr=log,
-        process_group=0
-        if os.name == "posix"
-        else None,  # else the terminal's Ctrl-C reaches it beside the one passed on
+        # otherwise the terminal's Ctrl-C would reach the rank a second time
+        process_group=0 if os.name == "posix" else None,
     )
-    files.callback(_end, process)
-    return RankProcess(number, process, log)
+    rank = RankProcess(number, process, log)
+    stack.callback(rank.kill)
+    return rank
 
 
 def rank_environment(number: int, processes: int) -> dict[str, str]:
-    """What tells a process its rank; the names without ROBUST_FIN are those Lightning reads."""
+    """Return the environment variables of a rank; Lightning reads those without ROBUST_FIN."""
     return {
         RANK: str(number),
         WORLD: str(processes),
@@ -179,47 +190,40 @@ def rank_environment(number: int, processes: int) -> dict[str, str]:
     }
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()
-
-
 @contextmanager
-def _passed_on(ranks: Sequence[RankProcess]) -> Iterator[list[int]]:
-    """Hand Ctrl-C and SIGTERM to the ranks, which answer them together; the second one kills."""
+def _forward_signals(ranks: Sequence[RankProcess]) -> Iterator[list[int]]:
+    """Forward SIGINT and SIGTERM to the ranks; the second signal kills them."""
 
-    def pass_on(number: int, count: int) -> None:
-        for one in ranks:
-            if one.process.poll() is None:
-                one.process.send_signal(number if count == 1 else signal.SIGKILL)
+    def forward(number: int, count: int) -> None:
+        for rank in ranks:
+            if rank.process.poll() is None:
+                rank.process.send_signal(number if count == 1 else signal.SIGKILL)
 
-    with count_signals(pass_on) as received:
+    with count_signals(forward) as received:
         yield received
 
 
 def _wait(ranks: Sequence[RankProcess], signals: Sequence[int]) -> None:
-    """Until all have ended; one that fails ends the others."""
-    while running := [one for one in ranks if one.seconds is None]:
+    """Wait for all ranks; a failed one ends the others after a grace period."""
+    while running := [rank for rank in ranks if rank.ended_at is None]:
         now = time.monotonic()
-        for one in running:
-            if one.process.poll() is not None:
-                one.seconds = now
-        if _is_over(ranks, now, asked=bool(signals)):
-            for one in running:
-                if one.process.poll() is None:
-                    one.ended_here = True
-                    one.process.kill()
-        time.sleep(_SECONDS_POLL)
+        for rank in running:
+            if rank.process.poll() is not None:
+                rank.ended_at = now
+        if _grace_is_over(ranks, now, asked=bool(signals)):
+            for rank in running:
+                if rank.process.poll() is None:
+                    rank.killed_here = True
+                    rank.process.kill()
+        time.sleep(_POLL_SECONDS)
 
 
-def _is_over(ranks: Sequence[RankProcess], now: float, *, asked: bool) -> bool:
-    """Whether a rank has failed long enough ago."""
-    for one in ranks:
-        if one.seconds is None or one.code == 0:
+def _grace_is_over(ranks: Sequence[RankProcess], now: float, *, asked: bool) -> bool:
+    for rank in ranks:
+        if rank.ended_at is None or rank.code == 0:
             continue
-        grace = _SECONDS_GRACE_LOST if one.code < 0 else _SECONDS_GRACE
-        if now - one.seconds > (_SECONDS_GRACE_ASKED if asked else grace):
+        grace = _GRACE_SECONDS_KILLED if rank.code < 0 else _GRACE_SECONDS
+        if now - rank.ended_at > (_GRACE_SECONDS_ASKED if asked else grace):
             return True
     return False
 
@@ -227,77 +231,76 @@ def _is_over(ranks: Sequence[RankProcess], now: float, *, asked: bool) -> bool:
 def raise_rank_failure(
     ranks: Sequence[RankProcess], folder: Path, *, asked: bool, advice: str
 ) -> None:
-    """Raise what ended the ranks, once, whatever number of them it ended.
+    """Raise one error for all failed ranks.
 
-    A rank that was killed comes before the message of another, and that before a traceback: what
-    follows a failure in the other ranks is only that they lost it.
+    A killed rank is reported first, then a message, then a traceback: errors of the other ranks
+    usually only say that they lost the connection to it.
 
     Args:
-        ranks: all ended.
-        folder: where they left their endings.
-        asked: whether Ctrl-C or SIGTERM was passed on.
+        ranks: ended ranks.
+        folder: holds their `RankExit` files.
+        asked: whether a signal was forwarded to them.
         advice: what to do when a rank is lost.
 
     Raises:
         RankError: a rank was killed, or has a message.
-        Interrupted: all were asked to stop.
-        RuntimeError: an error that nobody foresaw, with its traceback.
+        Interrupted: the ranks stopped because they were asked to.
+        RuntimeError: an unexpected error, with the rank's traceback as a note.
     """
-    failed = [one for one in ranks if one.code != 0]
+    failed = sorted((r for r in ranks if r.code != 0), key=lambda rank: rank.ended_at or 0.0)
     if not failed:
         return
-    failed.sort(key=lambda one: one.seconds or 0.0)
-    endings = {one.number: RankExit.read(folder, one.number) for one in failed}
-    told = [one for _, one in sorted(endings.items()) if one is not None]
-    stopped = [one for one in told if one.code == INTERRUPTED]
-    if asked and (stopped or all(one.code < 0 for one in failed)):
+    exits = {rank.number: RankExit.read(folder, rank.number) for rank in failed}
+    known = [exit_ for _, exit_ in sorted(exits.items()) if exit_ is not None]
+    stopped = [exit_ for exit_ in known if exit_.code == INTERRUPTED]
+    if asked and (stopped or all(rank.code < 0 for rank in failed)):
         raise Interrupted(stopped[0].message if stopped else "stopped")
-    killed = [one for one in failed if one.code < 0 and not one.ended_here]
+    killed = [rank for rank in failed if rank.code < 0 and not rank.killed_here]
     if killed:
-        raise RankError(f"{_lost(killed[0], len(ranks))}. {advice}")
-    spoken = [one for one in told if one.message]
-    if spoken:
-        error: Exception = RankError(spoken[0].message)
-        error.add_note(spoken[0].trace)
-        raise error
+        raise RankError(f"{_describe_killed(killed[0], len(ranks))}. {advice}")
+    error: Exception
+    for exit_ in known:
+        if exit_.message:
+            error = RankError(exit_.message)
+            error.add_note(exit_.trace)
+            raise error
     first = failed[0]
-    ending = endings[first.number]
+    first_exit = exits[first.number]
     error = RuntimeError(f"rank {first.number} of {len(ranks)} failed (exit code {first.code})")
-    error.add_note(ending.trace if ending is not None else _last_lines(first))
+    error.add_note(first_exit.trace if first_exit is not None else _last_log_lines(first))
     raise error
 
 
-def _lost(rank: RankProcess, world: int) -> str:
+def _describe_killed(rank: RankProcess, world: int) -> str:
     name = signal.Signals(-rank.code).name
-    why = ", as the kernel does when memory runs out" if -rank.code == signal.SIGKILL else ""
-    others = "" if world == 1 else "; the other processes were ended with it"
+    reason = " (the kernel does this when memory runs out)" if -rank.code == signal.SIGKILL else ""
+    others = "" if world == 1 else "; the other ranks were stopped"
     return (
-        f"rank {rank.number} of {world} (process {rank.process.pid}) was killed by {name}{why}"
+        f"rank {rank.number} of {world} (process {rank.process.pid}) was killed by {name}{reason}"
         f"{others}"
     )
 
 
-def _last_lines(rank: RankProcess) -> str:
+def _last_log_lines(rank: RankProcess) -> str:
     if rank.log is None:
         return ""
     rank.log.seek(0)
-    lines = rank.log.read().decode(errors="replace").splitlines()
-    return "\n".join(lines[-_LINES_KEPT:])
+    return "\n".join(rank.log.read().decode(errors="replace").splitlines()[-_LOG_LINES:])
 
 
 def write_task(folder: Path, task: Mapping[str, Any]) -> None:
-    """Leave what the processes of a launch are to do where they look for it."""
-    (folder / _TASK).write_text(json.dumps(task), encoding="utf-8")
+    """Write the task that the ranks of a launch read."""
+    write_atomic(folder / _TASK, json.dumps(task).encode())
 
 
 def read_task(folder: Path) -> dict[str, Any]:
-    """What the ranks of a launch are to do."""
-    found: dict[str, Any] = json.loads((folder / _TASK).read_text(encoding="utf-8"))
-    return found
+    """Read the task of a launch."""
+    task: dict[str, Any] = json.loads((folder / _TASK).read_text(encoding="utf-8"))
+    return task
 
 
 def launched_rank_info(folder: Path, environ: Mapping[str, str]) -> RankInfo | None:
-    """This rank's place in a launch; None where it is the only one."""
+    """Return the rank that `launch` assigned to this process; None where it is the only one."""
     if RANK not in environ:
         return None
     rank, world = int(environ[RANK]), int(environ[WORLD])

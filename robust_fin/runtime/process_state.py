@@ -1,6 +1,5 @@
 """Global process state: threads, seeds and log levels, signals, and how a rank reports its exit."""
 
-import contextlib
 import json
 import logging
 import os
@@ -22,17 +21,19 @@ import numpy as np
 import torch
 
 from robust_fin.errors import Interrupted, RobustFinError
+from robust_fin.runtime.atomic_files import write_atomic
 
+INTERRUPTED, FAILED = 130, 1  # exit codes
 _VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "OMP_NUM_THREADS")
 _LOGGERS = ("lightning.pytorch", "lightning.fabric", "robust_fin")
 
 
-@contextlib.contextmanager
+@contextmanager
 def preserve_process_state() -> Iterator[None]:
-    """Give threads, random states, warnings, log levels and environment back as they were.
+    """Restore threads, random states, warnings, log levels and environment variables on exit.
 
-    A run of the command line owns its process. One that is started from a notebook does not, and
-    the cells after it must draw the numbers they would have drawn without it.
+    A command owns its process. A run that is started from a notebook does not, and the cells
+    after it must draw the random numbers that they would have drawn without it.
     """
     threads, states = torch.get_num_threads(), _random_states()
     variables = {name: os.environ.get(name) for name in _VARIABLES}
@@ -42,7 +43,7 @@ def preserve_process_state() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
-        _restore(states)
+        _restore_random_states(states)
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
         for name, value in variables.items():
@@ -55,7 +56,7 @@ def _random_states() -> tuple[object, ...]:
     return random.getstate(), np.random.get_state(), torch.get_rng_state()
 
 
-def _restore(states: tuple[object, ...]) -> None:
+def _restore_random_states(states: tuple[object, ...]) -> None:
     python, numpy, torch_state = states
     random.setstate(python)  # type: ignore[arg-type]
     np.random.set_state(numpy)  # type: ignore[arg-type]
@@ -64,46 +65,46 @@ def _restore(states: tuple[object, ...]) -> None:
 
 
 @contextmanager
-def count_signals(answer: Callable[[int, int], object] | None = None) -> Iterator[list[int]]:
-    """Collect the numbers of Ctrl-C and SIGTERM as they come.
+def count_signals(callback: Callable[[int, int], object] | None = None) -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of letting them end the process.
 
-    Signals come to the main thread only; in another one nothing is collected.
+    Python delivers signals to the main thread only; in another thread the list stays empty.
 
     Args:
-        answer: called at once with a signal's number and how many came so far.
+        callback: called with the signal number and the count so far, as each signal arrives.
+
+    Yields:
+        The signal numbers received so far.
     """
     received: list[int] = []
 
-    def count(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         received.append(number)
-        if answer is not None:
-            answer(number, len(received))
+        if callback is not None:
+            callback(number, len(received))
 
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {one: signal.signal(one, count) for one in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-
-INTERRUPTED, FAILED = 130, 1
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class RankError(RobustFinError):
-    """Processes that train together and do not agree, or one of them that was lost."""
+    """Ranks of one run that disagree, or a rank that was lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankExit:
-    """What a rank leaves behind.
+    """How a rank ended; written by the rank, read by the process that launched it.
 
     Attributes:
         code: exit code.
-        message: what a user can act on; empty where there is nothing to say.
+        message: for the user; empty where no user can fix the error.
         trace: the traceback.
     """
 
@@ -113,19 +114,16 @@ class RankExit:
 
     @staticmethod
     def path(folder: Path, rank: int) -> Path:
-        """Where a rank leaves it."""
+        """Return the file of a rank's exit."""
         return folder / f"ending_{rank}.json"
 
     def write(self, folder: Path, rank: int) -> None:
-        """Leave it, at once or not at all."""
-        path = self.path(folder, rank)
-        unfinished = path.with_suffix(".part")
-        unfinished.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        unfinished.replace(path)
+        """Write the exit of `rank` into the folder of its launch."""
+        write_atomic(self.path(folder, rank), json.dumps(asdict(self)).encode())
 
     @classmethod
     def read(cls, folder: Path, rank: int) -> "RankExit | None":
-        """What a rank left; None where it could not."""
+        """Read the exit of `rank`; None where the rank could not write it."""
         path = cls.path(folder, rank)
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
@@ -138,26 +136,26 @@ def run_and_record_exit(
     errors: tuple[type[Exception], ...] = (RobustFinError,),
     readable: Callable[[BaseException], str] = str,
 ) -> int:
-    """Do a rank's work and leave how it ended; nothing is printed here.
+    """Run a rank's work and write its `RankExit`; print nothing.
 
-    An error that nobody foresaw goes to Python's own hook, which leaves its traceback.
+    Unexpected errors reach `sys.excepthook`, which records their traceback.
 
     Args:
         folder: of the launch.
         rank: of this process.
-        work: what there is to do.
-        errors: that a user can fix.
-        readable: their message.
+        work: the work.
+        errors: exceptions that a user can fix.
+        readable: formats such an exception.
 
     Returns:
         The exit code.
     """
 
-    def leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        lines = "".join(traceback.format_exception(kind, error, trace))
+    def record(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
+        lines = "".join(traceback.format_exception(kind, error, tb))
         RankExit(FAILED, "", lines).write(folder, rank)
 
-    sys.excepthook = leave
+    sys.excepthook = record
     try:
         work()
     except errors as error:
@@ -170,12 +168,12 @@ def run_and_record_exit(
 
 
 def exit_with_parent(folder: Path) -> None:
-    """End this process when the one that started it is gone, which its standard input tells.
+    """Exit this process when its parent dies, which closes the pipe on standard input.
 
-    Only a pipe tells it: a process that is to outlive its starter gets none.
+    Does nothing where standard input is not a pipe: such a process may outlive its parent.
 
     Args:
-        folder: of the launch; removed then, since nobody else does.
+        folder: of the launch; deleted on that exit, since the parent no longer can.
     """
     if not stat.S_ISFIFO(os.fstat(0).st_mode):
         return
@@ -186,4 +184,4 @@ def exit_with_parent(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(FAILED)
 
-    threading.Thread(target=wait, daemon=True, name="starter").start()
+    threading.Thread(target=wait, daemon=True, name="parent-watch").start()

@@ -1,10 +1,9 @@
 """Console output: tables and lines, progress bars, and how much of either is shown."""
 
-import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 
 from rich.console import Console
@@ -21,102 +20,118 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-NOTHING, RESULT, USUAL, DETAILS = range(-1, 3)
-_loudness = ContextVar("loudness", default=USUAL)
-_LEAST_WIDTH = 110  # columns of a file or pipe, which has no width of its own
-
-
-@contextmanager
-def console_level(loudness: int) -> Iterator[None]:
-    """Show what matters so much and no less; within NOTHING, nothing.
-
-    Args:
-        loudness: NOTHING, RESULT (the verdict alone), USUAL or DETAILS.
-    """
-    silent = _loudness.get() == NOTHING
-    before = _loudness.set(NOTHING if silent else loudness)
-    try:
-        yield
-    finally:
-        _loudness.reset(before)
-
-
-def show(*parts: Table | str, loudness: int = USUAL) -> None:
-    """Write tables and lines to the console.
-
-    Args:
-        parts: to be written.
-        loudness: RESULT is shown also where little is.
-    """
-    if loudness > _loudness.get():
-        return
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = max(console.width, _LEAST_WIDTH)
-    for part in parts:
-        console.print(part, highlight=False, markup=False)
-
-
-_hidden = ContextVar("hide_progress", default=0)  # how many ask for it, in whatever order they end
+NOTHING, RESULT, USUAL, DETAILS = range(-1, 3)  # levels of console output
+QUIET, NORMAL, DETAILED = 0, 1, 2  # values of the config key `verbose`
+_LEVELS = {QUIET: RESULT, NORMAL: USUAL, DETAILED: DETAILS}
+_MIN_WIDTH = 110  # columns assumed for a file or pipe
+_level = ContextVar("level", default=USUAL)
+_hide_requests = ContextVar("hide_requests", default=0)  # open `hide_progress` contexts
 
 Advance = Callable[[float], None]
 
 
-class _Seconds(ProgressColumn):
-    """`compiling, once: 4 s, about 8 s left`."""
+def show(*parts: Table | str, level: int = USUAL) -> None:
+    """Print tables and lines to standard output.
 
-    def __init__(self, usual: float) -> None:
-        """Seconds that it usually takes."""
-        super().__init__()
-        self.usual = usual
+    Args:
+        parts: printed one after the other.
+        level: printed only where the current level is at least this.
+    """
+    if level > _level.get():
+        return
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, _MIN_WIDTH)
+    for part in parts:
+        console.print(part, highlight=False, markup=False)
 
-    def render(self, task: Task) -> Text:
-        """What it is, the seconds since it began, and what is left of the usual ones."""
-        passed = task.elapsed or 0.0
-        left = self.usual - passed
-        said = (
-            f"about {left:.0f} s left" if left > 0 else f"and it usually takes {self.usual:.0f} s"
-        )
-        return Text(f"{task.description}: {passed:.0f} s, {said}")
+
+@contextmanager
+def console_level(level: int) -> Iterator[None]:
+    """Set the level up to which `show` prints; NOTHING cannot be raised by an inner context.
+
+    Args:
+        level: NOTHING, RESULT (the verdict only), USUAL or DETAILS.
+    """
+    silent = _level.get() == NOTHING
+    token = _level.set(NOTHING if silent else level)
+    try:
+        yield
+    finally:
+        _level.reset(token)
+
+
+@contextmanager
+def verbosity(verbose: int) -> Iterator[None]:
+    """Set console level, progress, log levels and warnings; restore them on exit.
+
+    Args:
+        verbose: QUIET, NORMAL or DETAILED.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(console_level(_LEVELS[verbose]))
+        stack.enter_context(hide_progress(when=verbose == QUIET))
+        if verbose == DETAILED:
+            stack.enter_context(_log_level(logging.getLogger("robust_fin"), logging.DEBUG))
+        if verbose == QUIET:
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+            for handler in logging.getLogger().handlers:
+                if not isinstance(handler, logging.FileHandler):
+                    stack.enter_context(_log_level(handler, logging.ERROR))
+        yield
+
+
+@contextmanager
+def _log_level(target: logging.Logger | logging.Handler, level: int) -> Iterator[None]:
+    previous = target.level
+    target.setLevel(level)
+    try:
+        yield
+    finally:
+        target.setLevel(previous)
 
 
 def stderr_console() -> Console:
-    """Standard error."""
+    """Return a console on standard error."""
     return Console(stderr=True)
 
 
 def progress_is_shown(console: Console | None = None) -> bool:
-    """Whether a terminal looks on, and nothing has asked for silence."""
-    return _hidden.get() == 0 and (console or stderr_console()).is_terminal
+    """Return whether standard error is a terminal and progress is not hidden.
+
+    Files, pipes and notebooks show no progress, so that they get no control characters.
+    """
+    return _hide_requests.get() == 0 and (console or stderr_console()).is_terminal
 
 
 @contextmanager
 def hide_progress(*, when: bool = True) -> Iterator[None]:
-    """No progress is shown within.
+    """Hide progress within the context.
 
     Args:
-        when: False leaves it as it is.
+        when: False changes nothing.
     """
-    _hidden.set(_hidden.get() + when)
+    _hide_requests.set(_hide_requests.get() + when)
     try:
         yield
     finally:
-        _hidden.set(_hidden.get() - when)
+        _hide_requests.set(_hide_requests.get() - when)
 
 
 @contextmanager
 def progress_bar(
-    what: str, *, total: float | None, console: Console | None = None
+    description: str, *, total: float | None, console: Console | None = None
 ) -> Iterator[Advance]:
-    """A bar with the time left; gone when it is done.
+    """Show a transient progress bar with the time left.
 
     Args:
-        what: such as `features`.
-        total: how much there is to do, in any unit; None where that is not known.
-        console: where; None takes standard error.
+        description: such as `features`.
+        total: amount of work in any unit; None where unknown.
+        console: None means standard error.
 
     Yields:
-        To be called with how much more was done.
+        A callable that takes the additional amount of work done.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -125,67 +140,47 @@ def progress_bar(
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    with _line(columns, console) as bar:
-        task = bar.add_task(what, total=total)
+    with _progress(columns, console) as bar:
+        task = bar.add_task(description, total=total)
         yield lambda done: bar.advance(task, done)
 
 
 @contextmanager
-def progress_seconds(what: str, *, usual: float, console: Console | None = None) -> Iterator[None]:
-    """A line that counts the seconds of something that cannot say how far it is; gone when done.
+def progress_seconds(
+    description: str, *, usual: float, console: Console | None = None
+) -> Iterator[None]:
+    """Show the elapsed seconds of a step whose progress is unknown.
 
     Args:
-        what: such as `compiling, once`.
-        usual: seconds that it usually takes, which the time left is told by.
-        console: where; None takes standard error.
+        description: such as `compiling, once`.
+        usual: seconds that the step usually takes, for the estimate of the time left.
+        console: None means standard error.
     """
-    with _line((SpinnerColumn(), _Seconds(usual)), console) as bar:
-        bar.add_task(what, total=None)
+    with _progress((SpinnerColumn(), _Seconds(usual)), console) as bar:
+        bar.add_task(description, total=None)
         yield
+
+
+class _Seconds(ProgressColumn):
+    """Column such as `compiling, once: 4 s, about 8 s left`."""
+
+    def __init__(self, usual: float) -> None:
+        super().__init__()
+        self.usual = usual
+
+    def render(self, task: Task) -> Text:
+        """Format the elapsed seconds and the estimate."""
+        elapsed = task.elapsed or 0.0
+        left = self.usual - elapsed
+        estimate = f"about {left:.0f} s left" if left > 0 else f"usually takes {self.usual:.0f} s"
+        return Text(f"{task.description}: {elapsed:.0f} s, {estimate}")
 
 
 @contextmanager
-def _line(columns: tuple[ProgressColumn, ...], console: Console | None) -> Iterator[Progress]:
-    """One line at a time: a step within a step shows none of its own."""
+def _progress(columns: tuple[ProgressColumn, ...], console: Console | None) -> Iterator[Progress]:
+    """Show one bar at a time: a step within another step shows none."""
     console = console or stderr_console()
-    bar = Progress(
-        *columns, console=console, transient=True, disable=not progress_is_shown(console)
-    )
+    shown = progress_is_shown(console)
+    bar = Progress(*columns, console=console, transient=True, disable=not shown)
     with bar, hide_progress():
         yield bar
-
-
-QUIET, NORMAL, DETAILED = 0, 1, 2
-_LOUDNESS = {QUIET: RESULT, NORMAL: USUAL, DETAILED: DETAILS}
-_OURS = "robust_fin"
-
-
-@contextlib.contextmanager
-def verbosity(verbosity: int) -> Iterator[None]:
-    """Say so much and no more, and leave loggers and warnings as they were.
-
-    Args:
-        verbosity: QUIET, NORMAL or DETAILED.
-    """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(console_level(_LOUDNESS[verbosity]))
-        stack.enter_context(hide_progress(when=verbosity == QUIET))
-        if verbosity == DETAILED:
-            stack.enter_context(_level(logging.getLogger(_OURS), logging.DEBUG))
-        if verbosity == QUIET:
-            stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")
-            for handler in logging.getLogger().handlers:
-                if not isinstance(handler, logging.FileHandler):
-                    stack.enter_context(_level(handler, logging.ERROR))
-        yield
-
-
-@contextlib.contextmanager
-def _level(one: logging.Logger | logging.Handler, level: int) -> Iterator[None]:
-    before = one.level
-    one.setLevel(level)
-    try:
-        yield
-    finally:
-        one.setLevel(before)

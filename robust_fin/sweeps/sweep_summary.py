@@ -291,7 +291,7 @@ def _tell_choice(rows: Sequence[Row], chosen: Row, *, default_job: int | None) -
     show(*best.words(counted=_counted_trials(run)))
     if chosen.member is None:
         show(*judgement_tables(run.judgement), deflated_words(chosen.folder))
-        show(run.verdict, loudness=RESULT)
+        show(run.verdict, level=RESULT)
     else:
         show(*_member_lines(chosen))
     show(f"run folder   {chosen.folder}", f"report       {run.report}")

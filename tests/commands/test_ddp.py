@@ -182,8 +182,8 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_message(
     assert seconds < 60
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
     assert errors == [
-        f"error: rank 1 of 2 (process {killed['pid']}) was killed by SIGKILL, as the kernel does "
-        "when memory runs out; the other processes were ended with it. python -m robust_fin.train "
+        f"error: rank 1 of 2 (process {killed['pid']}) was killed by SIGKILL (the kernel "
+        "does this when memory runs out); the other ranks were stopped. python -m robust_fin.train "
         f"resume={run} goes on from the last checkpoint"
     ]
     assert not (run / "metrics.json").exists()

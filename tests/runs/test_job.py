@@ -52,8 +52,8 @@ def test_two_processes_are_given_the_same_settings_to_the_last_digit(
     jobs: list[Job] = []
     folder = tmp_path / "launch"
     folder.mkdir()
-    monkeypatch.setattr(processes, "launched_task", lambda _: given["task"])
-    monkeypatch.setattr(processes, "end_with_starter", lambda _: None)
+    monkeypatch.setattr(processes, "read_task", lambda _: given["task"])
+    monkeypatch.setattr(processes, "exit_with_parent", lambda _: None)
     assert run_rank([f"launched={folder}"], jobs.append) == 0
     (job,) = jobs
     wanted = OmegaConf.to_container(settings, resolve=True)
@@ -70,8 +70,8 @@ def test_a_rank_leaves_its_message_and_prints_nothing(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     task = {"config": OmegaConf.to_yaml(settings), "run": "r", "resume": False, "logging": None}
-    monkeypatch.setattr(processes, "launched_task", lambda _: task)
-    monkeypatch.setattr(processes, "end_with_starter", lambda _: None)
+    monkeypatch.setattr(processes, "read_task", lambda _: task)
+    monkeypatch.setattr(processes, "exit_with_parent", lambda _: None)
 
     def refuse(_: Job) -> None:
         raise ConfigError("seed=7 is no good")
@@ -114,7 +114,7 @@ def test_settings_that_differ_stop_all(tmp_path: Path) -> None:
 
     found = in_group_of(3, work, tmp_path)
     assert [type(one) for one in found] == [RankError] * 3
-    assert str(found[0]).startswith("the hashes of the settings differ between the processes: ")
+    assert str(found[0]).startswith("the hashes of the settings differ between the ranks: ")
     assert "ranks 0, 1 have " in str(found[2])
     assert "; rank 2 has " in str(found[2])
 
@@ -148,8 +148,8 @@ def test_a_process_of_a_whole_job_starts_its_ranks_and_knows_no_other(
         "resume": True,
         "logging": {"root": None},
     }
-    monkeypatch.setattr(processes, "launched_task", lambda _: {**task, "module": "verb"})
-    monkeypatch.setattr(processes, "end_with_starter", lambda _: None)
+    monkeypatch.setattr(processes, "read_task", lambda _: {**task, "module": "verb"})
+    monkeypatch.setattr(processes, "exit_with_parent", lambda _: None)
     for name in ("ROBUST_FIN_RANK", "ROBUST_FIN_WORLD", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.setenv(name, "7")
     given: dict[str, Any] = {}
@@ -168,5 +168,5 @@ def test_a_rank_that_finds_another_world_than_its_settings_ask_for_ends(
 ) -> None:
     job = Job(settings, tmp_path, resume=False)
     alone = RankInfo(0, 3, 0, f"file://{tmp_path / 'store'}", "this run")
-    with pytest.raises(ConfigError, match=r"this run started 3 processes, and trainer.devices=2"):
+    with pytest.raises(ConfigError, match=r"this run started 3 processes, but trainer.devices=2"):
         processes._take_part(job, lambda _: pytest.fail("trained"), alone)

@@ -43,8 +43,7 @@ def test_those_who_disagree_are_named_in_every_process(tmp_path: Path) -> None:
     found = in_group_of(3, work, tmp_path)
     assert [type(one) for one in found] == [RankError] * 3
     assert {str(one) for one in found} == {
-        "the weights differ between the processes: ranks 0, 2 have ab12; rank 1 has cd34. "
-        "The run stops"
+        "the weights differ between the ranks: ranks 0, 2 have ab12; rank 1 has cd34. The run stops"
     }
 
 

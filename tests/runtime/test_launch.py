@@ -87,7 +87,7 @@ def test_what_another_starter_left_does_not_reach_the_ranks(
 def test_a_killed_rank_ends_all_and_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: int
 ) -> None:
-    monkeypatch.setattr("robust_fin.runtime.launcher._SECONDS_GRACE_LOST", 0.2)
+    monkeypatch.setattr("robust_fin.runtime.launcher._GRACE_SECONDS_KILLED", 0.2)
     killed: dict[str, Any] = {}
 
     def kill() -> None:
@@ -102,8 +102,8 @@ def test_a_killed_rank_ends_all_and_is_named(
     thread.join()
     pid = killed["ranks"][victim]
     assert str(caught.value) == (
-        f"rank {victim} of 3 (process {pid}) was killed by SIGKILL, as the kernel does when memory "
-        "runs out; the other processes were ended with it. Start again"
+        f"rank {victim} of 3 (process {pid}) was killed by SIGKILL (the kernel does this when "
+        "memory runs out); the other ranks were stopped. Start again"
     )
     assert seconds < 20
     assert all(gone(one) for one in killed["ranks"])
@@ -154,7 +154,7 @@ def test_a_signal_is_passed_on_and_answered_by_all(tmp_path: Path, number: signa
 def test_a_rank_that_does_not_answer_ends_with_the_others_or_at_the_second_ctrl_c(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grace: float
 ) -> None:
-    monkeypatch.setattr("robust_fin.runtime.launcher._SECONDS_GRACE_ASKED", grace)
+    monkeypatch.setattr("robust_fin.runtime.launcher._GRACE_SECONDS_ASKED", grace)
 
     def ask() -> None:
         pids = [one["pid"] for one in reports(tmp_path, 2)]

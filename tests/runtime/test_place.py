@@ -67,7 +67,7 @@ def test_one_task_or_a_shell_is_no_place(environ: dict[str, str]) -> None:
 
 def test_a_batch_script_without_srun_is_told_so() -> None:
     alone = {name: value for name, value in SRUN.items() if name != "SLURM_STEP_ID"}
-    with pytest.raises(ConfigError, match=r"4 tasks, .* without srun.* Put srun before python"):
+    with pytest.raises(ConfigError, match=r"4 tasks, .* not started by srun.* Put srun"):
         external_rank_info(alone)
 
 
@@ -83,5 +83,5 @@ def test_the_world_is_what_the_trainer_counts_on() -> None:
     place.check_world(devices=2, nodes=2)
     with pytest.raises(ConfigError) as caught:
         place.check_world(devices=2, nodes=1)
-    assert "torchrun started 4 processes, and trainer.devices=2 times" in str(caught.value)
-    assert "trainer.num_nodes=1 makes 2" in str(caught.value)
+    assert "torchrun started 4 processes, but trainer.devices=2 times" in str(caught.value)
+    assert "trainer.num_nodes=1 is 2" in str(caught.value)

@@ -22,12 +22,12 @@ from tests.conftest import ROOT
 
 SCRIPT = """
 import sys, time
-from robust_fin.runtime.terminal import shown_progress, shown_seconds
-with shown_progress("features", total=4) as advance:
+from robust_fin.runtime.terminal import progress_bar, progress_seconds
+with progress_bar("features", total=4) as advance:
     for _ in range(4):
         time.sleep(0.06)
         advance(1)
-with shown_seconds("compiling, once", usual=9.0):
+with progress_seconds("compiling, once", usual=9.0):
     time.sleep(0.15)
 sys.stdout.write("done")
 """
@@ -54,7 +54,7 @@ def test_a_terminal_sees_how_far_and_how_long_yet() -> None:
 
 
 @pytest.mark.parametrize(
-    ("usual", "said"), [(9.0, "0 s, about 9 s left"), (0.02, "0 s, and it usually takes 0 s")]
+    ("usual", "said"), [(9.0, "0 s, about 9 s left"), (0.02, "0 s, usually takes 0 s")]
 )
 def test_what_cannot_say_how_far_it_is_goes_by_what_it_usually_takes(
     usual: float, said: str

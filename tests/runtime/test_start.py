@@ -40,7 +40,7 @@ def test_both_devices_have_the_environment_of_the_study() -> None:
 def test_a_rank_of_torchrun_trains_here_once_its_environment_is_in_place() -> None:
     environ = {**TORCHRUN, "WORLD_SIZE": "2", "RANK": "1"}
     here = start(DDP, **environ)
-    assert (here.processes, here.place and here.place.rank) == (0, 1)
+    assert (here.processes, here.info and here.info.rank) == (0, 1)
     wanted = hardware("rocm_dual").environment()
     assert start(DDP, TRIED, **environ).processes == 1
     assert start(DDP, TRIED, **environ, **wanted).processes == 0

@@ -66,20 +66,18 @@ def test_quiet_leaves_the_verdict_and_the_same_run(tmp_path: Path, capfd: Captur
 
 
 @pytest.mark.parametrize(
-    ("verbosity", "printed"), [(QUIET, "verdict\n"), (NORMAL, "table\nverdict\n")]
+    ("verbose", "printed"), [(QUIET, "verdict\n"), (NORMAL, "table\nverdict\n")]
 )
-def test_what_matters_most_is_said_last_of_all(
-    verbosity: int, printed: str, capfd: Capture
-) -> None:
+def test_what_matters_most_is_said_last_of_all(verbose: int, printed: str, capfd: Capture) -> None:
     from robust_fin.runtime.terminal import DETAILS, NOTHING, RESULT, console_level
 
-    with verbosity(verbosity):
-        show("details", loudness=DETAILS)
+    with verbosity(verbose):
+        show("details", level=DETAILS)
         show("table")
-        show("verdict", loudness=RESULT)
-        assert progress_is_shown(console(terminal=True)) is (verbosity != QUIET)
+        show("verdict", level=RESULT)
+        assert progress_is_shown(console(terminal=True)) is (verbose != QUIET)
     with console_level(NOTHING), verbosity(DETAILED):
-        show("verdict", loudness=RESULT)
+        show("verdict", level=RESULT)
     assert capfd.readouterr().out == printed
 
 

@@ -86,7 +86,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_said_with_what_to_do(tmp_path: Path, number: int) -> None:
-    told = r"the disk is full: last\.ckpt could not be written .* resume=.* goes on"
+    told = r"the disk is full: last\.ckpt could not be written .* resume="
     with pytest.raises(DiskFullError, match=told), explain_full_disk(tmp_path):
         raise OSError(number, os.strerror(number), "last.ckpt")
 

@@ -77,7 +77,7 @@ def test_weights_that_differ_in_a_bit_stop_all_and_name_the_ranks(tmp_path: Path
     )
     assert [type(one) for one in found] == [RankError, RankError]
     assert str(found[0]).startswith(
-        "the weights at the end of epoch 1 (step 20) differ between the processes: rank 0 has "
+        "the weights at the end of epoch 1 (step 20) differ between the ranks: rank 0 has "
     )
     assert "; rank 1 has " in str(found[0])
     assert str(found[0]) == str(found[1])
