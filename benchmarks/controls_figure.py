@@ -65,7 +65,7 @@ def document(
 
 
 def markdown(planted: Sequence[Control], noise: Sequence[Control], *, rows: int, fresh: int) -> str:
-    """The counts, the date and the commit."""
+    """Format the counts, the date and the commit as a table."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"],
         capture_output=True, text=True, check=True, cwd=Path(__file__).parent,
@@ -74,10 +74,10 @@ def markdown(planted: Sequence[Control], noise: Sequence[Control], *, rows: int,
     below = sum(one.high < one.fresh for one in planted)
     return "\n".join(
         [
-            f"{rows:,} rows a set, {fresh:,} fresh rows; "
+            f"{rows:,} rows per set, {fresh:,} fresh rows; "
             f"{datetime.now(UTC).date()}; commit `{commit}`",
             "",
-            "| control | sets | found | wanted |",
+            "| control | sets | result | expected |",
             "|---|---|---|---|",
             f"| planted: the interval holds the rank IC on fresh rows | {len(planted)} | {held} "
             "| 90 to 99 of 100 |",
@@ -86,7 +86,7 @@ def markdown(planted: Sequence[Control], noise: Sequence[Control], *, rows: int,
             f"| planted: skill is claimed | {len(planted)} | {sum(c.claimed for c in planted)} | |",
             f"| noise: skill is claimed | {len(noise)} | {claimed} | at most 8 of 100 |",
             "",
-            f"![intervals of every set, sorted, beside the rank IC on fresh rows]({PICTURE})",
+            f"![intervals of every set, sorted, with the rank IC on fresh rows]({PICTURE})",
         ]
     )
 

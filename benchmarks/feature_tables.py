@@ -96,7 +96,7 @@ def candidate_table(found: Mapping[str, Any], sets: Mapping[str, Sequence[str]])
 
 
 def said(found: Mapping[str, Any], vix: Path | None) -> str:
-    """Of what the answer is, in a paragraph."""
+    """Describe the data and the stability of the answer in one paragraph."""
     (answer,) = found["folds"]
     dates, stable = answer["scored"], answer["stability"]
     also = f" with the VIX of {vix.name}" if vix else ""
@@ -104,7 +104,7 @@ def said(found: Mapping[str, Any], vix: Path | None) -> str:
         f"{found['data']}{also}, {answer['train_rows']:,} training rows, of which "
         f"{sum(one['rows'] for one in dates):,} are scored in {len(dates)} parts, "
         f"{dates[0]['first_date']} to {dates[-1]['last_date']}; learner {found['learner']}; "
-        f"commit `{found['commit']}`. In bold what it proposes. Mean "
+        f"commit `{found['commit']}`. Proposed features are in bold. Mean "
         f"rank correlation of the order between parts: {stable['importance']:.2f} by importance, "
         f"{stable['information']:.2f} by information, {stable['direction']:.2f} by information on "
         f"the direction.\n\n```\n{found['override']}\n```"

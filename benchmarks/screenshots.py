@@ -1,4 +1,4 @@
-"""The pictures of docs/tensorboard.md: a run, a sweep of six, a TensorBoard, a browser.
+"""The pictures of the README and docs/tensorboard.md: a report, a run, a sweep of six.
 
 python -m benchmarks.screenshots [--runs FOLDER] [--out docs]
 
@@ -69,8 +69,16 @@ def keep(page: Browser, path: Path) -> None:
     show(f"{path}  {path.stat().st_size // 1000} kB")
 
 
+def shoot_report(run: Path, path: Path) -> None:
+    """Keep a picture of the top of a run's report."""
+    with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as page:
+        page.open((run / "report.html").as_uri(), width=1000, height=780)
+        page.wait_for({"The net beside its baselines"})
+        keep(page, path)
+
+
 def main() -> None:
-    """Train, look, keep."""
+    """Train, take the pictures, keep them."""
     asked = argparse.ArgumentParser()
     asked.add_argument("--runs", type=Path)
     asked.add_argument("--out", type=Path, default=Path("docs"))
@@ -79,6 +87,7 @@ def main() -> None:
         runs = Path(temporary) if given.runs is None else given.runs
         make_runs(runs)
         one, sweep, out = runs / "top5", runs / "sweep", given.out
+        shoot_report(one, out / "report.png")
         with opened(one, "#custom_scalars", {"skill on val"}, height=1180) as page:
             keep(page, out / "tensorboard_custom_scalars.png")
         with opened(
