@@ -26,7 +26,7 @@ from rich.table import Table
 
 from robust_fin.cli.composition import conf_folder
 from robust_fin.data.splits import Fold, Split
-from robust_fin.runs.settings import register_schema
+from robust_fin.runs.schema import register_schema
 from robust_fin.runtime.terminal import show
 
 ROWS, QUICK = 1_142_809, 114_280

@@ -4,10 +4,10 @@ Says whether this machine trains what the tests train: versions, devices and com
 against float64, memory, processes that talk, and settings that are known to be bad.
 """
 
-from robust_fin.cli.help import answer_help
+from robust_fin.cli.help import print_help_if_asked
 
 if __name__ == "__main__":
-    answer_help("doctor")  # before torch is imported
+    print_help_if_asked("doctor")  # before torch is imported
 
 import importlib.metadata
 import json
@@ -28,7 +28,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from robust_fin.cli.command import run_job
+from robust_fin.cli.command import run_command
 from robust_fin.errors import ConfigError, RobustFinError
 from robust_fin.runtime.devices import CPU, GPU, Hardware, Machine, check_devices, this_machine
 from robust_fin.runtime.launcher import LAUNCHED, launch, read_task
@@ -231,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     launched = [Path(word.partition("=")[2]) for word in words if word.startswith(f"{LAUNCHED}=")]
     if not launched:
-        return run_job(job, config_name="doctor", argv=words)
+        return run_command(job, config_name="doctor", argv=words)
     exit_with_parent(launched[0])
     config = OmegaConf.create(read_task(launched[0])["config"])
     assert isinstance(config, DictConfig)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from hydra.utils import instantiate
 
-from robust_fin.cli.composition import composed
+from robust_fin.cli.composition import compose_config
 from robust_fin.errors import SchemaError
 from robust_fin.features.registry import FeatureSet, compute_features
 
@@ -37,7 +37,7 @@ def load_bars(path: Path | str | None = None, *words: str) -> pd.DataFrame:
         >>> bool((bars["low"] <= bars["close"]).all())
         True
     """
-    source = composed("train", words).config.source
+    source = compose_config("train", words).config.source
     if path is not None:
         source.path = str(path)
     bars: pd.DataFrame = instantiate(source).load().table
@@ -81,5 +81,5 @@ def make_features(bars: pd.DataFrame, names: Sequence[str] | str) -> pd.DataFram
 def _names(names: Sequence[str] | str) -> Sequence[str]:
     if not isinstance(names, str):
         return names
-    chosen: FeatureSet = instantiate(composed("train", [f"features={names}"]).config.features)
+    chosen: FeatureSet = instantiate(compose_config("train", [f"features={names}"]).config.features)
     return chosen.names

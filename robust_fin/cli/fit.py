@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 from omegaconf import OmegaConf
 
-from robust_fin.cli.composition import Composition, composed
+from robust_fin.cli.composition import Composition, compose_config
 from robust_fin.errors import ConfigError
 from robust_fin.market.schema import write_bars
 from robust_fin.runs.job import Job, start
 from robust_fin.runs.run import Run
-from robust_fin.runs.settings import of_run
+from robust_fin.runs.schema import without_sweep_keys
 from robust_fin.runs.training import MODULE, work
 from robust_fin.runtime.process_state import preserve_process_state
 from robust_fin.runtime.terminal import NOTHING, console_level
@@ -59,7 +59,7 @@ def fit(
     """
     chosen = [] if experiment is None else [f"+experiment={experiment}"]
     given = [*chosen, *words]
-    found = composed("train", given)
+    found = compose_config("train", given)
     if found.is_sweep:
         raise ConfigError(
             f"{experiment} is a sweep of many runs, and fit trains one; "
@@ -71,7 +71,7 @@ def fit(
         _give_bars(found, bars, run / BARS)
     _write_words(run, found, given)
     with preserve_process_state(), contextlib.nullcontext() if verbose else console_level(NOTHING):
-        start(Job(of_run(found.config), run, resume=False), work, module=MODULE)
+        start(Job(without_sweep_keys(found.config), run, resume=False), work, module=MODULE)
     return Run(run)
 
 

@@ -126,7 +126,7 @@ def test_every_fold_is_ranked_and_rows_that_others_judge_are_said(
         (("select.learner=forest",), "select.learner=forest must be one of ridge, lightgbm"),
         (("select.k=0",), "select.k=0 must be a whole number, at least 1"),
         (("select.parts=60",), "60 parts after the first 0.3 of the training rows cannot be cut"),
-        (("select.best=3",), "select.best is not a key. Below select there are"),
+        (("select.best=3",), "select.best is not a key. Keys of select:"),
     ],
 )
 def test_what_cannot_be_done_is_one_message(
