@@ -7,15 +7,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from hydra.utils import instantiate
 from jaxtyping import Int
-from omegaconf import DictConfig, OmegaConf
 
-from robust_fin.bundle.folder import Bundle, commit, load_bundle, read_provenance
+from robust_fin.bundle.folder import (
+    Bundle,
+    commit,
+    load_bundle,
+    read_plain_config,
+    read_provenance,
+)
 from robust_fin.bundle.predictions import Forecast, mean_forecast, predictions_table
 from robust_fin.data.examples import Examples
 from robust_fin.data.folds import Market
@@ -61,21 +67,21 @@ def open_lockbox(run: Path) -> Opened:
         ConfigError: the look cannot be logged.
     """
     bundle = load_bundle(run)
-    config, share = bundle.config, _share(run, bundle.config)
-    ledger = ledger_of(run, config)
+    config = read_plain_config(run)
+    share, ledger = _share(run, config), ledger_of(run)
     if ledger is None:
         raise ConfigError(
             f"{run} names no trial ledger to log the look in: it was made before there were "
             "ledgers. Train it again"
         )
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config["threads"])
     table = score_lockbox(bundle, run, share=share)
-    instrument = OmegaConf.select(config, "instrument")
+    instrument = config.get("instrument")
     found = judge(table, instrument=None if instrument is None else instantiate(instrument))
     figures, net = figures_of(found), table[table["model"] == "net"]
     own = Look(
         time=now(),
-        name=config.name,
+        name=config["name"],
         run=seen_from(ledger, run),
         config=config_hash(config),
         data_sha256=read_provenance(run)["data_sha256"],
@@ -176,8 +182,8 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _share(run: Path, config: DictConfig) -> float:
-    share = float(OmegaConf.select(config, "split.lockbox", default=0.0))
+def _share(run: Path, config: Mapping[str, Any]) -> float:
+    share = float(config["split"].get("lockbox", 0.0))
     if share <= 0:
         raise BundleError(
             f"{run} has no lockbox: split.lockbox={share:g}. Train with split.lockbox=0.1 to keep "

@@ -24,10 +24,10 @@ from robust_fin.evaluation.tables import (
 )
 from robust_fin.evaluation.tensorboard.session import mark_failure, start_session
 from robust_fin.evaluation.verdict import verdict
-from robust_fin.ledger.record import placed, record_trial
+from robust_fin.ledger.record import record_trial
 from robust_fin.runs.job import Job, reason_kept
 from robust_fin.runs.results import METRICS, FoldRun, write_results
-from robust_fin.runs.settings import check_ranges, fit_settings, verbosity_of
+from robust_fin.runs.settings import check_ranges, fit_settings, verbosity_of, with_absolute_ledger
 from robust_fin.runtime.atomic_files import explain_full_disk
 from robust_fin.runtime.rank_info import first_local_rank_first, is_first, require_equal_on_ranks
 from robust_fin.runtime.terminal import DETAILS, RESULT, hide_progress, show, verbosity
@@ -59,7 +59,7 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
     if is_first() and not resume:
         (run / METRICS).unlink(missing_ok=True)
     check_ranges(config)
-    config = placed(config)
+    config = with_absolute_ledger(config)
     settings = fit_settings(config)
     with first_local_rank_first():
         if is_first() and resume:
@@ -118,7 +118,7 @@ def look(config: DictConfig, run: Path) -> None:
     """A debugging run: no result comes of it, and no trial."""
     (run / METRICS).unlink(missing_ok=True)
     check_ranges(config)
-    config = placed(config)
+    config = with_absolute_ledger(config)
     write_config(run, config)
     torch.set_num_threads(config.threads)
     data = load_data(config)

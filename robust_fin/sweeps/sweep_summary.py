@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 from rich.table import Table
 
-from robust_fin.bundle.folder import read_config, read_provenance
+from robust_fin.bundle.folder import read_provenance
 from robust_fin.errors import BundleError
 from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.multiple_testing import (
@@ -309,7 +309,7 @@ def _member_lines(chosen: Row) -> list[str]:
 
 def _counted_trials(run: Run) -> int | None:
     """Trials on the same bars in the ledger; None where there is none."""
-    ledger = ledger_of(run.folder, read_config(run.folder))
+    ledger = ledger_of(run.folder)
     if ledger is None or not ledger.is_file():
         return None
     known = Trials.read(ledger).same_data(read_provenance(run.folder)["data_sha256"])

@@ -93,6 +93,16 @@ def test_bars_and_features_need_no_torch() -> None:
             assert not [n for n in names if n.split(".")[0] in ("torch", "lightning")], path.name
 
 
+def test_only_commands_cli_runs_sweeps_and_bundles_touch_a_config() -> None:
+    commands = {path.stem for path in ROOT.glob("*.py")}
+    for path in FILES:
+        if room_of(path) in commands | {"cli", "runs", "sweeps", "bundle"}:
+            continue
+        text = path.read_text(encoding="utf-8")
+        assert "omegaconf" not in text.lower(), name_of(path)
+        assert "DictConfig" not in text, name_of(path)
+
+
 @for_every("path", FILES, ids=name_of)
 def test_imports_are_absolute(path: Path) -> None:
     tree = tree_of(path)
