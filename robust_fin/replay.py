@@ -34,6 +34,7 @@ def replay_record(path: Path, *, rows: int) -> list[Replay]:
         raise ConfigError(f"rows={rows} must be at least 1")
     record = read_record(path)
     config = OmegaConf.create(record.config)
+    assert isinstance(config, DictConfig)
     found = replay_step(record, fit_settings(config))
     show(*story(record, found, name=config.name), level=RESULT)
     show(*row_lines(record, guilty_rows(found), most=rows))
