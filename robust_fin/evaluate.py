@@ -15,7 +15,6 @@ from omegaconf import DictConfig, ListConfig
 from robust_fin.bundle.folder import read_provenance
 from robust_fin.cli.command import callable_as, run_job
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.report.report import write_report
 from robust_fin.evaluation.run_selection import (
     compare_runs,
     comparison_tables,
@@ -27,6 +26,7 @@ from robust_fin.evaluation.tables import compare_table, judgement_tables, metric
 from robust_fin.evaluation.verdict import verdict
 from robust_fin.ledger.lockbox import LOCKBOX, open_lockbox
 from robust_fin.ledger.record import daily_of, deflated_words
+from robust_fin.runs.results import publish
 from robust_fin.runs.run import Run
 from robust_fin.runtime.terminal import RESULT, show
 
@@ -68,7 +68,7 @@ def tell(folder: Path) -> dict[str, Any]:
     metrics, found = run.metrics, evaluate(run)
     show(*metric_tables(metrics, title=f"{run.config.name}, {folder.name}"))
     trials = deflated_words(folder)
-    written = write_report(
+    written = publish(
         folder, run.predictions, found, metrics=metrics, pictures=True, notes=[trials]
     )
     show(*judgement_tables(found), f"report       {written}", trials)

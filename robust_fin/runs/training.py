@@ -22,7 +22,7 @@ from robust_fin.evaluation.tables import (
     summary_table,
     target_table,
 )
-from robust_fin.evaluation.tensorboard.session import mark_failure, start_session
+from robust_fin.evaluation.tensorboard.dashboard import mark_failure, start_session
 from robust_fin.evaluation.verdict import verdict
 from robust_fin.ledger.record import record_trial
 from robust_fin.runs.job import Job, reason_kept
