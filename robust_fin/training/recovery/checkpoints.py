@@ -147,9 +147,7 @@ class LastCheckpoint(StepCheckpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save; an epoch that max_steps cut short is stored as unfinished."""
-        self._save_last(
-            trainer, pl_module, None if is_epoch_complete(trainer) else undo_epoch_end
-        )
+        self._save_last(trainer, pl_module, None if is_epoch_complete(trainer) else undo_epoch_end)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         """Flush the loggers, then stop if a signal came after the last step."""

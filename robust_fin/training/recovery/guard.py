@@ -116,8 +116,8 @@ class StepGuard:
             if path is not None:
                 hint = f". python -m robust_fin.replay record={path} shows the module and the rows"
         raise NonFiniteError(
-            f"loss is {step.loss} and the gradient norm {step.gradient_norm} at step {step.step}, "
-            f"before the weights were changed; {step.reason}. {REMEDY}{hint}"
+            f"the loss is {step.loss} and the gradient norm {step.gradient_norm} at step "
+            f"{step.step}, before the weights were changed; {step.reason}. {REMEDY}{hint}"
         )
 
 

@@ -158,7 +158,11 @@ def _roll_back(
     attempt: FitAttempt, error: NonFiniteError, *, folder: Path, settings: StabilitySettings
 ) -> None:
     """Make an earlier checkpoint last.ckpt, with half the learning rate of the failed attempt."""
-    guard, step, saved = attempt.module.guard, attempt.trainer.global_step, rollback_checkpoints(folder)
+    guard, step, saved = (
+        attempt.module.guard,
+        attempt.trainer.global_step,
+        rollback_checkpoints(folder),
+    )
     guard.nonfinite_steps += 1
     if guard.rollbacks >= settings.max_rollbacks:
         raise NonFiniteError(
@@ -170,9 +174,7 @@ def _roll_back(
     guard.rollbacks += 1
     target = choose_rollback_step(saved, step=step, at_least=settings.keep_every_n_steps)
     checkpoint = read_checkpoint(saved[target])
-    scale_learning_rate(
-        checkpoint, guard.rate_factor / 0.5 ** checkpoint["stability"]["rollbacks"]
-    )
+    scale_learning_rate(checkpoint, guard.rate_factor / 0.5 ** checkpoint["stability"]["rollbacks"])
     checkpoint["stability"] = guard.state_dict()
     if attempt.best is not None:  # best.ckpt stays the best of all attempts
         checkpoint["callbacks"][attempt.best.state_key] = attempt.best.state_dict()
