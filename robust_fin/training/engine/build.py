@@ -14,7 +14,8 @@ from robust_fin.data.batches import CallPlan
 from robust_fin.errors import ConfigError
 from robust_fin.runtime.terminal import progress_seconds
 from robust_fin.training.engine.loop_library import NoCompilerError, note_seconds, usual_seconds
-from robust_fin.training.engine.steps import StepLoop, StepSettings, StepState
+from robust_fin.training.engine.step_state import StepState
+from robust_fin.training.engine.steps import StepLoop, StepSettings
 from robust_fin.training.lightning_loop import StepCalls
 from robust_fin.training.settings import COMPILED, FitSettings, TrainerSettings
 
