@@ -103,7 +103,7 @@ def devices_there(machine: Machine, hardware: Hardware) -> Iterator[MachineFindi
 
 def compiled_loop(net: torch.nn.Module, parts: dict[str, Any]) -> MachineFinding:
     """Whether engine=compiled can be had, and has the plain numbers."""
-    check, plain = "compiler_command", "engine=plain trains without it, slower"
+    check, plain = "compiler", "engine=plain trains without it, slower"
     try:
         loop, error = compiled_error(net, **parts)
     except NoCompilerError as missing:

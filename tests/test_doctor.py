@@ -14,7 +14,7 @@ from robust_fin.training.engine.build import Passes
 from robust_fin.training.engine.loop_library import NoCompilerError
 from tests.runtime.test_devices import CPU_ONLY, machine
 from tests.runtime.test_environment import PAIR, hardware
-from tests.training.test_device_check import PARTS, net
+from tests.training.engine.test_build import PARTS, net
 
 CPU = torch.device("cpu")
 Answer = Callable[..., object]

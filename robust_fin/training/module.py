@@ -18,7 +18,7 @@ from robust_fin.data.batches import Batch, Call, CallPlan, ScoredBatch, TrainBat
 from robust_fin.errors import ConfigError
 from robust_fin.metrics import span_metrics
 from robust_fin.training.engine.steps import StepResult, steps_to_log
-from robust_fin.training.lightning_loop import StepCalls, convert_loop_counts
+from robust_fin.training.lightning_loop import CompiledSteps, convert_loop_counts
 from robust_fin.training.losses import check_same_shape
 from robust_fin.training.recovery.guard import (
     StepGuard,
@@ -129,7 +129,7 @@ class Forecaster(L.LightningModule):
         optimizer: MakeOptimizer,
         schedule: Schedule,
         val: SpanScores,
-        calls: StepCalls | None = None,
+        calls: CompiledSteps | None = None,
         plan: CallPlan | None = None,
     ) -> None:
         super().__init__()

@@ -14,12 +14,12 @@ from robust_fin.training.engine.steps import StepLoop, StepResult
 from robust_fin.training.losses import huber
 from robust_fin.training.population.members import MemberStates
 from robust_fin.training.population.steps import (
-    AUTO,
     LoopedMembers,
     MemberEngine,
     MemberWork,
     StackedMembers,
 )
+from robust_fin.training.settings import AUTO
 from tests.training.engine.plain_steps import (
     BATCH,
     F64,

@@ -148,7 +148,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", default)) / "step_loops"
 
 
-def usual_seconds() -> float:
+def expected_build_seconds() -> float:
     """Return the duration of the last build on this machine, or a typical one."""
     try:
         return float((cache_folder() / _SECONDS).read_text(encoding="utf-8"))
@@ -156,8 +156,8 @@ def usual_seconds() -> float:
         return TYPICAL_SECONDS
 
 
-def note_seconds(seconds: float) -> None:
-    """Store the duration of a build for `usual_seconds`."""
+def record_build_seconds(seconds: float) -> None:
+    """Store the duration of a build for `expected_build_seconds`."""
     write_to_cache(cache_folder() / _SECONDS, f"{seconds:.1f}\n".encode())
 
 

@@ -73,7 +73,7 @@ def step_scalars(
     return torch.stack([lr / first, 1 - lr * weight_decay, second.sqrt()], dim=1)
 
 
-def only_group(optimizer: Optimizer) -> dict[str, Any]:
+def adamw_group(optimizer: Optimizer) -> dict[str, Any]:
     """Return the settings of an AdamW that the compiled step reproduces.
 
     Raises:
@@ -176,7 +176,7 @@ class HashedDropout(TorchFunctionMode):
 # ------------------------------------------------------------------------------------ flat vectors
 
 
-class Layout:
+class ParameterLayout:
     """Order and shapes of a net's trained parameters in one flat vector.
 
     Attributes:
@@ -253,7 +253,7 @@ class StepState:
 
     def __init__(self, net: nn.Module) -> None:
         """Copy the net's parameters."""
-        self._layout = Layout(net)
+        self._layout = ParameterLayout(net)
         self.parameters = torch.zeros(self._layout.size, dtype=self._layout.dtype)
         self.exp_avg = torch.zeros_like(self.parameters)
         self.exp_avg_sq = torch.zeros_like(self.parameters)

@@ -14,8 +14,8 @@ from robust_fin.errors import ConfigError
 from robust_fin.training.engine.inductor import compile_step
 from robust_fin.training.engine.step_state import (
     HashedDropout,
-    Layout,
     LoopState,
+    ParameterLayout,
     StepState,
     adamw,
     step_keys,
@@ -91,7 +91,7 @@ class TrainingStep:
     """
 
     net: nn.Module
-    layout: Layout
+    layout: ParameterLayout
     link: Callable[[Tensor], Tensor]
     loss: Callable[..., Tensor]
     settings: StepSettings
@@ -181,7 +181,7 @@ class StepLoop:
     ) -> None:
         """Compile the step, or load it from the cache."""
         start = time.perf_counter()
-        state, layout = StepState(net), Layout(net)
+        state, layout = StepState(net), ParameterLayout(net)
         self._settings, self._dtype = settings, layout.dtype
         self._options = (loss_takes_setting, own_dropout)
         self.step = TrainingStep(net, layout, link, loss, settings, *self._options)

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from robust_fin.training.engine import build as device_check
-from robust_fin.training.engine.build import Passes, compiled_error, passes
+from robust_fin.training.engine.build import Passes, compiled_error, passes, synthetic_rows
 from robust_fin.training.losses import huber
 from tests.training.engine.plain_steps import FEATURES, residual
 
@@ -31,7 +30,7 @@ def test_float64_matches_a_bare_loop() -> None:
     module = net()
     found = run(module, torch.float64)
     bare = copy.deepcopy(module).double()
-    x, target = device_check.rows(FEATURES)
+    x, target = synthetic_rows(FEATURES)
     torch.testing.assert_close(found.score, bare(x).detach(), rtol=0, atol=0)
     optimizer = torch.optim.AdamW(bare.parameters(), lr=1e-2, weight_decay=1e-2)
     for step in range(10):

@@ -124,6 +124,6 @@ def test_expected_build_seconds_are_those_of_the_last_build(
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     loop_library.cache_folder().mkdir()
-    assert loop_library.usual_seconds() == loop_library.TYPICAL_SECONDS
-    loop_library.note_seconds(23.04)
-    assert loop_library.usual_seconds() == 23.0
+    assert loop_library.expected_build_seconds() == loop_library.TYPICAL_SECONDS
+    loop_library.record_build_seconds(23.04)
+    assert loop_library.expected_build_seconds() == 23.0

@@ -18,7 +18,7 @@ from robust_fin.training.recovery import record as records
 from robust_fin.training.recovery.checkpoint_files import read_checkpoint
 from robust_fin.training.recovery.record import StepRecord, last_batch_rows, read_record
 from tests.training.faults import MOMENTS, Fault, fit_with, settings
-from tests.training.test_calls import curve
+from tests.training.test_lightning_loop import curve
 
 SETUPS = [pytest.param("plain", 1, marks=pytest.mark.slow), ("plain", 2), ("compiled", 1)]
 

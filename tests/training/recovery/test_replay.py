@@ -14,7 +14,7 @@ from robust_fin.errors import NonFiniteError
 from robust_fin.runs.settings import fit_settings
 from robust_fin.runs.training import load_data
 from robust_fin.training import module as modules
-from robust_fin.training.lightning_loop import StepCalls
+from robust_fin.training.lightning_loop import CompiledSteps
 from robust_fin.training.recovery.guard import StepNumbers
 from robust_fin.training.recovery.record import StepRecord, read_record
 from robust_fin.training.recovery.replay import (
@@ -76,12 +76,12 @@ def finite_record(case: Fault, folder: Path, data: BarDataModule, *words: str) -
         taken.append(read(*given))  # type: ignore[arg-type]
         return Alarmed(*taken[-1]) if len(taken) == 5 else taken[-1]
 
-    def small_count(calls: StepCalls) -> bool:
+    def small_count(calls: CompiledSteps) -> bool:
         assert calls.state is not None
         return calls.state.count <= 4
 
     plain = mock.patch.object(modules, "read_step", alarmed)
-    compiled = mock.patch.object(StepCalls, "_weights_are_finite", small_count)
+    compiled = mock.patch.object(CompiledSteps, "_weights_are_finite", small_count)
     with plain, compiled, pytest.raises(NonFiniteError):
         fit_with(None, folder, data, *words, like=case)
     return read_record(folder / "nonfinite/step_4.safetensors")
