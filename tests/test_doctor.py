@@ -46,7 +46,7 @@ def test_a_machine_that_is_well_ends_with_0_and_says_what_was_tried(
     assert [one["status"] for one in found.values()].count(BAD) == 0
     assert f"torch {torch.__version__}" in found["versions"]["found"]
     assert found["compiler"]["status"] == NOTE
-    assert "there is no 'g++'" in found["compiler"]["found"]
+    assert "the command 'g++' does not exist" in found["compiler"]["found"]
     assert "engine=plain" in found["compiler"]["remedy"]
     assert "10 steps" in found["numbers on cpu"]["found"]
     assert "64 cycles" in found["memory of cpu"]["found"]
