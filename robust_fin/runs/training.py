@@ -33,7 +33,7 @@ from robust_fin.runtime.rank_info import first_local_rank_first, is_first, requi
 from robust_fin.runtime.terminal import DETAILS, RESULT, hide_progress, show, verbosity
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.population.fit import fit_population
-from robust_fin.training.population.members import wants_population
+from robust_fin.training.population.members import is_population
 from robust_fin.training.recovery.checkpoint_files import (
     can_resume_refit,
     check_same_bars,
@@ -78,7 +78,7 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
         if not resume:
             remove_checkpoints(run)
         start_bundle(run, config, bars=bars)
-        start_session(run, members=wants_population(settings.population, folds=len(folds)))
+        start_session(run, members=is_population(settings.population, folds=len(folds)))
         show(target_table(folds[0].outcome("train"), folds[0].target("train")))
     plan = FitPlan(run, stage="", max_steps=None, resume=resume)
     chosen = final = fit_folds(settings, folds, plan)
@@ -130,7 +130,7 @@ def fit_folds(
     settings: FitSettings, folds: Sequence[BarDataModule], plan: FitPlan
 ) -> tuple[Fit, ...]:
     """One net on one fold, or the members of all folds in one run."""
-    if wants_population(settings.population, folds=len(folds)):
+    if is_population(settings.population, folds=len(folds)):
         return fit_population(settings, folds, plan)
     (data,) = folds
     return (fit(settings, data, plan),)
