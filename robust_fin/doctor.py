@@ -47,7 +47,7 @@ from robust_fin.runtime.machine_checks import (
 from robust_fin.runtime.process_state import exit_with_parent, run_and_record_exit
 from robust_fin.runtime.terminal import RESULT, show
 from robust_fin.training.engine.build import Passes, compiled_error, passes
-from robust_fin.training.engine.loop_library import NoCompilerError, compiler
+from robust_fin.training.engine.loop_library import NoCompilerError, compiler_command
 from robust_fin.training.engine.trace import UnsupportedStepError
 
 MODULE = "robust_fin.doctor"  # whatever name this process runs it under
@@ -119,10 +119,10 @@ def compiled_loop(net: torch.nn.Module, parts: dict[str, Any]) -> MachineFinding
 
 def compiler_version() -> str:
     """The first line that the compiler says of itself."""
-    path = shutil.which(compiler())
+    path = shutil.which(compiler_command())
     assert path is not None
     said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-    return (said.stdout.splitlines() or [compiler()])[0]
+    return (said.stdout.splitlines() or [compiler_command()])[0]
 
 
 def numbers(

@@ -15,7 +15,6 @@ from omegaconf import DictConfig, ListConfig
 from robust_fin.bundle.folder import read_provenance
 from robust_fin.cli.command import make_module_callable, run_command
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.report.report import write_report
 from robust_fin.evaluation.run_selection import (
     compare_runs,
     comparison_tables,
@@ -26,7 +25,8 @@ from robust_fin.evaluation.significance import Judgement
 from robust_fin.evaluation.tables import compare_table, judgement_tables, metric_tables
 from robust_fin.evaluation.verdict import verdict
 from robust_fin.ledger.lockbox import LOCKBOX, open_lockbox
-from robust_fin.ledger.record import daily_of, deflated_words
+from robust_fin.ledger.record import read_daily_series, summarize_trials
+from robust_fin.runs.results import publish
 from robust_fin.runs.run import Run
 from robust_fin.runtime.terminal import RESULT, show
 
@@ -67,8 +67,8 @@ def tell(folder: Path) -> dict[str, Any]:
     run = Run.of(folder)
     metrics, found = run.metrics, evaluate(run)
     show(*metric_tables(metrics, title=f"{run.config.name}, {folder.name}"))
-    trials = deflated_words(folder)
-    written = write_report(
+    trials = summarize_trials(folder)
+    written = publish(
         folder, run.predictions, found, metrics=metrics, pictures=True, notes=[trials]
     )
     show(*judgement_tables(found), f"report       {written}", trials)
@@ -107,7 +107,7 @@ def picking_words(runs: Sequence[Path]) -> list[str]:
     """Probability of backtest overfitting and SPA test, where the runs allow them."""
     if len({read_provenance(run)["data_sha256"] for run in runs}) > 1:
         return ["No PBO and no SPA: these runs read different bars."]
-    return selection_sentences(judge_selection({str(run): daily_of(run) for run in runs}))
+    return selection_sentences(judge_selection({str(run): read_daily_series(run) for run in runs}))
 
 
 def read_metrics(run: Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def replay_record(path: Path, *, rows: int) -> list[Replay]:
         raise ConfigError(f"rows={rows} must be at least 1")
     record = read_record(path)
     config = OmegaConf.create(record.config)
+    assert isinstance(config, DictConfig)
     found = replay_step(record, fit_settings(config))
     show(*story(record, found, name=config.name), level=RESULT)
     show(*row_lines(record, guilty_rows(found), most=rows))
@@ -51,21 +52,21 @@ def story(record: StepRecord, found: Sequence[Replay], *, name: str) -> list[str
     for one in found:
         where = "float64" if one.precision == FLOAT64 else one.precision
         lines.append(f"again in {where}: loss {one.loss:g}, gradient norm {one.gradient_norm:g}")
-        if one.weights:
-            lines.append(f"weights not finite before the step: {', '.join(one.weights)}")
-        if one.finding is None:
+        if one.bad_weights:
+            lines.append(f"weights not finite before the step: {', '.join(one.bad_weights)}")
+        if one.first is None:
             lines.append(f"every output, gradient and weight is finite in {where}")
         else:
-            lines.append(f"first not finite: {one.finding.place}, its {one.finding.what}")
+            lines.append(f"first not finite: {one.first.place}, its {one.first.kind}")
     return lines
 
 
 def guilty_rows(found: Sequence[Replay]) -> list[int]:
     """Places in the batch: rows that came in bad, else those where the first tensor is bad."""
     last = found[-1]
-    if found[0].inputs:
-        return list(found[0].inputs)
-    return [] if last.finding is None else list(last.finding.rows)
+    if found[0].bad_rows:
+        return list(found[0].bad_rows)
+    return [] if last.first is None else list(last.first.rows)
 
 
 def row_lines(record: StepRecord, rows: Sequence[int], *, most: int) -> list[str]:

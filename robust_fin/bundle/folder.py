@@ -148,6 +148,13 @@ def read_config(run: Path) -> DictConfig:
     return config
 
 
+def read_plain_config(run: Path) -> dict[str, Any]:
+    """Read the config of a run as nested dictionaries and lists, every value resolved."""
+    config = OmegaConf.to_container(read_config(run), resolve=True)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
 def read_flat_config(run: Path) -> dict[str, Any]:
     """Read the config of a run as values by dotted key, such as `optimizer.lr`."""
     return flatten_config(read_config(run))

@@ -84,7 +84,7 @@ def calibration(
 
 ZONE = "America/Chicago"
 SESSION_START = 17  # hour in Chicago at which a trading date begins
-LEAST_DATES = 5  # fewer are too few to resample
+MIN_DATES = 5  # fewer are too few to resample
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ def group_metrics(
 
 def _group(name: str, rows: int, sums: Sums, samples: DateBootstrap) -> GroupMetrics:
     figures = [samples.interval(sums, one) for one in (rank_ic_of, skill_of)]
-    if len(sums) < LEAST_DATES:
+    if len(sums) < MIN_DATES:
         figures = [Interval(one.estimate, math.nan, math.nan) for one in figures]
     return GroupMetrics(name, rows, len(sums), *figures)
 

@@ -1,4 +1,4 @@
-"""Console tables of a run's figures."""
+"""Console tables of a run's metrics."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +22,13 @@ from robust_fin.evaluation.verdict import (
 )
 from robust_fin.metrics import excess_kurtosis
 
-Figure = float | int | None
-_SPAN_ROWS = ("loss", "loss_trivial", "skill", "skill_squared", "mae", "mae_trivial", "rank_ic")
+Metric = float | int | None
+SPAN_METRICS = ("loss", "loss_trivial", "skill", "skill_squared", "mae", "mae_trivial", "rank_ic")
+EDGE_ROWS = {
+    "top": "highest forecasts, bought",
+    "bottom": "lowest forecasts, bought",
+    "trade": "a trade on either side",
+}
 _RUN_ROWS = (
     "parameters", "rows", "train_rows", "val_rows", "test_rows", "steps", "steps_per_second",
     "member_steps", "member_steps_per_second", "fit_seconds", "nonfinite_steps", "seed",
@@ -32,241 +37,233 @@ _RUN_ROWS = (
 
 
 def target_table(outcome: Float[np.ndarray, " rows"], target: Float[np.ndarray, " rows"]) -> Table:
-    """The training target before and after its transform."""
-    table = Table(title=f"Target of {outcome.size:,} training rows", title_justify="left")
-    for name in ("", "least", "greatest", "excess kurtosis", "share of zero returns"):
-        table.add_column(name, justify="left" if not name else "right")
+    """Describe the training target before and after its transform."""
+    columns = ("", "min", "max", "excess kurtosis", "share of zero returns")
+    table = _table(f"Target of {outcome.size:,} training rows", columns)
     zeros = f"{np.mean(outcome == 0):.1%}"
-    for name, values, zero in (("forward return", outcome, zeros), ("rank target", target, zeros)):
-        table.add_row(
-            name,
-            f"{values.min():.6f}",
-            f"{values.max():.6f}",
-            f"{excess_kurtosis(values):.2f}",
-            zero,
-        )
+    for name, values in (("forward return", outcome), ("rank target", target)):
+        ends = (f"{values.min():.6f}", f"{values.max():.6f}")
+        table.add_row(name, *ends, f"{excess_kurtosis(values):.2f}", zeros)
     return table
 
 
-def metric_tables(metrics: Mapping[str, Figure], *, title: str) -> list[Table]:
-    """Everything that metrics.json says of a run."""
+def metric_tables(metrics: Mapping[str, Metric], *, title: str) -> list[Table]:
+    """Tabulate metrics.json: results by span, spread of the members, and the run itself."""
     members = [member_table(metrics)] if "members_frozen" in metrics else []
     return [result_table(metrics, title=title), *members, run_table(metrics)]
 
 
-def result_table(metrics: Mapping[str, Figure], *, title: str) -> Table:
-    """The net beside its baselines, span by span."""
-    known = (key for key, value in metrics.items() if value is not None)
-    baselines = list(dict.fromkeys(k.split("/")[1] for k in known if k.startswith("baseline/")))
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for column in ("net, val", "net, test", *(f"{name}, test" for name in baselines)):
-        table.add_column(column, justify="right")
-    for row in _SPAN_ROWS:
-        cells = [metrics.get(f"val/{row}"), metrics.get(f"test/{row}")]
-        cells += [metrics.get(f"baseline/{name}/{row}") for name in baselines]
-        table.add_row(row, *(_text(row, cell) for cell in cells))
+def result_table(metrics: Mapping[str, Metric], *, title: str) -> Table:
+    """Compare the net on val and test with its baselines on test."""
+    baselines = baseline_names(metrics)
+    prefixes = ["val", "test", *(f"baseline/{name}" for name in baselines)]
+    columns = ("", "net, val", "net, test", *(f"{name}, test" for name in baselines))
+    table = _table(title, columns)
+    for name in SPAN_METRICS:
+        cells = (metrics.get(f"{prefix}/{name}") for prefix in prefixes)
+        table.add_row(name, *(_format(name, cell) for cell in cells))
     return table
 
 
-def judgement_tables(found: Judgement) -> list[Table]:
-    """Figures with their intervals, differences to the baselines, and what the edge is worth."""
-    rows = [(name, interval, name) for name, interval in found.net.intervals().items()]
+def baseline_names(metrics: Mapping[str, Metric]) -> list[str]:
+    """Return the baselines that metrics.json has values of."""
+    known = (key.split("/") for key, value in metrics.items() if value is not None)
+    return list(dict.fromkeys(parts[1] for parts in known if parts[0] == "baseline"))
+
+
+def judgement_tables(judgement: Judgement) -> list[Table]:
+    """Tabulate the net's metrics with intervals, its differences to baselines, and its edge."""
+    net = judgement.net
     title = (
-        f"net, test: 95 % intervals over {found.net.dates} trading dates, in blocks of "
-        f"{found.net.block:.1f}; {found.net.tie_share:.1%} of rows are ties, half a hit each"
+        f"net, test: 95 % intervals over {net.dates} trading dates, in blocks of {net.block:.1f} "
+        f"dates; {net.tie_share:.1%} of rows have no direction and count as half a hit"
     )
-    less = [
-        (f"{name}, less {other}", interval, name)
-        for other, one in found.against.items()
-        for name, interval in (("skill", one.skill), ("rank_ic", one.rank_ic))
+    differences = [
+        (f"{name} vs {baseline}", interval)
+        for baseline, difference in judgement.against.items()
+        for name, interval in (("skill", difference.skill), ("rank_ic", difference.rank_ic))
     ]
-    tables = [interval_table(title, rows), interval_table("net less its baselines, paired", less)]
-    return [*tables, edge_table(found.edge)]
+    return [
+        interval_table(title, list(net.intervals().items())),
+        interval_table("net vs its baselines, paired differences", differences),
+        edge_table(judgement.edge),
+    ]
 
 
-def interval_table(title: str, rows: Sequence[tuple[str, Interval, str]]) -> Table:
-    """An estimate a row, with the ends of its interval; those that are not numbers are left out."""
-    table = Table(title=title, title_justify="left")
-    for column in ("", "estimate", "2.5 %", "97.5 %"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, one, form in rows:
-        if not math.isnan(one.estimate):
-            ends = (one.estimate, one.low, one.high)
-            table.add_row(name, *(_text(form, end) for end in ends))
+def interval_table(title: str, rows: Sequence[tuple[str, Interval]]) -> Table:
+    """Tabulate estimates with the ends of their intervals; rows whose estimate is NaN are left out.
+
+    Args:
+        title: of the table.
+        rows: name and interval; names that start with "skill" are shown as percentages.
+    """
+    table = _table(title, ("", "estimate", "2.5 %", "97.5 %"))
+    for name, interval in rows:
+        if not math.isnan(interval.estimate):
+            ends = (interval.estimate, interval.low, interval.high)
+            table.add_row(name, *(_format(name, end) for end in ends))
     return table
 
 
-def edge_table(found: Edge) -> Table:
-    """Mean outcome of the first and the last decile, beside the cost of a trade."""
-    named = [
-        ("highest forecasts, bought, bp", found.top_bp),
-        ("lowest forecasts, bought, bp", found.bottom_bp),
-        ("a trade on either side, bp", found.trade_bp),
-        ("highest forecasts, bought, ticks", found.top_ticks),
-        ("lowest forecasts, bought, ticks", found.bottom_ticks),
-        ("a trade on either side, ticks", found.trade_ticks),
+def edge_table(edge: Edge) -> Table:
+    """Tabulate the mean outcome of the highest and the lowest decile, next to the trading cost."""
+    rows = [
+        (f"{label}, {unit}", getattr(edge, f"{side}_{unit}"))
+        for unit in ("bp", "ticks")
+        for side, label in EDGE_ROWS.items()
     ]
-    rows = [(name, interval, "edge") for name, interval in named]
-    cost = (
-        "costs not known"
-        if math.isnan(found.half_spread_ticks)
-        else f"a half-spread is {found.half_spread_ticks:g} ticks ({found.half_spread_bp:.3f} bp); "
-        f"it breaks even at {found.break_even_ticks:.3f} ticks a side"
-    )
     title = (
-        f"mean outcome of the first and last decile, {found.trades:,} rows, before costs; {cost}"
+        f"mean outcome of the highest and the lowest decile, {edge.trades:,} rows, before costs. "
+        f"{edge_cost(edge)}"
     )
     return interval_table(title, rows)
 
 
-def run_table(metrics: Mapping[str, Figure]) -> Table:
-    """What was trained, and how fast."""
+def edge_cost(edge: Edge) -> str:
+    """State the half-spread and the cost at which a trade breaks even."""
+    if math.isnan(edge.half_spread_ticks):
+        return "Tick size and half-spread of these contracts are unknown"
+    return (
+        f"The half-spread is {edge.half_spread_ticks:g} ticks ({edge.half_spread_bp:.3f} bp), paid "
+        f"on entry and exit; a trade breaks even at {edge.break_even_ticks:.3f} ticks per side"
+    )
+
+
+def run_table(metrics: Mapping[str, Metric]) -> Table:
+    """Tabulate sizes and speed of the run."""
     table = Table(show_header=False)
-    for row in (name for name in _RUN_ROWS if name in metrics):
-        table.add_row(row, _text(row, metrics.get(row)))
+    for name in (name for name in _RUN_ROWS if name in metrics):
+        table.add_row(name, format_number(metrics[name]))
     return table
 
 
-def member_table(metrics: Mapping[str, Figure]) -> Table:
-    """Mean, spread and 95 % interval over the members of a population, span by span."""
-    frozen = metrics.get("members_frozen") or 0
-    title = f"{metrics['members']} members, {frozen} frozen"
-    table = Table(title=title, title_justify="left")
-    for column in ("", "mean", "std", "2.5 %", "97.5 %"):
-        table.add_column(column, justify="right" if column else "left")
+def member_table(metrics: Mapping[str, Metric]) -> Table:
+    """Tabulate mean, spread and 95 % range over the members of a population."""
+    title = f"{metrics['members']} members, {metrics.get('members_frozen') or 0} frozen"
+    table = _table(title, ("", "mean", "std", "2.5 %", "97.5 %"))
     for span in ("val", "test"):
-        for row in ("loss", "skill", "skill_squared", "mae", "rank_ic"):
-            name = f"members/{span}/{row}"
-            if f"{name}_mean" in metrics:
-                parts = (metrics[f"{name}_{part}"] for part in ("mean", "std", "low", "high"))
-                table.add_row(f"{row}, {span}", *(_text(row, part) for part in parts))
+        for name in ("loss", "skill", "skill_squared", "mae", "rank_ic"):
+            key = f"members/{span}/{name}"
+            if f"{key}_mean" in metrics:
+                cells = (metrics[f"{key}_{part}"] for part in ("mean", "std", "low", "high"))
+                table.add_row(f"{name}, {span}", *(_format(name, cell) for cell in cells))
     return table
 
 
-def compare_table(runs: Mapping[str, Mapping[str, Figure]]) -> Table:
-    """Runs side by side, their test spans only."""
-    table = Table(title="test spans", title_justify="left")
-    table.add_column("")
-    for name in runs:
-        table.add_column(name, justify="right")
-    for row in ("test_rows", *(f"test/{name}" for name in _SPAN_ROWS)):
-        table.add_row(row, *(_text(row.split("/")[-1], run.get(row)) for run in runs.values()))
-    return table
-
-
-def _text(row: str, value: Figure) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "null"
-    if row.startswith("skill"):
-        return f"{value:+.4%}"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
-
-
-Row = tuple[str, str, str, str]
-
-
-def summary_table(metrics: Mapping[str, Figure], found: Judgement, *, title: str) -> Table:
-    """A row for the net on val and test, for each baseline, and for each paired difference.
+def compare_table(runs: Mapping[str, Mapping[str, Metric]]) -> Table:
+    """Compare the test metrics of runs side by side.
 
     Args:
-        metrics: what metrics.json holds.
-        found: of the test span.
-        title: what was trained, on what.
+        runs: metrics.json of each run, by its name.
+    """
+    table = _table("test spans", ("", *runs))
+    for key in ("test_rows", *(f"test/{name}" for name in SPAN_METRICS)):
+        cells = (_format(key.split("/")[-1], run.get(key)) for run in runs.values())
+        table.add_row(key, *cells)
+    return table
+
+
+def summary_table(metrics: Mapping[str, Metric], judgement: Judgement, *, title: str) -> Table:
+    """Summarise a run: rows for the net, each baseline, each paired difference, and val.
+
+    Args:
+        metrics: contents of metrics.json.
+        judgement: of the test span.
+        title: experiment and data.
     """
     table = Table(
-        title=Text(f"{title}\n{_size(metrics, found)}"),
+        title=Text(f"{title}\n{_describe_size(metrics, judgement)}"),
         title_justify="left",
         title_style="bold",
-        caption=Text(_more(found)),
+        caption=Text(_describe_net(judgement)),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
     for name in ("test span, 95 % intervals", "loss", "skill over the constant", "rank IC"):
         table.add_column(name, justify="left" if "test" in name else "right")
-    for section in (_models(metrics, found), _differences(found), _choices(metrics)):
-        for row in section:
+    for rows in (_model_rows, _difference_rows, _val_row):
+        for row in rows(metrics, judgement):
             table.add_row(*map(Text, row))
         table.add_section()
     return table
 
 
-def _models(metrics: Mapping[str, Figure], found: Judgement) -> Iterator[Row]:
-    yield "net", *_cells(metrics.get("test/loss"), found.net)
+def _model_rows(metrics: Mapping[str, Metric], judgement: Judgement) -> Iterator[Sequence[str]]:
+    yield "net", *_model_cells(metrics.get("test/loss"), judgement.net)
     if "members/test/skill_mean" in metrics:
-        yield "one member: mean, 95 % range", *_member_cells(metrics)
-    for name, one in found.baselines.items():
-        yield model_label(name), *_cells(metrics.get(f"baseline/{name}/loss"), one)
+        yield "single members: mean, 95 % range", *_member_cells(metrics)
+    for name, baseline in judgement.baselines.items():
+        loss = metrics.get(f"baseline/{name}/loss")
+        yield model_label(name), *_model_cells(loss, baseline)
 
 
-def _differences(found: Judgement) -> Iterator[Row]:
-    for name, apart in found.against.items():
-        yield (
-            f"net less {model_label(name)}",
-            "",
-            format_percent_interval(apart.skill),
-            format_interval(apart.rank_ic),
-        )
+def _model_cells(loss: Metric, model: Significance) -> Sequence[str]:
+    skill, rank_ic = format_percent_interval(model.skill), format_interval(model.rank_ic)
+    return format_number(loss), skill, rank_ic
 
 
-def _choices(metrics: Mapping[str, Figure]) -> Iterator[Row]:
-    """What choices were made on; without an interval, because it was chosen."""
-    if metrics.get("val/loss") is not None:
-        ic = metrics.get("val/rank_ic")
-        shown = NONE if ic is None else f"{ic:.4f}"
-        yield (
-            "net on val",
-            format_number(metrics["val/loss"]),
-            format_percent(metrics.get("val/skill")),
-            shown,
-        )
-
-
-def _member_cells(metrics: Mapping[str, Figure]) -> tuple[str, str, str]:
-    """Over the members of a population."""
-    spread = {}
+def _member_cells(metrics: Mapping[str, Metric]) -> Sequence[str]:
+    ranges = []
     for name in ("skill", "rank_ic"):
-        ends = [metrics.get(f"members/test/{name}_{part}") for part in ("mean", "low", "high")]
-        spread[name] = Interval(*(math.nan if one is None else float(one) for one in ends))
+        ends = (metrics.get(f"members/test/{name}_{part}") for part in ("mean", "low", "high"))
+        ranges.append(Interval(*(math.nan if end is None else float(end) for end in ends)))
+    skill, rank_ic = ranges
     loss = format_number(metrics.get("members/test/loss_mean"))
-    return loss, format_percent_interval(spread["skill"]), format_interval(spread["rank_ic"])
+    return loss, format_percent_interval(skill), format_interval(rank_ic)
 
 
-def _cells(loss: Figure, found: Significance) -> tuple[str, str, str]:
-    return format_number(loss), format_percent_interval(found.skill), format_interval(found.rank_ic)
+def _difference_rows(_: Mapping[str, Metric], judgement: Judgement) -> Iterator[Sequence[str]]:
+    for name, difference in judgement.against.items():
+        skill, rank_ic = difference.skill, difference.rank_ic
+        cells = (format_percent_interval(skill), format_interval(rank_ic))
+        yield f"net vs {model_label(name)}", "", *cells
 
 
-def _size(metrics: Mapping[str, Figure], found: Judgement) -> str:
-    """How much was trained, and what it is tested on."""
+def _val_row(metrics: Mapping[str, Metric], _: Judgement) -> Iterator[Sequence[str]]:
+    """Yield the net on val, without an interval: the net was selected there."""
+    if metrics.get("val/loss") is not None:
+        skill, rank_ic = metrics.get("val/skill"), metrics.get("val/rank_ic")
+        shown = NONE if rank_ic is None else f"{rank_ic:.4f}"
+        yield "net on val", format_number(metrics["val/loss"]), format_percent(skill), shown
+
+
+def _describe_size(metrics: Mapping[str, Metric], judgement: Judgement) -> str:
     members = metrics.get("members") or 1
     nets = f"{members:,} nets of " if members > 1 else ""
     seconds, rate = metrics.get("fit_seconds") or 0.0, metrics.get("steps_per_second") or 0.0
+    parameters, steps, rows = (
+        format_number(metrics.get(name)) for name in ("parameters", "steps", "test_rows")
+    )
     return (
-        f"{nets}{format_number(metrics.get('parameters'))} parameters, {format_number(metrics.get('steps'))} "  # noqa: E501
-        f"steps in {seconds:.0f} s ({rate:,.0f} a second); {format_number(metrics.get('test_rows'))} test "  # noqa: E501
-        f"rows on {found.net.dates} trading dates"
+        f"{nets}{parameters} parameters, {steps} steps in {seconds:.0f} s "
+        f"({rate:,.0f} per second); {rows} test rows on {judgement.net.dates} trading dates"
     )
 
 
-def _more(found: Judgement) -> str:
-    """The figures of the net that no baseline is shown with."""
-    net = found.net
+def _describe_net(judgement: Judgement) -> str:
+    """Return the metrics of the net that are not shown for baselines."""
+    net, edge = judgement.net, judgement.edge
     parts = [
         f"daily rank IC {format_interval(net.daily_ic)}",
         f"ICIR {format_interval(net.icir, digits=3)}",
-        f"hit rate {format_interval(net.hit_rate)}, where a coin has 0.5",
+        f"hit rate {format_interval(net.hit_rate)} (chance: 0.5)",
     ]
-    return "net: " + "; ".join([*parts, *_edge(found.edge)])
+    ticks, cost = edge.trade_ticks, edge.half_spread_ticks
+    if not math.isnan(ticks.estimate):
+        half_spread = "" if math.isnan(cost) else f" (half-spread {cost:g})"
+        parts.append(f"edge per trade {format_interval(ticks, digits=2)} ticks{half_spread}")
+    elif not math.isnan(edge.trade_bp.estimate):
+        parts.append(f"edge per trade {format_interval(edge.trade_bp, digits=2)} bp")
+    return f"net: {'; '.join(parts)}"
 
 
-def _edge(edge: Edge) -> list[str]:
-    """What the outer deciles earn a trade, beside its cost."""
-    found, unit = edge.trade_ticks, "ticks"
-    if math.isnan(found.estimate):
-        found, unit = edge.trade_bp, "bp"
-    if math.isnan(found.estimate):
-        return []
-    cost = edge.half_spread_ticks
-    beside = f", half-spread {cost:g}" if unit == "ticks" and not math.isnan(cost) else ""
-    return [f"edge of a trade {format_interval(found, digits=2)} {unit}{beside}"]
+def _format(name: str, value: Metric) -> str:
+    return format_percent(value) if name.startswith("skill") else format_number(value)
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="right" if name else "left")
+    return table

@@ -1,4 +1,4 @@
-"""The verdict in words, and figures formatted for readers."""
+"""The verdict on a net in words, and the number formats of console tables and report."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,38 +7,19 @@ from robust_fin.evaluation.breakdowns import Edge
 from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.significance import Judgement, PairedDifference, Significance
 
-NONE = "none"  # what could not be computed, or what there is none of
-_SPOKEN = {
-    "net": "net",
-    "constant": "constant",
-    "minus_last_return": "minus the last return",
-    "ridge": "ridge",
-    "lightgbm": "LightGBM",
-}
+NONE = "none"  # shown where a value could not be computed
+_MODEL_LABELS = {"minus_last_return": "minus the last return", "lightgbm": "LightGBM"}
+_COMPARED = ("ridge", "lightgbm")  # baselines that forecast a level; reversal only gives an order
+_MIN_DATES = 20  # with fewer, the ends of an interval are themselves uncertain
 
 
 def model_label(model: str) -> str:
-    """The name of a model in words."""
-    return _SPOKEN.get(model, model)
-
-
-def format_percent_interval(found: Interval) -> str:
-    """A share with its interval: +2.125 % [+1.168, +2.798]."""
-    return _with_ends(found, lambda value: f"{_whole(100 * value, 3):+.3f}", unit=" %")
-
-
-def format_interval(found: Interval, *, digits: int = 4) -> str:
-    """A number with its interval: 0.1942 [0.1635, 0.2194].
-
-    Args:
-        found: to be set.
-        digits: after the point.
-    """
-    return _with_ends(found, lambda value: f"{_whole(value, digits):.{digits}f}")
+    """Return the name of a model as shown to readers."""
+    return _MODEL_LABELS.get(model, model)
 
 
 def format_number(value: object) -> str:
-    """A number as metrics.json has it: a whole one with commas, another with six digits."""
+    """Format an integer with thousands separators, a float with six significant digits."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return NONE
     if isinstance(value, int):
@@ -47,110 +28,123 @@ def format_number(value: object) -> str:
 
 
 def format_percent(value: object) -> str:
-    """A share in percent, with its sign: +2.125 %."""
+    """Format a fraction as signed percentage: +2.125 %."""
     if not isinstance(value, int | float) or math.isnan(value):
         return NONE
-    return f"{_whole(100 * value, 3):+.3f} %"
+    return f"{_round(100 * value, 3):+.3f} %"
 
 
-def _whole(value: float, digits: int) -> float:
-    """Rounded, and without the sign of a zero."""
-    return round(value, digits) + 0.0
-
-
-def _with_ends(found: Interval, text: Callable[[float], str], *, unit: str = "") -> str:
-    if math.isnan(found.estimate):
-        return NONE
-    if math.isnan(found.low) or math.isnan(found.high):
-        return f"{text(found.estimate)}{unit} [none]"
-    return f"{text(found.estimate)}{unit} [{text(found.low)}, {text(found.high)}]"
-
-
-_RIVALS = ("ridge", "lightgbm")  # models that forecast a level; reversal has only an order
-_FEW_DATES = 20  # below, the ends of an interval are themselves not known well
-
-
-def verdict(found: Judgement | Significance) -> str:
-    """One or two sentences on what a net's forecasts are worth.
-
-    Skill is claimed only where the whole interval of the skill over the constant is above 0;
-    better than a baseline only where the whole interval of the paired difference is.
+def format_percent_interval(interval: Interval, *, signed: bool = True) -> str:
+    """Format a fraction and its interval as percentages: +2.125 % [+1.168, +2.798].
 
     Args:
-        found: of a run; or the figures of one model, when there is nothing to compare it with.
+        interval: of a fraction.
+        signed: write a plus sign.
     """
-    if isinstance(found, Significance):
-        return " ".join([f"{_claim(found)}.", *_caution(found)])
-    if not has_skill(found.net):
-        return " ".join([f"{_claim(found.net)}.", *_caution(found.net)])
-    parts = [_claim(found.net), *_compared(found.against)]
-    worth = _worth(found.edge)
-    sentence = ", ".join(parts) + (f"; {worth}" if worth else "") + "."
-    return " ".join([sentence, *_beside_reversal(found.against), *_caution(found.net)])
+    sign = "+" if signed else ""
+    return _with_ends(interval, lambda value: f"{_round(100 * value, 3):{sign}.3f}", unit=" %")
 
 
-def has_skill(found: Significance) -> bool:
-    """Whether skill may be claimed."""
-    return found.dates >= 2 and found.skill.is_above(0)
+def format_interval(interval: Interval, *, digits: int = 4) -> str:
+    """Format a number and its interval: 0.1942 [0.1635, 0.2194].
+
+    Args:
+        interval: of a number.
+        digits: after the decimal point.
+    """
+    return _with_ends(interval, lambda value: f"{_round(value, digits):.{digits}f}")
 
 
-def _claim(found: Significance) -> str:
-    skill, ic = _percent(found.skill), f"rank IC {_plain(found.rank_ic)}"
-    if found.dates < 2:
-        return f"No skill can be claimed: the test span has {found.dates} trading date"
-    if found.skill.is_above(0):
-        return f"Skill {skill} over the constant, {ic}"
-    if found.rank_ic.is_above(0):
-        return f"No skill over the constant: {skill}; the forecasts do order the outcomes, {ic}"
-    if math.isnan(found.rank_ic.estimate):
+def _round(value: float, digits: int) -> float:
+    return round(value, digits) + 0.0  # adding 0.0 turns -0.0 into 0.0
+
+
+def _with_ends(interval: Interval, text: Callable[[float], str], *, unit: str = "") -> str:
+    if math.isnan(interval.estimate):
+        return NONE
+    unknown = math.isnan(interval.low) or math.isnan(interval.high)
+    ends = NONE if unknown else f"{text(interval.low)}, {text(interval.high)}"
+    return f"{text(interval.estimate)}{unit} [{ends}]"
+
+
+def verdict(judgement: Judgement | Significance) -> str:
+    """State in one or two sentences what a net's forecasts are worth.
+
+    Skill is claimed only if the entire interval of the skill over the constant is above 0. The net
+    is called better than a baseline only if the entire interval of their paired difference is.
+
+    Args:
+        judgement: of a run, or the figures of a single model if there is nothing to compare with.
+    """
+    if isinstance(judgement, Significance):
+        return " ".join([f"{_claim(judgement)}.", *_caution(judgement)])
+    net = judgement.net
+    if not has_skill(net):
+        return " ".join([f"{_claim(net)}.", *_caution(net)])
+    sentence = ", ".join([_claim(net), *_comparisons(judgement.against)])
+    sentence += "".join(f"; {text}" for text in _edge(judgement.edge))
+    return " ".join([f"{sentence}.", *_reversal(judgement.against), *_caution(net)])
+
+
+def has_skill(net: Significance) -> bool:
+    """Return True if skill may be claimed."""
+    return net.dates >= 2 and net.skill.is_above(0)
+
+
+def _claim(net: Significance) -> str:
+    skill = format_percent_interval(net.skill, signed=False)
+    rank_ic = f"rank IC {format_interval(net.rank_ic)}"
+    if net.dates < 2:
+        return f"No skill can be claimed: the test span has {net.dates} trading date"
+    if net.skill.is_above(0):
+        return f"Skill {skill} over the constant, {rank_ic}"
+    if net.rank_ic.is_above(0):
+        return (
+            f"No skill over the constant: {skill}; the forecasts do order the outcomes, {rank_ic}"
+        )
+    if math.isnan(net.rank_ic.estimate):
         return f"No skill: {skill} over the constant; the forecast is constant"
-    return f"No skill: {skill} over the constant, {ic}"
+    return f"No skill: {skill} over the constant, {rank_ic}"
 
 
-def _compared(against: Mapping[str, PairedDifference]) -> list[str]:
-    found = []
-    for name in (one for one in _RIVALS if one in against):
-        apart, rival = against[name].skill, model_label(name)
-        if apart.is_above(0):
-            found.append(f"better than {rival} by {_percent(apart)}")
-        elif apart.is_below(0):
-            found.append(f"worse than {rival} ({_percent(apart)})")
+def _comparisons(against: Mapping[str, PairedDifference]) -> list[str]:
+    texts = []
+    for name in (name for name in _COMPARED if name in against):
+        skill, label = against[name].skill, model_label(name)
+        difference = format_percent_interval(skill, signed=False)
+        if skill.is_above(0):
+            texts.append(f"better than {label} by {difference}")
         else:
-            found.append(f"not better than {rival} ({_percent(apart)})")
-    return found
+            relation = "worse" if skill.is_below(0) else "not better"
+            texts.append(f"{relation} than {label} ({difference})")
+    return texts
 
 
-def _worth(edge: Edge) -> str:
-    """The edge of a trade beside the half-spread, in ticks where a tick is known."""
+def _edge(edge: Edge) -> list[str]:
+    """Compare the edge of a trade with the half-spread, in ticks if the tick size is known."""
     earned, unit, cost = edge.trade_ticks, "tick", edge.half_spread_ticks
     if math.isnan(earned.estimate):
         earned, unit, cost = edge.trade_bp, "bp", math.nan
     if math.isnan(earned.estimate):
-        return ""
-    said = f"the edge is {earned.estimate:.2f} {unit} [{earned.low:.2f}, {earned.high:.2f}]"
-    if math.isnan(cost):
-        return said
-    side = "above" if earned.is_above(cost) else "below" if earned.is_below(cost) else "about"
-    return f"{said}, {side} a half-spread of {cost:g}"
-
-
-def _beside_reversal(against: Mapping[str, PairedDifference]) -> list[str]:
-    apart = against["minus_last_return"].rank_ic if "minus_last_return" in against else None
-    if apart is None or math.isnan(apart.estimate) or apart.is_above(0):
         return []
-    return [f"It orders the outcomes no better than minus the last return ({_plain(apart)})."]
+    text = f"the edge is {earned.estimate:.2f} {unit} [{earned.low:.2f}, {earned.high:.2f}]"
+    if math.isnan(cost):
+        return [text]
+    relation = "above" if earned.is_above(cost) else "below" if earned.is_below(cost) else "about"
+    return [f"{text}, {relation} a half-spread of {cost:g}"]
 
 
-def _caution(found: Significance) -> list[str]:
-    few = 2 <= found.dates < _FEW_DATES
-    return [f"Intervals over only {found.dates} trading dates are themselves unsure."] * few
+def _reversal(against: Mapping[str, PairedDifference]) -> list[str]:
+    if "minus_last_return" not in against:
+        return []
+    difference = against["minus_last_return"].rank_ic
+    if math.isnan(difference.estimate) or difference.is_above(0):
+        return []
+    interval = format_interval(difference)
+    return [f"It orders the outcomes no better than minus the last return ({interval})."]
 
 
-def _percent(found: Interval) -> str:
-    parts = (f"{100 * one:.3f}" for one in (found.estimate, found.low, found.high))
-    estimate, low, high = parts
-    return f"{estimate} % [{low}, {high}]"
-
-
-def _plain(found: Interval) -> str:
-    return f"{found.estimate:.4f} [{found.low:.4f}, {found.high:.4f}]"
+def _caution(net: Significance) -> list[str]:
+    if not 2 <= net.dates < _MIN_DATES:
+        return []
+    return [f"With only {net.dates} trading dates, the intervals themselves are uncertain."]

@@ -7,22 +7,28 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from hydra.utils import instantiate
 from jaxtyping import Int
-from omegaconf import DictConfig, OmegaConf
 
-from robust_fin.bundle.folder import Bundle, commit, load_bundle, read_provenance
+from robust_fin.bundle.folder import (
+    Bundle,
+    commit,
+    load_bundle,
+    read_plain_config,
+    read_provenance,
+)
 from robust_fin.bundle.predictions import Forecast, mean_forecast, predictions_table
 from robust_fin.data.examples import Examples
 from robust_fin.data.folds import Market
 from robust_fin.data.splits import Timeline
 from robust_fin.errors import BundleError, ConfigError
 from robust_fin.evaluation.significance import Judgement, interval_metrics, judge
-from robust_fin.ledger.record import ledger_of, now, seen_from
+from robust_fin.ledger.record import find_ledger, now, seen_from
 from robust_fin.ledger.trials import Look, Trials, append, config_hash
 from robust_fin.runtime.atomic_files import null_for_nan, write_atomic
 from robust_fin.training.baselines import constant, minus_last_return
@@ -33,7 +39,7 @@ _LOGGED = ("skill", "skill_low", "skill_high", "rank_ic", "rank_ic_low", "rank_i
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class LockboxResult:
     """What a look shows.
 
     Attributes:
@@ -47,7 +53,7 @@ class Opened:
     words: str
 
 
-def open_lockbox(run: Path) -> Opened:
+def open_lockbox(run: Path) -> LockboxResult:
     """Score the locked rows with a run's bundle; the look is logged before anything is shown.
 
     Nothing is fitted here: features, transform and target are those of the run's training rows.
@@ -61,21 +67,21 @@ def open_lockbox(run: Path) -> Opened:
         ConfigError: the look cannot be logged.
     """
     bundle = load_bundle(run)
-    config, share = bundle.config, _share(run, bundle.config)
-    ledger = ledger_of(run, config)
+    config = read_plain_config(run)
+    share, ledger = _share(run, config), find_ledger(run)
     if ledger is None:
         raise ConfigError(
             f"{run} names no trial ledger to log the look in: it was made before there were "
             "ledgers. Train it again"
         )
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config["threads"])
     table = score_lockbox(bundle, run, share=share)
-    instrument = OmegaConf.select(config, "instrument")
+    instrument = config.get("instrument")
     found = judge(table, instrument=None if instrument is None else instantiate(instrument))
     figures, net = figures_of(found), table[table["model"] == "net"]
     own = Look(
         time=now(),
-        name=config.name,
+        name=config["name"],
         run=seen_from(ledger, run),
         config=config_hash(config),
         data_sha256=read_provenance(run)["data_sha256"],
@@ -90,7 +96,7 @@ def open_lockbox(run: Path) -> Opened:
     content: dict[str, float | int | str | None] = {**span, "rows": own.rows, **figures}
     content |= {"look": own.time, "looks_before": len(before.looks)}
     write_atomic(run / LOCKBOX, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-    return Opened(found, content, look_words(before, share=share))
+    return LockboxResult(found, content, look_words(before, share=share))
 
 
 def score_lockbox(bundle: Bundle, run: Path, *, share: float) -> pd.DataFrame:
@@ -176,8 +182,8 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _share(run: Path, config: DictConfig) -> float:
-    share = float(OmegaConf.select(config, "split.lockbox", default=0.0))
+def _share(run: Path, config: Mapping[str, Any]) -> float:
+    share = float(config["split"].get("lockbox", 0.0))
     if share <= 0:
         raise BundleError(
             f"{run} has no lockbox: split.lockbox={share:g}. Train with split.lockbox=0.1 to keep "

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,11 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from hydra.utils import to_absolute_path
 from jaxtyping import Float
-from omegaconf import DictConfig, OmegaConf
 
-from robust_fin.bundle.folder import read_config, read_provenance
+from robust_fin.bundle.folder import read_plain_config, read_provenance
 from robust_fin.data.targets import KEPT
 from robust_fin.evaluation.multiple_testing import SharpeMoments
 from robust_fin.evaluation.run_selection import daily_series
@@ -25,25 +24,12 @@ SCORES = ("skill", "rank_ic")
 COLUMNS = ["trading_date", "model", "score", "target", "outcome"]
 
 
-def placed(config: DictConfig) -> DictConfig:
-    """The config with the ledger's path made absolute, so that resume and evaluate find it.
+def find_ledger(run: Path) -> Path | None:
+    """Return the ledger that a run is counted in; None if the run's config names none.
 
-    A relative one starts at the folder that the command was started in.
+    If the project was moved, it is the ledger above the run folder that contains the run.
     """
-    path = OmegaConf.select(config, "ledger")
-    if path is None:  # of a run from before there were ledgers
-        return config
-    found = config.copy()
-    found.ledger = to_absolute_path(str(Path(path).expanduser()))
-    return found
-
-
-def ledger_of(run: Path, config: DictConfig) -> Path | None:
-    """The ledger that a run is counted in; None for one from before there were ledgers.
-
-    Where a project was moved, it is the one above the run that has the run in it.
-    """
-    known = OmegaConf.select(placed(config), "ledger")
+    known = read_plain_config(run).get("ledger")
     if known is None:
         return None
     path = Path(known)
@@ -70,7 +56,7 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def daily_of(run: Path) -> pd.DataFrame:
+def read_daily_series(run: Path) -> pd.DataFrame:
     """`daily_series` of a finished run."""
     models = [("model", "in", ["net", "constant"])]
     return daily_series(
@@ -95,42 +81,40 @@ class Finished:
     @classmethod
     def of(cls, run: Path) -> "Finished | None":
         """From what a run left in its folder; None for one from before there were ledgers."""
-        config = read_config(run)
-        ledger = ledger_of(run, config)
+        ledger = find_ledger(run)
         if ledger is None:
             return None
-        daily = daily_of(run)["ic"].to_numpy()
+        daily = read_daily_series(run)["ic"].to_numpy()
         return cls(
             ledger,
-            trial_of(run, config, ledger=ledger, track=SharpeMoments.from_daily(daily)),
+            trial_of(run, ledger=ledger, track=SharpeMoments.from_daily(daily)),
             daily,
         )
 
 
-def trial_of(run: Path, config: DictConfig, *, ledger: Path, track: SharpeMoments) -> LedgerTrial:
+def trial_of(run: Path, *, ledger: Path, track: SharpeMoments) -> LedgerTrial:
     """The line of a finished run.
 
     Args:
         run: the run folder.
-        config: of the run.
         ledger: that the line is for.
         track: of the daily rank IC on test.
     """
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     moments = {"icir": track.ratio, "skew": track.skew, "kurtosis": track.kurtosis}
     test = {name: metrics[f"test/{name}"] for name in SCORES} | {"dates": track.dates}
-    facts = read_provenance(run)
+    config, facts = read_plain_config(run), read_provenance(run)
     return LedgerTrial(
         time=now(),
-        name=config.name,
+        name=config["name"],
         run=seen_from(ledger, run),
         config=config_hash(config),
         data_sha256=facts["data_sha256"],
         data=facts["data"],
         split=split_of(config),
         members=metrics["members"],
-        seed=config.seed,
-        labels=OmegaConf.select(config, "debug.labels", default=KEPT),
+        seed=config["seed"],
+        labels=config.get("debug", {}).get("labels", KEPT),
         val={name: metrics[f"val/{name}"] for name in SCORES},
         test=test | null_for_nan(moments),
         commit=facts["commit"],
@@ -138,11 +122,9 @@ def trial_of(run: Path, config: DictConfig, *, ledger: Path, track: SharpeMoment
     )
 
 
-def split_of(config: DictConfig) -> dict[str, Any]:
-    """The scheme by name, and its settings."""
-    settings = OmegaConf.to_container(config.split, resolve=True)
-    assert isinstance(settings, dict)
-    named = {str(key): value for key, value in settings.items()}
+def split_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the split scheme by name, with its settings."""
+    named = dict(config["split"])
     return {"scheme": str(named.pop("_target_")).rpartition(".")[2], **named}
 
 
@@ -161,7 +143,7 @@ def record_trial(run: Path) -> str:
     return _words(own)
 
 
-def deflated_words(run: Path) -> str:
+def summarize_trials(run: Path) -> str:
     """How many trials looked at a run's bars, and what its ICIR is worth after them.
 
     Args:

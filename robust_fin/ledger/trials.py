@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
-from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.data.targets import KEPT
 from robust_fin.errors import ConfigError
@@ -156,23 +155,23 @@ def from_line(line: str) -> Entry:
         raise ValueError(f"no whole {kind.KIND}: {error}") from error
 
 
-def config_hash(config: DictConfig) -> str:
+def config_hash(config: Mapping[str, Any]) -> str:
     """Of all settings that the result depends on, as 16 hexadecimal digits.
 
     Left out are folders, logging, hardware and speed, and the path of the bars, whose content has
     a fingerprint of its own.
     """
-    kept = _seen(OmegaConf.to_container(config, resolve=True), "")
+    kept = _seen(config, "")
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def settings_tried(config: DictConfig) -> int:
+def settings_tried(config: Mapping[str, Any]) -> int:
     """How many different settings the members of a run were given.
 
     Seeds count where they are listed, as those of a sweep are; seed, seed + 1, ... are members of
     one forecast.
     """
-    lists = [OmegaConf.select(config, f"population.{name}") for name in _LISTS]
+    lists = [config.get("population", {}).get(name) for name in _LISTS]
     given = [list(one) for one in lists if one is not None]
     return max(1, len(set(zip(*given, strict=True))))
 

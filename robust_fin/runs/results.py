@@ -22,8 +22,9 @@ from robust_fin.bundle.predictions import (
     predictions_table,
 )
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.evaluation.report.report import write_report
+from robust_fin.evaluation.report.report import REPORT, write_report
 from robust_fin.evaluation.significance import Judgement, judge, judgement_metrics, model_metrics
+from robust_fin.evaluation.tensorboard.dashboard import FOLDER, read_curves, show_results
 from robust_fin.metrics import Yardstick, excess_kurtosis
 from robust_fin.runtime.atomic_files import null_for_nan, write_json
 from robust_fin.training.baselines import BASELINE_NAMES, Baselines, trivial_objective
@@ -164,9 +165,45 @@ def write_results(
     metrics |= span_figures(folds, scores, predictions)
     metrics |= member_figures(scores) if last.fit.members else {}
     metrics = null_for_nan(metrics)
-    write_report(run, predictions, tested, metrics=metrics, pictures=config.report.pictures)
+    publish(run, predictions, tested, metrics=metrics, pictures=config.report.pictures)
     write_json(run / METRICS, metrics)
     return metrics, tested
+
+
+def publish(
+    run: Path,
+    predictions: pd.DataFrame,
+    judgement: Judgement,
+    *,
+    metrics: dict[str, Any],
+    pictures: bool,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write report.html, and the same results into the run's TensorBoard folder.
+
+    Args:
+        run: the run folder.
+        predictions: its predictions table.
+        judgement: of that table.
+        metrics: contents of metrics.json.
+        pictures: draw plots, if matplotlib is installed.
+        notes: paragraphs below the verdict.
+
+    Returns:
+        Path of report.html.
+    """
+    curves = read_curves(run / FOLDER)
+    plots = write_report(
+        run,
+        predictions,
+        judgement,
+        metrics=metrics,
+        curves=curves,
+        pictures=pictures,
+        notes=notes,
+    )
+    show_results(run, predictions, judgement, metrics=metrics, curves=curves, plots=plots)
+    return run / REPORT
 
 
 def row_ledgers(folds: Sequence[FoldRun]) -> dict[str, Any]:

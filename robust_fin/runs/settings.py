@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.utils import instantiate
+from hydra.utils import instantiate, to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -19,6 +20,16 @@ from robust_fin.training.settings import (
     StabilitySettings,
     TrainerSettings,
 )
+
+
+def with_absolute_ledger(config: DictConfig) -> DictConfig:
+    """Make the path of the trial ledger absolute, so that later commands find it.
+
+    A relative path starts at the folder in which the command was started.
+    """
+    changed = config.copy()
+    changed.ledger = to_absolute_path(str(Path(config.ledger).expanduser()))
+    return changed
 
 
 def check_ranges(config: DictConfig) -> None:
@@ -53,13 +64,13 @@ def fit_settings(config: DictConfig) -> FitSettings:
         loss=bound_function(config.loss),
         optimizer=bound_function(config.optimizer),
         schedule=schedule,
-        engine=EngineSettings.checked(_plain(config.engine)),
-        population=PopulationSettings.checked(_plain(config.population)),
+        engine=EngineSettings.checked(plain_values(config.engine)),
+        population=PopulationSettings.checked(plain_values(config.population)),
         trainer=TrainerSettings.checked(
-            _plain(config.trainer), build=partial(instantiate, config.trainer)
+            plain_values(config.trainer), build=partial(instantiate, config.trainer)
         ),
-        checkpoint=CheckpointSettings.checked(_plain(config.checkpoint)),
-        stability=StabilitySettings.checked(_plain(config.stability)),
+        checkpoint=CheckpointSettings.checked(plain_values(config.checkpoint)),
+        stability=StabilitySettings.checked(plain_values(config.stability)),
         callbacks=partial(_callbacks, config.callbacks),
         logger=partial(instantiate, config.logger),
         config=OmegaConf.to_yaml(config, resolve=True),
@@ -107,7 +118,8 @@ def _callbacks(config: DictConfig) -> list[L.Callback]:
     return [instantiate(callback) for callback in config.values()]
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
+def plain_values(config: DictConfig) -> dict[str, Any]:
+    """Return a config as nested dictionaries and lists, every value resolved."""
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}

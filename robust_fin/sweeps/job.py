@@ -17,10 +17,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from robust_fin.errors import ConfigError, Pruned
-from robust_fin.ledger.record import placed
 from robust_fin.runs.job import FAILURE, Job, task_of
 from robust_fin.runs.results import METRICS
 from robust_fin.runs.schema import without_sweep_keys
+from robust_fin.runs.settings import with_absolute_ledger
 from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.launcher import LAUNCHED, write_task
 from robust_fin.runtime.process_state import RankExit
@@ -97,7 +97,7 @@ def _frozen(config: DictConfig, folder: Path) -> Composed:
     variables = {name: str(value) for name, value in _plain(hydra.job.env_set).items()}
     return Composed(
         folder,
-        placed(resolved),
+        with_absolute_ledger(resolved),
         {} if kept is None else {f"{kept}/{name}": text for name, text in files.items()},
         _plain(hydra.job_logging),
         {**missing, **variables},

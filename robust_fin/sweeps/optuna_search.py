@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from robust_fin.errors import ConfigError
 from robust_fin.ledger.trials import config_hash
+from robust_fin.runs.settings import plain_values
 from robust_fin.sweeps.search_space import OneOf, Space, Values, read_space, text_of
 from robust_fin.sweeps.strategy import FINISHED, PRUNED, STOPPED, Outcome, Row, Trial, one_row
 from robust_fin.sweeps.study import COMPLETE, FAIL, PRUNE, Sampling, SharedStudy
@@ -61,7 +62,7 @@ class SearchBase:
     @property
     def hash(self) -> str:
         """Of the settings that a result depends on."""
-        return config_hash(self.config)
+        return config_hash(plain_values(self.config))
 
     @property
     def has_many_nets(self) -> bool:

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.processes
 
 TITLES = [
     "Rank IC by month", "Rank IC by hour", "Calibration by decile of the forecast",
-    "Skill over time", "Spread of the members", "Loss against the constant's", "Gradient norms",
+    "Skill over time", "Spread of the members", "Loss compared with a constant forecast",
+    "Gradient norms",
 ]  # fmt: skip
 LABELS = {
     "Rank IC by month": ("rank IC", "month of the trading date", "2024-01", "all rows"),
@@ -20,7 +21,7 @@ LABELS = {
     "Calibration by decile of the forecast": ("mean forecast, rank", "mean realised rank"),
     "Skill over time": ("loss saved, % of the constant's", "net", "ridge", "24-01-01"),
     "Spread of the members": ("skill on test, %", "rank IC on test", "their mean forecast"),
-    "Loss against the constant's": ("objective on train", "loss on val", "constant"),
+    "Loss compared with a constant forecast": ("objective on train", "loss on val", "constant"),
     "Gradient norms": ("gradient norm", "optimizer step", "clipped above 1", "norm, refit"),
 }
 SCREEN, PHONE, HEIGHT = 1200, 390, 9000

@@ -34,7 +34,7 @@ NO_EXPERIMENT = "+experiment=topfive does not exist; did you mean +experiment=to
         (
             ["model=residul_mlp"],
             "model=residul_mlp does not exist; did you mean model=residual_mlp? "
-            "There are plain_mlp, prenorm_mlp, residual_mlp",
+            "Choices: plain_mlp, prenorm_mlp, residual_mlp",
         ),
         (["experiment=top5"],
          "experiment must be added to the defaults: write +experiment=NAME, with a plus"),

@@ -11,7 +11,7 @@ from tensorboard.plugins.hparams import api_pb2
 
 from robust_fin import train
 from robust_fin.bundle.folder import read_config, read_provenance
-from robust_fin.evaluation.tensorboard.dashboard import METRICS
+from robust_fin.evaluation.tensorboard.summaries import METRICS
 from tests.browser.chromium import find_browser
 from tests.browser.devtools import Browser, browser
 from tests.browser.tensorboards import tensorboard
@@ -144,7 +144,7 @@ def page(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
     ("tab", "words"),
     [
         slow("timeseries", {"0/tensorboard", "1/tensorboard", "2/tensorboard", "epoch"}),
-        ("custom_scalars", {"loss", "loss on val, and the constant's", "skill", "skill on val",
+        ("custom_scalars", {"loss", "loss on val, net and constant", "skill", "skill on val",
                             "skill on test, 95 % interval", "Matches (4)"}),
         ("hparams", {"optimizer.lr", "0.0030000", "0.010000", "1.0000e+30", "0/tensorboard",
                      "val/skill", "test/rank_ic"}),

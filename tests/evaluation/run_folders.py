@@ -12,8 +12,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from robust_fin.evaluation.report.report import write_report
 from robust_fin.evaluation.significance import Judgement, judge, judgement_metrics, model_metrics
+from robust_fin.runs.results import publish
 from robust_fin.runtime.atomic_files import null_for_nan
 from tests.evaluation.tables import predictions, with_models
 
@@ -83,7 +83,7 @@ def write_run(
     metrics = null_for_nan(metrics | {"parameters": 289, "steps": 200})
     if members:
         _write_members(run, metrics, members)
-    write_report(run, table, found, metrics=metrics, pictures=pictures)
+    publish(run, table, found, metrics=metrics, pictures=pictures)
     return found, metrics
 
 

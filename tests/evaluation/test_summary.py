@@ -45,13 +45,13 @@ def test_the_table_has_net_baselines_differences_and_val(judgement: Judgement) -
     net, ridge = judgement.net, judgement.against["ridge"]
     assert lines[:2] == [
         "top5 on es.parquet",
-        "299 parameters, 1,500 steps in 3 s (469 a second); 2,000 test rows on 20 trading dates",
+        "299 parameters, 1,500 steps in 3 s (469 per second); 2,000 test rows on 20 trading dates",
     ]
     assert (
         f"net 0.0148 {format_percent_interval(net.skill)} {format_interval(net.rank_ic)}" in lines
     )
     assert "constant 0.0151 +0.000 % [+0.000, +0.000] none" in lines
-    assert f"net less ridge {format_percent_interval(ridge.skill)} none" in lines
+    assert f"net vs ridge {format_percent_interval(ridge.skill)} none" in lines
     assert "net on val 0.015 +1.200 % 0.1000" in lines
     assert f"ICIR {format_interval(net.icir, digits=3)}" in " ".join(lines[-3:])
     assert net.skill.low > 0  # so that the case is one of skill
@@ -67,4 +67,4 @@ def test_members_have_a_row_of_their_own(judgement: Judgement) -> None:
     lines = printed(judgement, **members)
     assert lines[1].startswith("3 nets of 299 parameters")
     told = "0.0152 +1.000 % [-1.000, +2.000] 0.0500 [0.0400, 0.0600]"
-    assert f"one member: mean, 95 % range {told}" in lines
+    assert f"single members: mean, 95 % range {told}" in lines

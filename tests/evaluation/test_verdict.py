@@ -51,7 +51,9 @@ def test_one_date_supports_no_claim() -> None:
 
 def test_few_dates_are_said() -> None:
     found = significance(predictions(strength=0.5, dates=5), trivial=0.5)
-    assert verdict(found).endswith("Intervals over only 5 trading dates are themselves unsure.")
+    assert verdict(found).endswith(
+        "With only 5 trading dates, the intervals themselves are uncertain."
+    )
 
 
 def test_each_rival_is_named_with_its_paired_interval() -> None:

@@ -83,7 +83,15 @@ def test_training_gets_its_net_by_config_and_evaluation_never_sees_one() -> None
     for path in (ROOT / "evaluation").rglob("*.py"):
         assert not {"bundle", "data"} & set(ours(path)), path.name
         names = imported_modules(tree_of(path))
-        assert not [name for name in names if name.split(".")[0] in ("torch", "lightning")]
+        from_torch = {name for name in names if name.split(".")[0] in ("torch", "lightning")}
+        writes_events = path.parent.name == "tensorboard"
+        assert from_torch <= ({"torch.utils.tensorboard"} if writes_events else set()), path.name
+
+
+def test_report_does_not_import_tensorboard() -> None:
+    for path in (ROOT / "evaluation" / "report").rglob("*.py"):
+        names = imported_modules(tree_of(path))
+        assert not [name for name in names if "tensorboard" in name], path.name
 
 
 def test_bars_and_features_need_no_torch() -> None:
@@ -91,6 +99,16 @@ def test_bars_and_features_need_no_torch() -> None:
         for path in (ROOT / room).rglob("*.py"):
             names = imported_modules(tree_of(path))
             assert not [n for n in names if n.split(".")[0] in ("torch", "lightning")], path.name
+
+
+def test_only_commands_cli_runs_sweeps_and_bundles_touch_a_config() -> None:
+    commands = {path.stem for path in ROOT.glob("*.py")}
+    for path in FILES:
+        if room_of(path) in commands | {"cli", "runs", "sweeps", "bundle"}:
+            continue
+        text = path.read_text(encoding="utf-8")
+        assert "omegaconf" not in text.lower(), name_of(path)
+        assert "DictConfig" not in text, name_of(path)
 
 
 @for_every("path", FILES, ids=name_of)

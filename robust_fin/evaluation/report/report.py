@@ -1,126 +1,55 @@
-"""report.html: one file that needs no network, with the verdict on top."""
+"""The report of a run: report.html, one self-contained file with the verdict at the top."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml  # type: ignore[import-untyped]
+from jaxtyping import Float
 
-from robust_fin.evaluation.report.page import (
-    PlainTable,
-    RenderedPlot,
-    Section,
-    has_matplotlib,
-    page_html,
-    render_paragraphs,
-    render_plot,
-)
+from robust_fin.evaluation.report.page import PlainTable, Plot, RenderedPlot, Section, render_page
+from robust_fin.evaluation.report.plots import Curves, draw_members, has_matplotlib, render_plot
 from robust_fin.evaluation.report.sections import (
     calibration_section,
     edge_section,
     group_sections,
-    members_section,
     models_section,
     path_section,
     training_section,
 )
 from robust_fin.evaluation.significance import NET, Judgement, rows_by_model
-from robust_fin.evaluation.tensorboard.dashboard import FOLDER, shown_of, write_dashboard
-from robust_fin.evaluation.tensorboard.event_files import Stages, read_curves
-from robust_fin.evaluation.verdict import format_number, has_skill, verdict
+from robust_fin.evaluation.verdict import format_number, format_percent, has_skill, verdict
+from robust_fin.runtime.atomic_files import write_atomic
 
-
-def rows_section(ledger: Mapping[str, Any]) -> Section:
-    """Where every input row went.
-
-    Args:
-        ledger: as rows.json has it; of several folds, one a fold.
-    """
-    folds = {"rows": ledger} if "rows_in" in ledger else ledger
-    if not folds:
-        return Section("rows", "Row ledger", ("The run has no rows.json.",))
-    reasons = list(dict.fromkeys(key for one in folds.values() for key in one["dropped"]))
-    spans = list(dict.fromkeys(key for one in folds.values() for key in one["spans"]))
-    body = [["came in", *(f"{one['rows_in']:,}" for one in folds.values())]]
-    body += [
-        [f"dropped: {reason}", *(f"{one['dropped'].get(reason, 0):,}" for one in folds.values())]
-        for reason in reasons
-    ]
-    body += [
-        [f"kept in {span}", *(f"{one['spans'].get(span, 0):,}" for one in folds.values())]
-        for span in spans
-    ]
-    columns = ("", *(name.replace("_", " ") for name in folds))
-    found = PlainTable(
-        "Every row that came in is in a span, or dropped for one reason", columns, body
-    )
-    first = next(iter(folds.values()))
-    noticed = [[name, format_number(value)] for name, value in first["reports"].items()]
-    seen = PlainTable("Noticed, and left as it was", ("", "value"), noticed)
-    return Section("rows", "Row ledger", (), (found, seen) if noticed else (found,))
-
-
-def origin_section(provenance: Mapping[str, Any], *, config: str) -> Section:
-    """Data, versions, commit, and the whole config.
-
-    Args:
-        provenance: as bundle/provenance.json has it.
-        config: text of bundle/config.yaml.
-    """
-    rows = origin_rows(provenance)
-    table = PlainTable("What was read, with which code", ("", "value"), rows, numbers=False)
-    folded = {"The whole config": config} if config else {}
-    return Section("origin", "Provenance and config", (), (table,), folded=folded)
-
-
-def origin_rows(provenance: Mapping[str, Any]) -> list[list[str]]:
-    """What was read and with which code, and its value, as words."""
-    rows = []
-    for name, value in provenance.items():
-        inner = value.items() if isinstance(value, Mapping) else [("", value)]
-        rows += [[f"{name} {key}".strip().replace("_", " "), _said(one)] for key, one in inner]
-    return rows
-
-
-def _said(value: Any) -> str:
-    return "not known" if value is None else str(value)
-
-
-def config_text(config: str) -> str:
-    """A config, as a block of YAML."""
-    return f"```yaml\n{config}```\n"
-
-
-def provenance_text(provenance: Mapping[str, Any]) -> str:
-    """Data, versions and commit, as a table."""
-    rows = (" | ".join(_cell(one) for one in row) for row in origin_rows(provenance))
-    return "\n".join(["| what was read, with which code | |", "|---|---|", *rows]) + "\n"
-
-
-def _cell(words: str) -> str:
-    return words.replace("|", "\\|")
-
-
-REPORT, KEPT = "report.html", "kept"
-NO_MATPLOTLIB = "pip install 'robust-fin[report]' draws the pictures; their numbers are all here."
-NO_PICTURES = "The pictures were not asked for; python -m robust_fin.evaluate draws them."
+REPORT = "report.html"
+_MEMBER_LABELS = {"skill": "skill on test, %", "rank_ic": "rank IC on test"}
+_MEMBER_SCALES = {"skill": 100.0, "rank_ic": 1.0}
+KEPT = "kept"  # debug.labels of a run that is not a control
+NO_MATPLOTLIB = (
+    "The plots are missing because matplotlib is not installed: pip install 'robust-fin[report]'. "
+    "All their numbers are in the tables."
+)
+NO_PLOTS = (
+    "The plots were switched off by report.pictures=false; python -m robust_fin.evaluate draws "
+    "them. All their numbers are in the tables."
+)
 
 
 @dataclass(frozen=True, slots=True)
-class RunFolder:
-    """What a run left beside its predictions; empty where it left none.
+class RunFiles:
+    """Files of a run folder next to the predictions; empty where the file does not exist.
 
     Attributes:
         name: of the folder.
-        config: text of the config.
+        config: text of bundle/config.yaml.
         provenance: of bars and code.
         rows: the row ledger.
-        members: settings, fate and figures of each.
-        curves: by stage and tag.
+        members: settings and metrics of each member.
     """
 
     name: str
@@ -128,148 +57,220 @@ class RunFolder:
     provenance: Mapping[str, Any]
     rows: Mapping[str, Any]
     members: Sequence[Mapping[str, Any]]
-    curves: Stages
 
     @classmethod
-    def read(cls, run: Path) -> "RunFolder":
-        """What lies in the folder."""
+    def read(cls, run: Path) -> "RunFiles":
+        """Read the files of a run folder."""
         config = run / "bundle" / "config.yaml"
         return cls(
             run.name,
             config.read_text(encoding="utf-8") if config.is_file() else "",
-            _json(run / "bundle" / "provenance.json"),
-            _json(run / "rows.json"),
-            _json(run / "members.json").get("members", []),
-            read_curves(run / FOLDER),
+            _read_json(run / "bundle" / "provenance.json"),
+            _read_json(run / "rows.json"),
+            _read_json(run / "members.json").get("members", []),
         )
 
     def settings(self) -> dict[str, Any]:
-        """The config as plain values."""
+        """Parse the config."""
         return yaml.safe_load(self.config) or {}
-
-    def texts(self) -> dict[str, str]:
-        """Config and provenance in Markdown."""
-        kept = {"config": config_text(self.config)} if self.config else {}
-        return kept | ({"provenance": provenance_text(self.provenance)} if self.provenance else {})
 
 
 def write_report(
     run: Path,
     predictions: pd.DataFrame,
-    found: Judgement,
+    judgement: Judgement,
     *,
     metrics: Mapping[str, Any],
+    curves: Curves,
     pictures: bool,
     notes: Sequence[str] = (),
-) -> Path:
-    """Write report.html, whole or not at all, and its pictures into TensorBoard.
+) -> dict[str, RenderedPlot]:
+    """Write report.html into the run folder, atomically.
 
     Args:
         run: the run folder.
-        predictions: its table.
-        found: of that table.
-        metrics: as metrics.json has them.
-        pictures: drawn where matplotlib is installed.
-        notes: paragraphs under the verdict, such as how many trials there were.
+        predictions: its predictions table.
+        judgement: of that table.
+        metrics: contents of metrics.json.
+        curves: logged during training.
+        pictures: draw plots, if matplotlib is installed.
+        notes: paragraphs below the verdict.
+
+    Returns:
+        The plots of the report by name; empty if none were drawn.
     """
-    folder = RunFolder.read(run)
+    files = RunFiles.read(run)
     models = rows_by_model(predictions[predictions["outcome"].notna()])
-    sections = report_sections(folder, models, found, metrics)
-    drawings = drawings_of(sections) if pictures and has_matplotlib() else {}
-    page = report_page(folder, models[NET], found, sections, drawings=drawings, notes=notes)
-    unfinished = run / f"{REPORT}.part"
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(run / REPORT)
-    shown = shown_of(
-        found,
-        models[NET],
-        metrics=metrics,
-        drawings=drawings,
-        curves=folder.curves,
-        texts=folder.texts(),
+    sections = _sections(files, models, judgement, metrics, curves)
+    draw = pictures and has_matplotlib()
+    plots = [plot for section in sections for plot in section.plots] if draw else []
+    rendered = {plot.name: render_plot(plot) for plot in plots}
+    missing = NO_PLOTS if has_matplotlib() else NO_MATPLOTLIB
+    page = render_page(
+        **_header(files, models[NET], judgement, notes),
+        sections=sections,
+        rendered=rendered,
+        warnings=[] if rendered else [missing],
     )
-    write_dashboard(run / FOLDER, shown)
-    return run / REPORT
+    write_atomic(run / REPORT, page.encode())
+    return rendered
 
 
-def report_sections(
-    folder: RunFolder,
+def _header(
+    files: RunFiles, net: pd.DataFrame, judgement: Judgement, notes: Sequence[str]
+) -> dict[str, Any]:
+    """Return the values of the page's header: headline, verdict and what was tested."""
+    settings = files.settings()
+    labels = settings.get("debug", {}).get("labels", KEPT)
+    if labels != KEPT:
+        notes = [f"This is a control: the net was trained on {labels} labels.", *notes]
+    first, last = (str(time.date()) for time in (net["time"].min(), net["time"].max()))
+    folds, contracts = net["fold"].nunique(), ", ".join(map(str, net["contract"].unique()))
+    return {
+        "name": settings.get("name", "run"),
+        "folder": files.name,
+        "headline": "Skill" if has_skill(judgement.net) else "No skill",
+        "has_skill": has_skill(judgement.net),
+        "verdict": verdict(judgement),
+        "facts": f"{len(net):,} test rows in {folds} fold{'s' * (folds > 1)}, on "
+        f"{judgement.net.dates:,} trading dates from {first} to {last}, contracts {contracts}.",
+        "notes": notes,
+    }
+
+
+def _sections(
+    files: RunFiles,
     models: Mapping[str, pd.DataFrame],
-    found: Judgement,
+    judgement: Judgement,
     metrics: Mapping[str, Any],
+    curves: Curves,
 ) -> list[Section]:
-    """Everything below the verdict, in order."""
-    trainer = folder.settings().get("trainer", {})
-    clip = trainer.get("gradient_clip_val")
-    members = members_section(folder.members, metrics)
+    trainer = files.settings().get("trainer", {})
+    by_value = trainer.get("gradient_clip_algorithm") == "value"
+    clip = None if by_value else trainer.get("gradient_clip_val")
+    members = members_section(files.members, metrics)
     return [
-        models_section(found, metrics),
-        *group_sections(models, found),
-        calibration_section(found.calibration),
+        models_section(judgement, metrics),
+        *group_sections(models, judgement),
+        calibration_section(judgement.calibration),
         path_section(models),
         *([] if members is None else [members]),
-        edge_section(found.edge),
-        training_section(
-            folder.curves,
-            metrics,
-            clip=None if trainer.get("gradient_clip_algorithm") == "value" else clip,
-        ),
-        rows_section(folder.rows),
-        origin_section(folder.provenance, config=folder.config),
+        edge_section(judgement.edge),
+        training_section(curves, metrics, clip=clip),
+        rows_section(files.rows),
+        provenance_section(files.provenance, config=files.config),
     ]
 
 
-def drawings_of(sections: Sequence[Section]) -> dict[str, RenderedPlot]:
-    """Every picture, by its name."""
-    return {picture.name: render_plot(picture) for one in sections for picture in one.pictures}
-
-
-def report_page(
-    folder: RunFolder,
-    net: pd.DataFrame,
-    found: Judgement,
-    sections: Sequence[Section],
-    *,
-    drawings: Mapping[str, RenderedPlot],
-    notes: Sequence[str],
-) -> str:
-    """The HTML.
+def rows_section(ledger: Mapping[str, Any]) -> Section:
+    """Show how many input rows were used and why the others were dropped.
 
     Args:
-        folder: of the run.
-        net: labelled rows of the net.
-        found: of the run.
-        sections: below the verdict.
-        drawings: by the name of the picture; none without matplotlib.
-        notes: paragraphs under the verdict.
+        ledger: contents of rows.json; with several folds, one ledger per fold.
     """
-    said = "Skill" if has_skill(found.net) else "No skill"
-    settings = folder.settings()
-    name, labels = str(settings.get("name", "run")), settings.get("debug", {}).get("labels", KEPT)
-    if labels != KEPT:
-        notes = [f"This is a control: the net was trained on {labels} labels.", *notes]
-    first, last = (str(one.date()) for one in (net["time"].min(), net["time"].max()))
-    folds, codes = net["fold"].nunique(), ", ".join(map(str, net["contract"].unique()))
-    facts = (
-        f"{len(net):,} test rows in {folds} fold{'s' * (folds > 1)}, of {found.net.dates:,} "
-        f"trading dates, {first} to {last}, contracts {codes}."
-    )
-    kind = "skill" if has_skill(found.net) else "no-skill"
-    header = (
-        f'<p class="kind">{escape(name)}, {escape(folder.name)}</p>\n<h1>{said}</h1>\n'
-        f'<p class="verdict">{escape(verdict(found))}</p>\n'
-        f'<p class="facts">{escape(facts)}</p>\n{render_paragraphs(notes)}'
-    )
-    missing = [] if drawings else [NO_PICTURES if has_matplotlib() else NO_MATPLOTLIB]
-    return page_html(
-        title=f"{said}: {name}, {folder.name}",
-        header=header,
-        kind=kind,
-        contents=[(one.name, one.heading) for one in sections],
-        main=render_paragraphs(missing) + "".join(one.html(drawings) for one in sections),
-        footer="<p>Written by robust_fin; it holds all it shows, and runs no script.</p>\n",
-    )
+    folds = {"rows": ledger} if "rows_in" in ledger else ledger
+    if not folds:
+        return Section("rows", "Row ledger", ("The run has no rows.json.",))
+    ledgers = list(folds.values())
+    body = [["input rows", *(f"{fold['rows_in']:,}" for fold in ledgers)]]
+    for key, label in (("dropped", "dropped"), ("spans", "kept in")):
+        for name in dict.fromkeys(name for fold in ledgers for name in fold[key]):
+            counts = (f"{fold[key].get(name, 0):,}" for fold in ledgers)
+            body.append([f"{label}: {name}" if key == "dropped" else f"{label} {name}", *counts])
+    columns = ("", *(name.replace("_", " ") for name in folds))
+    caption = "Every input row is in exactly one span or was dropped for exactly one reason"
+    tables = [PlainTable(caption, columns, body)]
+    checks = [[name, format_number(value)] for name, value in ledgers[0]["reports"].items()]
+    if checks:
+        tables.append(PlainTable("Reported but not changed", ("", "value"), checks))
+    return Section("rows", "Row ledger", (), tuple(tables))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def provenance_section(provenance: Mapping[str, Any], *, config: str) -> Section:
+    """Show data, versions and commit, and the full config.
+
+    Args:
+        provenance: contents of bundle/provenance.json.
+        config: text of bundle/config.yaml.
+    """
+    rows = provenance_rows(provenance)
+    table = PlainTable("Data and code", ("", "value"), rows, numbers=False)
+    folded = {"Full config": config} if config else {}
+    return Section("origin", "Provenance and config", (), (table,), folded=folded)
+
+
+def provenance_rows(provenance: Mapping[str, Any]) -> list[list[str]]:
+    """Flatten provenance into rows of a name and a value."""
+    rows = []
+    for name, value in provenance.items():
+        entries = value.items() if isinstance(value, Mapping) else [("", value)]
+        for key, entry in entries:
+            label = f"{name} {key}".strip().replace("_", " ")
+            rows.append([label, "unknown" if entry is None else str(entry)])
+    return rows
+
+
+def members_section(
+    members: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]
+) -> Section | None:
+    """Show how much the members of a population differ; None for a single net.
+
+    Args:
+        members: entries of members.json.
+        metrics: contents of metrics.json.
+    """
+    spread = {name: member_values(members, f"test/{name}") for name in _MEMBER_LABELS}
+    if len(members) < 2 or not all(values.size > 1 for values in spread.values()):
+        return None
+    frozen = sum(member.get("frozen_at") is not None for member in members)
+    skills, ics = spread["skill"], spread["rank_ic"]
+    description = (
+        f"{len(members)} members, {frozen} frozen. Skill on test: "
+        f"{format_percent(float(skills.min()))} to {format_percent(float(skills.max()))}, mean "
+        f"forecast {format_percent(metrics['test/skill'])}. Rank IC on test: {ics.min():.4f} to "
+        f"{ics.max():.4f}, mean forecast {format_number(metrics['test/rank_ic'])}."
+    )
+    labels, scales = _MEMBER_LABELS, _MEMBER_SCALES
+    draw = partial(
+        draw_members,
+        spread={labels[name]: scales[name] * values for name, values in spread.items()},
+        mean={
+            labels[name]: scales[name] * float(metrics[f"test/{name}"] or 0.0) for name in spread
+        },
+    )
+    plot = Plot(
+        "members",
+        "Spread of the members",
+        "Bars count members; each tick below them is one member. The dashed line is the mean "
+        "forecast of all members.",
+        description,
+        spread_table(members),
+        draw,
+    )
+    return Section("members", "Members", (description,), plots=(plot,))
+
+
+def spread_table(members: Sequence[Mapping[str, Any]]) -> PlainTable:
+    """Tabulate the distribution of the members' metrics, span by span."""
+    rows = []
+    for span, name in ((span, name) for span in ("val", "test") for name in _MEMBER_LABELS):
+        values = member_values(members, f"{span}/{name}")
+        if values.size < 2:
+            continue
+        low, median, high = np.percentile(values, [2.5, 50, 97.5])
+        ends = (values.min(), low, median, high, values.max())
+        format_cell = format_percent if name == "skill" else format_number
+        cells = (values.mean(), values.std(ddof=1), *ends)
+        rows.append([f"{name}, {span}", *(format_cell(float(cell)) for cell in cells)])
+    columns = ("", "mean", "std", "min", "2.5 %", "median", "97.5 %", "max")
+    return PlainTable("Metrics of the individual members", columns, rows)
+
+
+def member_values(members: Sequence[Mapping[str, Any]], name: str) -> Float[np.ndarray, " members"]:
+    """Return a metric of every member that has it."""
+    known = [member[name] for member in members if member.get(name) is not None]
+    return np.array(known, dtype=np.float64)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,281 +1,255 @@
-"""Figures, hyperparameters and pictures of a run for TensorBoard."""
+"""The TensorBoard folder of a run: its curves read back, and its settings, results and failures.
 
+Event files written here end in ".report", so that they are told apart from those of the training.
+"""
+
+import contextlib
 import math
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from google.protobuf.struct_pb2 import Value as Setting  # type: ignore[import-untyped]
+import yaml  # type: ignore[import-untyped]
 from jaxtyping import Float
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams import metadata
-from tensorboard.plugins.hparams.api_pb2 import (
-    DATA_TYPE_BOOL,
-    DATA_TYPE_FLOAT64,
-    DATA_TYPE_STRING,
-    STATUS_FAILURE,
-    STATUS_SUCCESS,
-    Experiment,
-    HParamInfo,
-    MetricInfo,
-    MetricName,
-)
-from tensorboard.plugins.hparams.plugin_data_pb2 import (
-    HParamsPluginData,
-    SessionEndInfo,
-    SessionStartInfo,
-)
 
+from robust_fin.errors import ResumeError
 from robust_fin.evaluation.report.page import RenderedPlot
+from robust_fin.evaluation.report.plots import Curve, Curves
+from robust_fin.evaluation.report.report import RunFiles, provenance_rows
 from robust_fin.evaluation.significance import NET, Judgement
-from robust_fin.evaluation.tensorboard.event_files import OURS, Stages, Value, event_files
 from robust_fin.evaluation.verdict import verdict
+from robust_fin.runtime.rank_info import is_first
 
 FOLDER = "tensorboard"
-FIRST = "events.out.tfevents.0."  # a file of such a name is read before those of all curves
-NO_CURVES = "events.out.tfevents.1"
-FIGURES = "report/"  # what the tags of a run's figures begin with
+SUFFIX = ".report"  # of event files that are not written by the training
+# TensorBoard reads files in the order of their names: the session before the curves, results after
+_SESSION = f"events.out.tfevents.0.session{SUFFIX}"
+_NO_CURVES = "events.out.tfevents.1"
+# the Trainer makes TensorBoard forget all points from step 0 on when it starts
+_BEFORE_TRAINING = -1
+_LOGGER = "TensorBoardLogger"
+_FINISHED = "metrics.json"
 _SPANS = ("train/", "val/", "test/")
-_OTHERS = ("fit_seconds", "steps_per_second", "nonfinite_steps", "rollbacks")
+_RUN_METRICS = ("fit_seconds", "steps_per_second", "nonfinite_steps", "rollbacks")
 
 
-@dataclass(frozen=True, slots=True)
-class DashboardContent:
-    """What goes beside the curves; every tag begins with report/.
+def start_session(run: Path, *, members: bool) -> None:
+    """Write the chart layout and the settings of a run that starts or resumes.
 
-    Attributes:
-        levels: scalars, drawn as a line over all steps: a figure of the end beside the curves that
-            led there.
-        last_step: up to which they are drawn.
-        texts: Markdown.
-        drawings: pictures.
-        spreads: histograms.
-    """
-
-    levels: Mapping[str, float] = field(default_factory=dict)
-    last_step: int = 0
-    texts: Mapping[str, str] = field(default_factory=dict)
-    drawings: Mapping[str, RenderedPlot] = field(default_factory=dict)
-    spreads: Mapping[str, Float[np.ndarray, " values"]] = field(default_factory=dict)
-
-
-def write_dashboard(folder: Path, shown: DashboardContent, *, failed: bool = False) -> None:
-    """Write beside the curves, in place of what was written there before, and end the session.
+    They are in a separate file, so that a run that fails or is killed is listed with its settings.
+    Does nothing unless the run logs to TensorBoard.
 
     Args:
-        folder: of the logger; nothing is written where there was none.
-        shown: what.
-        failed: whether the run ended early.
+        run: the run folder, with its config.
+        members: True for a population.
     """
-    name = _last_name(folder)
-    if name is None:
+    settings = RunFiles.read(run).settings()
+    if not str(settings["logger"]["_target_"]).endswith(_LOGGER):
         return
-    # here, because the import takes a time that only a run with curves is to pay
-    from robust_fin.evaluation.tensorboard.event_files import (
-        histogram,
-        image,
-        scalars,
-        text,
-        write_events,
-    )
+    # imported here: slow, and needed only by runs that log to TensorBoard
+    from robust_fin.evaluation.tensorboard import summaries
 
-    values = [session_end(failed=failed)]
-    values += [text(tag, words) for tag, words in _tagged(shown.texts).items()]
-    values += [image(tag, one) for tag, one in _tagged(shown.drawings).items()]
-    values += [histogram(tag, one) for tag, one in _tagged(shown.spreads).items()]
-    levels = scalars(_tagged(shown.levels))
-    points = {0: [*values, *levels]} | ({shown.last_step: levels} if shown.last_step else {})
-    forget_end(folder)
-    # after the last of them in the order of names, which is the order TensorBoard reads in
-    write_events(folder / f"{name}{OURS}", points)
+    overrides = read_overrides(run)
+    hyperparameters = summaries.hyperparameters(settings, overrides)
+    start = summaries.session_start(hyperparameters, overrides)
+    folder = run / FOLDER
+    folder.mkdir(exist_ok=True)
+    _remove_results(folder)
+    values = [summaries.layout(members=members), *start]
+    summaries.write_events(folder / _SESSION, {_BEFORE_TRAINING: values})
 
 
-def _last_name(folder: Path) -> str | None:
-    """Of the last curves; of a run that failed before its first, one that comes before them."""
-    curves = event_files(folder)
-    if curves:
-        return curves[-1].name
-    return NO_CURVES if any(folder.glob(f"{FIRST}*")) else None
+def read_overrides(run: Path) -> list[str]:
+    """Read the command-line overrides that a run was started with; empty if not recorded."""
+    path = run / ".hydra" / "overrides.yaml"
+    if not path.is_file():
+        return []
+    return [str(word) for word in yaml.safe_load(path.read_text(encoding="utf-8")) or []]
 
 
-def forget_end(folder: Path) -> None:
-    """Remove what was written beside the curves, which no longer holds of a run that goes on."""
-    for before in folder.glob(f"*{OURS}"):
-        if not before.name.startswith(FIRST):
-            before.unlink()
+@contextlib.contextmanager
+def mark_failure(run: Path) -> Iterator[None]:
+    """Mark a run as failed in TensorBoard, with its error and config, if the body raises.
+
+    An interrupted run stays open, since it can be resumed. A refused resume changes nothing.
+
+    Args:
+        run: the run folder.
+    """
+    try:
+        yield
+    except ResumeError:
+        raise
+    except Exception as error:
+        if is_first() and not (run / _FINISHED).is_file():
+            reason = f"{type(error).__name__}: {error}"
+            texts = {"failure": reason, **_config_text(RunFiles.read(run))}
+            write_results(run / FOLDER, texts=texts, failed=True)
+        raise
 
 
-def shown_of(
-    found: Judgement,
-    net: pd.DataFrame,
+def show_results(
+    run: Path,
+    predictions: pd.DataFrame,
+    judgement: Judgement,
     *,
     metrics: Mapping[str, Any],
-    drawings: Mapping[str, RenderedPlot],
-    curves: Stages,
-    texts: Mapping[str, str],
-) -> DashboardContent:
-    """What a finished run shows.
+    curves: Curves,
+    plots: Mapping[str, RenderedPlot],
+) -> None:
+    """Write the results of a finished run next to its curves.
 
     Args:
-        found: of its predictions.
-        net: labelled test rows of the net.
-        metrics: as metrics.json has them.
-        drawings: pictures by name.
-        curves: of the training, by stage and tag.
-        texts: Markdown by name, beside the verdict.
+        run: the run folder.
+        predictions: its predictions table.
+        judgement: of the run.
+        metrics: contents of metrics.json.
+        curves: logged during training.
+        plots: of the report, by name.
     """
-    own = curves.get("", {})
-    scores = net["score"].to_numpy(dtype=np.float64)
+    files = RunFiles.read(run)
+    labelled = predictions[(predictions["model"] == NET) & predictions["outcome"].notna()]
+    scores = labelled["score"].to_numpy(dtype=np.float64)
     scores = scores[np.isfinite(scores)]
-    return DashboardContent(
-        levels={**model_figures(found), **run_figures(metrics)},
-        last_step=max((int(one.steps[-1]) for one in own.values()), default=0),
-        texts={"verdict": verdict(found), **texts},
-        drawings=drawings,
-        spreads={"test/score": scores} if scores.size else {},
+    texts = {"verdict": verdict(judgement), **_config_text(files)}
+    if files.provenance:
+        texts["provenance"] = _provenance_text(files.provenance)
+    write_results(
+        run / FOLDER,
+        levels=model_levels(judgement) | run_levels(metrics),
+        last_step=max((int(curve.steps[-1]) for curve in curves.get("", {}).values()), default=0),
+        texts=texts,
+        plots=plots,
+        histograms={"test/score": scores} if scores.size else {},
     )
 
 
-def model_figures(found: Judgement) -> dict[str, float]:
-    """Skill and rank IC of the net and of every baseline; null is left out."""
-    every = {NET: found.net, **found.baselines}
-    return {
-        f"{name}/{model}": interval.estimate
-        for name in ("skill", "rank_ic")
-        for model, one in every.items()
-        if math.isfinite((interval := one.intervals()[name]).estimate)
-    }
+def write_results(
+    folder: Path,
+    *,
+    levels: Mapping[str, float] | None = None,
+    last_step: int = 0,
+    texts: Mapping[str, str] | None = None,
+    plots: Mapping[str, RenderedPlot] | None = None,
+    histograms: Mapping[str, Float[np.ndarray, " values"]] | None = None,
+    failed: bool = False,
+) -> None:
+    """End the session of a run and write its results, in place of earlier results.
+
+    Every tag starts with "report/".
+
+    Args:
+        folder: of the logger; nothing is written if it has no event files.
+        levels: scalars, drawn as horizontal lines from step 0 to `last_step`.
+        last_step: optimizer step.
+        texts: Markdown.
+        plots: of the report.
+        histograms: values of each.
+        failed: True if the run ended early.
+    """
+    after = _last_event_file(folder)
+    if after is None:
+        return
+    # imported here: slow, and needed only by runs that log to TensorBoard
+    from robust_fin.evaluation.tensorboard import summaries
+
+    prefix = summaries.RESULTS
+    values = [summaries.session_end(failed=failed)]
+    values += [summaries.text(prefix + name, entry) for name, entry in (texts or {}).items()]
+    values += [summaries.image(prefix + name, entry) for name, entry in (plots or {}).items()]
+    values += [
+        summaries.histogram(prefix + name, entry) for name, entry in (histograms or {}).items()
+    ]
+    lines = summaries.scalars({prefix + name: level for name, level in (levels or {}).items()})
+    points = {0: [*values, *lines]} | ({last_step: lines} if last_step else {})
+    _remove_results(folder)
+    summaries.write_events(folder / f"{after}{SUFFIX}", points)
 
 
-def run_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """What metrics.json says of the spans and of the run; null is left out."""
+def _last_event_file(folder: Path) -> str | None:
+    """Return the name of the last training file; a placeholder if only the session exists."""
+    files = event_files(folder)
+    if files:
+        return files[-1].name
+    return _NO_CURVES if (folder / _SESSION).exists() else None
+
+
+def _remove_results(folder: Path) -> None:
+    for path in folder.glob(f"*{SUFFIX}"):
+        if path.name != _SESSION:
+            path.unlink()
+
+
+def model_levels(judgement: Judgement) -> dict[str, float]:
+    """Return skill and rank IC of the net and of every baseline, without NaN."""
+    levels = {}
+    for name in ("skill", "rank_ic"):
+        for model, result in {NET: judgement.net, **judgement.baselines}.items():
+            estimate = result.intervals()[name].estimate
+            if math.isfinite(estimate):
+                levels[f"{name}/{model}"] = estimate
+    return levels
+
+
+def run_levels(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of the spans and of the run, without null."""
     return {
         name: float(value)
         for name, value in metrics.items()
-        if value is not None and (name.startswith(_SPANS) or name in _OTHERS)
+        if value is not None and (name.startswith(_SPANS) or name in _RUN_METRICS)
     }
 
 
-def _tagged(named: Mapping[str, Any]) -> dict[str, Any]:
-    return {FIGURES + name: one for name, one in named.items()}
+def _config_text(files: RunFiles) -> dict[str, str]:
+    return {"config": f"```yaml\n{files.config}```\n"} if files.config else {}
 
 
-Plain = bool | float | str
-# of every run, whether they were overridden or not, so that runs of different commands compare
-KEYS = (
-    "seed", "batch_size", "model.hidden", "model.residual", "model.dropout", "loss.delta",
-    "optimizer.lr", "optimizer.weight_decay", "schedule.warmup", "trainer.max_epochs",
-    "trainer.gradient_clip_val", "split.refit", "population.members", "engine.name",
-)  # fmt: skip
-NAMED = ("model", "loss", "schedule", "target_scale", "split")  # by what they build
-# val first: a choice is made there, and test is looked at for what was chosen
-METRICS = (
-    "val/skill", "val/rank_ic", "val/loss", "test/skill", "test/skill_low", "test/skill_high",
-    "test/rank_ic", "test/loss", "train/objective", "fit_seconds", "nonfinite_steps",
-)  # fmt: skip
-_UNSEEN = (
-    "hydra.", "ledger", "cache", "logger", "report", "verbose", "sweep", "executor",
-    "callbacks.progress", "trainer.enable_",
-)  # fmt: skip
-_SHARED = {"experiment"}  # by the runs of a sweep
-_TYPES = {bool: DATA_TYPE_BOOL, float: DATA_TYPE_FLOAT64, str: DATA_TYPE_STRING}
+def _provenance_text(provenance: Mapping[str, Any]) -> str:
+    rows = (
+        " | ".join(cell.replace("|", "\\|") for cell in row) for row in provenance_rows(provenance)
+    )
+    return "\n".join(["| data and code | |", "|---|---|", *rows]) + "\n"
 
 
-def hyperparameters(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Plain]:
-    """The main settings of a run, and whatever its command line set; null is left out.
+def read_curves(folder: Path) -> Curves:
+    """Read every scalar that the training logged; empty if there are no event files.
+
+    If a resumed run logged a step again, the later value counts.
 
     Args:
-        settings: its resolved config, as plain values.
-        overrides: words of the command line, such as `optimizer.lr=0.01`.
+        folder: of the logger, with one subfolder per further stage.
     """
-    found = {name: _built(settings.get(name)) for name in NAMED}
-    found |= {key: _at(settings, key) for key in KEYS}
-    for key, word in _overridden(overrides).items():
-        value = _at(settings, key)
-        # a word such as model=prenorm_mlp chooses a file of settings, whose name says most
-        found[key] = word if isinstance(value, Mapping) or value is None else value
-    plain = {key: _plain(value) for key, value in found.items()}
-    return {key: value for key, value in plain.items() if value is not None}
+    curves = {}
+    for directory in [folder, *sorted(folder.glob("*/"))]:
+        points: dict[str, dict[int, float]] = {}
+        for path in event_files(directory):
+            for tag, step, value in _read_scalars(path):
+                points.setdefault(tag, {})[step] = value
+        if points:
+            stage = "" if directory == folder else directory.name
+            curves[stage] = {tag: _curve(values) for tag, values in points.items()}
+    return curves
 
 
-def session_start(hparams: Mapping[str, Plain], overrides: Sequence[str]) -> list[Value]:
-    """The columns of the table, and the line of a run that begins.
-
-    TensorBoard takes the columns from one run of those it shows, so every run names the same
-    figures and, beside the main settings, those that its command line set.
-
-    Args:
-        hparams: of the run.
-        overrides: words of the command line.
-    """
-    changed, now = set(_overridden(overrides)), time.time()
-    infos = [
-        HParamInfo(name=name, type=_TYPES[type(value)], differs=name in changed - _SHARED)
-        for name, value in hparams.items()
-    ]
-    missing = [name for name in (*NAMED, *KEYS) if name not in hparams]
-    infos += [HParamInfo(name=name, type=DATA_TYPE_STRING) for name in missing]
-    metrics = [
-        MetricInfo(name=MetricName(group="", tag=FIGURES + name), display_name=name)
-        for name in METRICS
-    ]
-    experiment = Experiment(hparam_infos=infos, metric_infos=metrics, time_created_secs=now)
-    start = SessionStartInfo(start_time_secs=now)
-    for name, value in hparams.items():
-        start.hparams[name].CopyFrom(_setting(value))
-    return [
-        _value(metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=experiment)),
-        _value(metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start)),
-    ]
+def event_files(folder: Path) -> list[Path]:
+    """Return the event files that the training wrote, oldest first."""
+    paths = folder.glob("events.out.tfevents.*")
+    return sorted(path for path in paths if not path.name.endswith(SUFFIX))
 
 
-def session_end(*, failed: bool) -> Value:
-    """How a run ended."""
-    status = STATUS_FAILURE if failed else STATUS_SUCCESS
-    end = SessionEndInfo(status=status, end_time_secs=time.time())
-    return _value(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
+def _read_scalars(path: Path) -> Iterator[tuple[str, int, float]]:
+    # imported here: takes a second
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    for event in LegacyEventFileLoader(str(path)).Load():
+        for value in event.summary.value:
+            if value.HasField("simple_value"):
+                yield value.tag, event.step, value.simple_value
 
 
-def _value(tag: str, content: Any) -> Value:
-    described = metadata.create_summary_metadata(content)
-    return Summary.Value(tag=tag, metadata=described, tensor=metadata.NULL_TENSOR)
-
-
-def _overridden(overrides: Sequence[str]) -> dict[str, str]:
-    """Key -> word, without where a run is made and what it shows meanwhile."""
-    pairs = [word.lstrip("+").partition("=") for word in overrides if not word.startswith("~")]
-    every = {key.partition("@")[0].replace("/", "."): word for key, _, word in pairs}
-    return {key: word for key, word in every.items() if not key.startswith(_UNSEEN)}
-
-
-def _at(settings: Mapping[str, Any], key: str) -> Any:
-    found: Any = settings
-    for name in key.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
-
-
-def _built(group: Any) -> str | None:
-    """The name of what a group of settings builds."""
-    target = group.get("_target_") if isinstance(group, Mapping) else None
-    return None if target is None else target.rpartition(".")[2]
-
-
-def _plain(value: Any) -> Plain | None:
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int | float):
-        return float(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(map(str, value))
-    return str(value)
-
-
-def _setting(value: Plain) -> Setting:
-    if isinstance(value, bool):
-        return Setting(bool_value=value)
-    return Setting(string_value=value) if isinstance(value, str) else Setting(number_value=value)
+def _curve(points: Mapping[int, float]) -> Curve:
+    steps = sorted(points)
+    values = [points[step] if math.isfinite(points[step]) else math.nan for step in steps]
+    return Curve(np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64))

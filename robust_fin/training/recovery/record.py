@@ -1,8 +1,8 @@
-"""The record of a step that was not finite: all that is needed to see it again, in one file.
+"""The record of a non-finite optimizer step: everything that `replay` needs, in one file.
 
-`nonfinite/step_<n>.safetensors` of the run folder holds the rows of the batch with their times and
-contracts, the state of net and optimizer before the step, the random state, the gradient norms
-before it, and the config. No pickle in it; it is written whole or not at all.
+nonfinite/step_<n>.safetensors in the run folder holds the rows of the batch with their times and
+contracts, the net and optimizer before the step, the random state, the gradient norms of the steps
+before, and the config. It holds no pickle and is written atomically.
 """
 
 import json
@@ -16,19 +16,21 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from robust_fin.data.batches import EpochOrder
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import BundleError
+from robust_fin.runtime.atomic_files import write_atomic
 
 log = logging.getLogger(__name__)
 
-FOLDER, ENDING = "nonfinite", ".safetensors"
+FOLDER, SUFFIX = "nonfinite", ".safetensors"
 KIND = "robust_fin record of a step, 1"
 _NET, _OPTIMIZER = "net/", "optimizer/"
+_TENSORS = ("x", "target", "rows", "rng_state")
 _NUMBERS = (
     "step", "loss", "gradient_norm", "lr", "reason", "batches", "dropout_key", "rank",
 )  # fmt: skip
@@ -39,20 +41,20 @@ class NonFiniteStep:
     """An optimizer step that was not taken, and the state before it.
 
     Attributes:
-        step: optimizer steps done before it.
+        step: number of optimizer steps before it.
         loss: sum over its batches.
         gradient_norm: before clipping.
-        lr: its learning rate.
-        reason: in words.
+        lr: learning rate.
+        reason: what is not finite, in words.
         x: rows of all its batches, as the net gets them.
         target: of those rows, as the loss gets it.
-        rows: their numbers among the training rows; None where the loader does not tell.
-        batches: that x is cut into; more than one where gradients are accumulated.
+        rows: row numbers in the training span; None if the loader does not know them.
+        batches: number of equal batches in x; more than 1 with gradient accumulation.
         net: weights and buffers by name.
-        optimizer: its tensors, as `PARAMETER/NAME`.
-        rng_state: of torch on the CPU before the first batch; None in the compiled engine.
-        dropout_key: of the compiled engine's masks; None in the plain one.
-        rank: of the process whose rows these are; None where there is one process.
+        optimizer: state tensors by `PARAMETER/NAME`.
+        rng_state: CPU generator before the first batch; None in the compiled engine.
+        dropout_key: key of the compiled engine's dropout masks; None in the plain engine.
+        rank: rank that these rows belong to; None in a single process.
     """
 
     step: int
@@ -73,15 +75,15 @@ class NonFiniteStep:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """A record as it was read.
+    """The content of a record file.
 
     Attributes:
         bad: the step.
         norms: gradient norms of the steps before, the newest last.
-        config: of the run, resolved, as YAML.
-        features: names of the inputs.
-        time: start of each row's bar, datetime64[ns] UTC; None where the rows are not known.
-        contract: code of each row's contract; likewise.
+        config: resolved config of the run, as YAML.
+        features: names of the columns of x.
+        time: start of each row's bar, datetime64[ns] UTC; None if the rows are not known.
+        contract: contract of each row; None if the rows are not known.
     """
 
     bad: NonFiniteStep
@@ -93,42 +95,31 @@ class StepRecord:
 
 
 class StepRecorder:
-    """Writes the records of one fit.
+    """Writes the records of a fit.
 
     Args:
-        folder: of the run.
-        stage: of the fit; before the file's name.
-        config: of the run, resolved, as YAML.
-        data: the fold that is trained on, which knows the times of its rows.
+        folder: run folder.
+        stage: of the fit; prefix of the file name.
+        config: resolved config of the run, as YAML.
+        data: fold that is trained on; gives the times of the rows.
     """
 
     def __init__(self, folder: Path, *, stage: str, config: str, data: BarDataModule) -> None:
-        """Nothing is written yet."""
         self.folder, self.stage, self.config, self.data = folder / FOLDER, stage, config, data
 
-    def told(self, bad: NonFiniteStep, *, norms: Sequence[float]) -> str:
-        """Write the record, and say where; a disk that refuses it does not hide the step."""
-        try:
-            path = self.write(bad, norms=norms)
-        except OSError as error:
-            log.warning("the record of step %d could not be written: %s", bad.step, error)
-            return ""
-        return f". python -m robust_fin.replay record={path} shows the module and the rows"
+    def try_write(self, bad: NonFiniteStep, *, norms: Sequence[float]) -> Path | None:
+        """Write a record to a new file; log a warning and return None if the disk fails.
 
-    def write(
-        self, bad: NonFiniteStep, *, norms: Sequence[float], member: int | None = None
-    ) -> Path:
-        """Write a record.
-
-        Args:
-            bad: the step.
-            norms: gradient norms of the steps before, the newest last.
-            member: number of the member in a population; before the file's name.
-
-        Returns:
-            The file, whose name no earlier record has.
+        A failure does not raise, so that the error of the step itself reaches the user.
         """
-        tensors = _tensors(bad) | {"norms": torch.tensor(norms, dtype=torch.float64)}
+        try:
+            return self._write(bad, norms)
+        except OSError as error:
+            log.warning("cannot write the record of step %d: %s", bad.step, error)
+            return None
+
+    def _write(self, bad: NonFiniteStep, norms: Sequence[float]) -> Path:
+        tensors = _pack_tensors(bad) | {"norms": torch.tensor(norms, dtype=torch.float64)}
         about: dict[str, Any] = {
             "numbers": {name: getattr(bad, name) for name in _NUMBERS},
             "features": self.data.features.names,
@@ -136,26 +127,31 @@ class StepRecorder:
             "config": self.config,
         }
         if bad.rows is not None:
-            examples, place = self.data.market.examples, bad.rows.cpu().numpy()
-            numbers = self.data.fitted.span("train")[place]
-            time = examples.time[numbers].astype("datetime64[ns]").astype(np.int64)
+            examples = self.data.market.examples
+            rows = self.data.fitted.span("train")[bad.rows.cpu().numpy()]
+            time = examples.time[rows].astype("datetime64[ns]").astype(np.int64)
             tensors["time"] = torch.from_numpy(time)
-            about["contract"] = [str(code) for code in examples.contract[numbers]]
-        places = {"rank": bad.rank, "member": member, "step": bad.step}
-        words = [f"{name}_{place}" for name, place in places.items() if place is not None]
+            about["contract"] = [str(code) for code in examples.contract[rows]]
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = _free(self.folder, "_".join([self.stage, *words] if self.stage else words))
-        unfinished = path.with_suffix(".part")
-        save_file(tensors, unfinished, metadata={"kind": KIND, "about": json.dumps(about)})
-        unfinished.replace(path)
+        path = self._new_path(bad)
+        write_atomic(path, save(tensors, metadata={"kind": KIND, "about": json.dumps(about)}))
+        return path
+
+    def _new_path(self, bad: NonFiniteStep) -> Path:
+        """Return a path that does not exist yet; a step can fail again after a rollback."""
+        words = [self.stage, "" if bad.rank is None else f"rank_{bad.rank}", f"step_{bad.step}"]
+        name, number = "_".join(filter(None, words)), 2
+        path = self.folder / f"{name}{SUFFIX}"
+        while path.exists():
+            path, number = self.folder / f"{name}_{number}{SUFFIX}", number + 1
         return path
 
 
 def read_record(path: Path) -> StepRecord:
-    """A record that `Recorder.write` wrote.
+    """Read a record file.
 
     Raises:
-        BundleError: there is no such file, or it is something else.
+        BundleError: the file is missing or is not a record.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -163,20 +159,17 @@ def read_record(path: Path) -> StepRecord:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise BundleError(
-            f"record={path} cannot be read as a record: {error}. A run that met a step which was "
-            f"not finite has one in its folder, {FOLDER}/step_<n>{ENDING}"
+            f"record={path} cannot be read as a record: {error}. A run that met a non-finite step "
+            f"has a record in its folder, {FOLDER}/step_<n>{SUFFIX}"
         ) from error
     if metadata.get("kind") != KIND:
-        raise BundleError(f"record={path} holds tensors and is no record of a step")
+        raise BundleError(f"record={path} holds tensors, but is not the record of a step")
     about = json.loads(metadata["about"])
     bad = NonFiniteStep(
         **about["numbers"],
-        x=tensors["x"],
-        target=tensors["target"],
-        rows=tensors.get("rows"),
-        net=_below(tensors, _NET),
-        optimizer=_below(tensors, _OPTIMIZER),
-        rng_state=tensors.get("rng_state"),
+        **{name: tensors.get(name) for name in _TENSORS},
+        net=_select(tensors, _NET),
+        optimizer=_select(tensors, _OPTIMIZER),
     )
     time = tensors["time"].numpy().astype("datetime64[ns]") if "time" in tensors else None
     contract = None if about["contract"] is None else tuple(about["contract"])
@@ -186,42 +179,33 @@ def read_record(path: Path) -> StepRecord:
 
 
 def last_batch_rows(order: EpochOrder, *, batches: int) -> Int[Tensor, " rows"]:
-    """Numbers of the training rows in the last batches that a loader gave, this process's."""
+    """Return the training-row numbers of the last batches that this rank's loader returned."""
     used = order.permutation()[: order.steps * order.batch_size * order.world_size]
     steps = used.view(order.steps, order.world_size, order.batch_size)[:, order.rank]
     return steps[order.next_step - batches : order.next_step].reshape(-1)
 
 
 def net_tensors(net: nn.Module) -> dict[str, Tensor]:
-    """Weights and buffers, copied."""
-    return {name: one.detach().cpu().clone() for name, one in net.state_dict().items()}
+    """Return copies of all weights and buffers."""
+    return {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
 
 
 def optimizer_tensors(net: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """What the optimizer keeps of each weight, copied, as `PARAMETER/NAME`."""
+    """Return copies of the optimizer's state tensors by `PARAMETER/NAME`."""
     return {
         f"{name}/{key}": value.detach().cpu().clone()
-        for name, one in net.named_parameters()
-        for key, value in optimizer.state.get(one, {}).items()
+        for name, weight in net.named_parameters()
+        for key, value in optimizer.state.get(weight, {}).items()
         if isinstance(value, Tensor)
     }
 
 
-def _tensors(bad: NonFiniteStep) -> dict[str, Tensor]:
-    named = {name: getattr(bad, name) for name in ("x", "target", "rows", "rng_state")}
-    found = {name: one for name, one in named.items() if one is not None}
-    found |= {f"{_NET}{name}": one for name, one in bad.net.items()}
-    found |= {f"{_OPTIMIZER}{name}": one for name, one in bad.optimizer.items()}
-    return {name: one.detach().cpu().contiguous() for name, one in found.items()}
+def _pack_tensors(bad: NonFiniteStep) -> dict[str, Tensor]:
+    tensors = {name: getattr(bad, name) for name in _TENSORS}
+    tensors |= {f"{_NET}{name}": value for name, value in bad.net.items()}
+    tensors |= {f"{_OPTIMIZER}{name}": value for name, value in bad.optimizer.items()}
+    return {k: v.detach().cpu().contiguous() for k, v in tensors.items() if v is not None}
 
 
-def _free(folder: Path, name: str) -> Path:
-    """A path of that name which is not taken; a step can fail again after a rollback."""
-    path, number = folder / f"{name}{ENDING}", 2
-    while path.exists():
-        path, number = folder / f"{name}_{number}{ENDING}", number + 1
-    return path
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _select(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

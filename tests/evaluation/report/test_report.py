@@ -18,6 +18,7 @@ from robust_fin.evaluation.verdict import (
     verdict,
 )
 from robust_fin.metrics import rank_ic
+from robust_fin.runs.results import publish
 from tests.evaluation.pages import Page
 from tests.evaluation.run_folders import scored, write_run
 from tests.small_runs import run_training
@@ -83,17 +84,17 @@ def test_the_table_of_models_says_what_metrics_json_says(page: Page, planted: tu
         one = table[model_label(model)]["rank IC"]
         assert one.split()[0] == f"{metrics[f'baseline/{model}/rank_ic']:.4f}"
         ends = [metrics[f"against/{model}/rank_ic{end}"] for end in ("", "_low", "_high")]
-        less = page.table("Paired differences")[f"net less {model_label(model)}"]["rank IC"]
+        less = page.table("Paired differences")[f"net vs {model_label(model)}"]["rank IC"]
         assert less == "{:.4f} [{:.4f}, {:.4f}]".format(*ends)
 
 
 def test_losses_stand_beside_the_constants(page: Page, planted: tuple) -> None:
-    table = page.table("Losses, span by span")
+    table = page.table("Metrics by span")
     assert table["loss"]["net, test"] == f"{planted[2]['test/loss']:.6g}"
     assert table["loss_trivial"]["net, test"] == f"{planted[2]['test/loss_trivial']:.6g}"
     assert table["rank_ic"]["ridge, test"] == f"{planted[2]['baseline/ridge/rank_ic']:.6g}"
     assert table["loss"]["net, val"] == "none"
-    objective = page.table("The training in figures")["train/objective_trivial"]["value"]
+    objective = page.table("Training in numbers")["train/objective_trivial"]["value"]
     assert objective == "0.0833"
 
 
@@ -124,18 +125,18 @@ def test_calibration_path_and_members_are_in_numbers(page: Page, planted: tuple)
     path = page.table("Share of the constant's loss saved")
     assert list(path) == ["2024-01-31", "2024-02-29", "2024-03-31", "2024-04-29"]
     assert path["2024-04-29"]["net"] == f"{100 * metrics['test/skill']:+.3f} %"
-    members = page.table("Figures of the single members")
+    members = page.table("Metrics of the individual members")
     greatest = metrics["test/rank_ic"] + 0.01 * (15 / 16 - 0.6)
-    assert members["rank_ic, test"]["greatest"] == f"{greatest:.6g}"
+    assert members["rank_ic, test"]["max"] == f"{greatest:.6g}"
 
 
 def test_rows_provenance_and_config_are_there_and_escaped(page: Page) -> None:
-    ledger = page.table("Every row that came in")
+    ledger = page.table("Every input row")
     assert {name: row["rows"] for name, row in ledger.items()} == {
-        "came in": "9,700", "dropped: vwap <undefined>": "100",
+        "input rows": "9,700", "dropped: vwap <undefined>": "100",
         "kept in train": "0", "kept in val": "0", "kept in test": "9,600",
     }  # fmt: skip
-    origin = page.table("What was read")
+    origin = page.table("Data and code")
     assert origin["data sha256"]["value"] == "ab12"
     assert origin["versions torch"]["value"] == "2.13.0"
     assert "gradient_clip_val: 1.0" in page.all("pre")[0].text
@@ -164,12 +165,12 @@ def test_every_picture_is_said_in_numbers(page: Page) -> None:
     ]
     assert {one.attributes["role"] for one in pictures} == {"img"}
     said = {one.attributes["id"]: one.text for one in page.all("desc")}
-    assert all(sum(c.isdigit() for c in said[f"{name}-seen"]) >= 6 for name in PICTURES)
-    assert said["losses-seen"] == (
-        "Objective on train goes from 0.0791 to 0.0601 in 200 steps; the constant's is 0.0833. "
-        "Loss on val goes from 0.016 to 0.015 in 200 steps; the constant's is 0.0158."
+    assert all(sum(c.isdigit() for c in said[f"{name}-description"]) >= 6 for name in PICTURES)
+    assert said["losses-description"] == (
+        "Objective on train goes from 0.0791 to 0.0601 in 200 steps; a constant has 0.0833. "
+        "Loss on val goes from 0.016 to 0.015 in 200 steps; a constant has 0.0158."
     )
-    assert said["norms-seen"].endswith("largest 0.5; clipped above 1.")
+    assert said["norms-description"].endswith("largest 0.5; clipped above 1.")
 
 
 def test_nothing_is_fetched_and_nothing_runs(page: Page) -> None:
@@ -194,7 +195,7 @@ def test_the_same_data_write_the_same_page(planted: tuple, tmp_path: Path, page:
 def test_the_pictures_are_in_tensorboard_once(planted: tuple) -> None:
     run, found, metrics = planted
     table = scored(strength=0.2)
-    report.write_report(run, table, found, metrics=metrics, pictures=True)  # again
+    publish(run, table, found, metrics=metrics, pictures=True)  # again
     folder = run / "tensorboard"
     assert len(list(folder.glob("*.report"))) == 1
     events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
@@ -216,7 +217,7 @@ def test_the_pictures_are_in_tensorboard_once(planted: tuple) -> None:
 def test_without_matplotlib_every_number_is_there(
     page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("robust_fin.evaluation.report.page.find_spec", lambda _: None)
+    monkeypatch.setattr("robust_fin.evaluation.report.plots.find_spec", lambda _: None)
     write_run(tmp_path / "planted", scored(strength=0.2), members=16)
     bare = Page.read(tmp_path / "planted" / "report.html")
     assert bare.tables() == page.tables()
@@ -233,7 +234,7 @@ def test_a_control_is_called_one(tmp_path: Path) -> None:
     found, metrics = write_run(tmp_path / "run", table, pictures=False)
     config = tmp_path / "run" / "bundle" / "config.yaml"
     config.write_text(config.read_text().replace("kept", "shuffled"))
-    report.write_report(tmp_path / "run", table, found, metrics=metrics, pictures=False)
+    publish(tmp_path / "run", table, found, metrics=metrics, pictures=False)
     said = [one.text for one in Page.read(tmp_path / "run" / "report.html").all("p")]
     assert "This is a control: the net was trained on shuffled labels." in said
 
@@ -242,11 +243,11 @@ def test_a_folder_with_predictions_alone_gets_its_report(tmp_path: Path) -> None
     table = scored(strength=0.2)
     found, metrics = write_run(tmp_path / "whole", table, pictures=False)
     (tmp_path / "bare").mkdir()
-    report.write_report(tmp_path / "bare", table, found, metrics=metrics, pictures=False)
+    publish(tmp_path / "bare", table, found, metrics=metrics, pictures=False)
     page = Page.read(tmp_path / "bare" / "report.html")
     said = [one.text for one in page.all("p")]
     assert "The run has no rows.json." in said
-    assert "The run kept no curves: it had no TensorBoard logger." in said
+    assert "The run has no training curves: it used no TensorBoard logger." in said
 
 
 def test_a_net_that_is_constant_has_a_report(tmp_path: Path) -> None:
@@ -266,7 +267,7 @@ def test_training_and_evaluating_write_it(
     assert f"report       {run / 'report.html'}" in capsys.readouterr().out
     assert (run / "report.html").stat().st_mtime_ns <= (run / "metrics.json").stat().st_mtime_ns
     page = Page.read(run / "report.html")
-    table = page.table("Losses, span by span")
+    table = page.table("Metrics by span")
     assert table["loss"]["net, test"] == f"{metrics['test/loss']:.6g}"
     assert table["loss"]["net, val"] == f"{metrics['val/loss']:.6g}"
     assert {"calibration-title", "losses-title", "norms-title"} <= set(page.ids())
@@ -274,7 +275,7 @@ def test_training_and_evaluating_write_it(
     constant = min(np.var(_trained(run)), np.mean((_trained(run) - np.median(_trained(run))) ** 2))
     assert trivial == pytest.approx(constant, rel=1e-6)
     ledger = json.loads((run / "rows.json").read_text())
-    assert page.table("Every row that came in")["came in"]["rows"] == f"{ledger['rows_in']:,}"
+    assert page.table("Every input row")["input rows"]["rows"] == f"{ledger['rows_in']:,}"
     (run / "report.html").unlink()
     assert evaluate.main([f"run={run}"]) == 0
     assert f"report       {run / 'report.html'}" in capsys.readouterr().out
@@ -289,3 +290,21 @@ def _trained(run: Path) -> np.ndarray:
     from robust_fin.runs.training import load_data
 
     return load_data(read_config(run)).target("train")
+
+
+def test_values_cannot_inject_html(tmp_path: Path) -> None:
+    attack = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+    table = scored(strength=0.2)
+    judgement, metrics = write_run(tmp_path / "run", table, pictures=False)
+    bundle = tmp_path / "run" / "bundle"
+    (bundle / "config.yaml").write_text(json.dumps({"name": attack, "trainer": {}}))
+    (bundle / "provenance.json").write_text(json.dumps({attack: attack}))
+    ledger = {"rows_in": 1, "dropped": {attack: 1}, "spans": {attack: 0}, "reports": {attack: 1}}
+    (tmp_path / "run" / "rows.json").write_text(json.dumps(ledger))
+    table["contract"] = attack
+    publish(tmp_path / "run", table, judgement, metrics=metrics, pictures=True, notes=[attack])
+    page = Page.read(tmp_path / "run" / "report.html")
+    assert (page.all("script"), page.all("img"), page.unbalanced) == ([], [], [])
+    shown = [element.text for element in page.elements if element.tag in ("p", "th", "td", "title")]
+    assert sum(attack in text for text in shown) >= 8
+    assert attack in [text for text in shown if text == attack]

@@ -1,14 +1,22 @@
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.plugins.hparams import api_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from robust_fin.errors import Interrupted, NonFiniteError
-from robust_fin.evaluation.tensorboard.dashboard import DashboardContent, write_dashboard
-from robust_fin.evaluation.tensorboard.session import mark_failure, start_session
+from robust_fin.evaluation.tensorboard.dashboard import (
+    event_files,
+    mark_failure,
+    read_curves,
+    start_session,
+    write_results,
+)
 from tests.evaluation.boards import Board
 from tests.evaluation.run_folders import write_events
 
@@ -40,7 +48,6 @@ def test_what_training_forgets_when_it_starts_is_not_the_session(tmp_path: Path)
     folder = begun(tmp_path / "run")
     write_events(folder, {"val/loss": {9: 0.5}}, name="1795460628.host.7.0")
     (curves,) = folder.glob("*.7.0")
-    from robust_fin.evaluation.tensorboard.event_files import RecordWriter
 
     with curves.open("ab") as file:
         start = Event(step=0, session_log=SessionLog(status=SessionLog.START))
@@ -68,7 +75,7 @@ def test_a_failure_is_marked_with_its_reason(tmp_path: Path, curves: bool) -> No
     assert board.tags["scalars"] == (["val/loss"] if curves else [])
     start_session(tmp_path / "run", members=False)  # it is tried again
     assert not Board(folder).has_ended()
-    write_dashboard(folder, DashboardContent())
+    write_results(folder)
     assert Board(folder).end().status == api_pb2.STATUS_SUCCESS
 
 
@@ -84,5 +91,28 @@ def test_without_a_tensorboard_nothing_is_written(tmp_path: Path) -> None:
     folder = begun(tmp_path / "run", other)
     with pytest.raises(ValueError, match="late"), mark_failure(tmp_path / "run"):
         raise ValueError("late")
-    write_dashboard(folder, DashboardContent())
+    write_results(folder)
     assert not folder.exists()
+
+
+def test_curves_are_read_by_stage_and_a_resumed_run_counts_once(tmp_path: Path) -> None:
+    write_events(tmp_path, {"val/loss": {9: 0.5, 19: 0.4}}, name="1.a")
+    write_events(tmp_path, {"val/loss": {19: 0.25, 29: 0.125}, "lr": {0: 1.0}}, name="2.a")
+    write_events(tmp_path / "refit", {"lr": {4: math.inf}}, name="3.a")
+    found = read_curves(tmp_path)
+    assert list(found) == ["", "refit"]
+    assert sorted(found[""]) == ["lr", "val/loss"]
+    assert found[""]["val/loss"].steps.tolist() == [9, 19, 29]
+    assert found[""]["val/loss"].values.tolist() == [0.5, 0.25, 0.125]
+    assert np.isnan(found["refit"]["lr"].values).tolist() == [True]
+
+
+def test_a_run_without_event_files_has_no_curves(tmp_path: Path) -> None:
+    assert read_curves(tmp_path / "tensorboard") == {}
+
+
+def test_the_reports_own_event_file_is_none_of_training(tmp_path: Path) -> None:
+    write_events(tmp_path, {"lr": {1: 0.5}}, name="1.a")
+    write_events(tmp_path, {"lr": {1: 0.75}}, name="1.a.report")
+    assert [path.name for path in event_files(tmp_path)] == ["events.out.tfevents.1.a"]
+    assert read_curves(tmp_path)[""]["lr"].values.tolist() == pytest.approx([0.5])

@@ -7,25 +7,21 @@ from matplotlib.figure import Figure
 
 from robust_fin.evaluation.breakdowns import Calibration, Decile, GroupMetrics
 from robust_fin.evaluation.intervals import Interval
-from robust_fin.evaluation.report.page import (
+from robust_fin.evaluation.report.page import STYLE, PlainTable, Plot
+from robust_fin.evaluation.report.plots import (
     COLOURS,
     INK,
     LINE,
-    STYLE,
-    PlainTable,
-    Plot,
-    render_plot,
-)
-from robust_fin.evaluation.report.plots import (
+    Curve,
     draw_calibration,
     draw_groups,
     draw_losses,
     draw_members,
     draw_norms,
     draw_path,
+    render_plot,
 )
 from robust_fin.evaluation.significance import SkillPath
-from robust_fin.evaluation.tensorboard.event_files import Curve
 
 NAN = float("nan")
 SKILL = Interval(0.0, 0.0, 0.0)
@@ -33,7 +29,7 @@ GROUPS = [
     GroupMetrics("2024-01", 10, 9, Interval(0.03, 0.01, 0.06), SKILL),
     GroupMetrics("2024-02", 10, 2, Interval(-0.02, NAN, NAN), SKILL),
 ]
-WHOLE = Interval(0.01, 0.005, 0.02)
+OVERALL = Interval(0.01, 0.005, 0.02)
 
 
 def curve(*values: float) -> Curve:
@@ -41,7 +37,7 @@ def curve(*values: float) -> Curve:
 
 
 def picture(name: str = "months") -> Plot:
-    draw = partial(draw_groups, groups=GROUPS, whole=WHOLE, along="month <&>")
+    draw = partial(draw_groups, groups=GROUPS, overall=OVERALL, axis_label="month <&>")
     return Plot(name, "By & by", "", "0.03 < 0.06", PlainTable("", ("",), []), draw)
 
 
@@ -59,7 +55,7 @@ def strokes(figure: Figure) -> list[tuple[float, float]]:
 
 def test_groups_stand_at_their_estimates_with_their_intervals() -> None:
     figure = Figure()
-    draw_groups(figure, GROUPS, whole=WHOLE, along="month")
+    draw_groups(figure, GROUPS, overall=OVERALL, axis_label="month")
     container = figure.axes[0].containers[0]
     assert list(container.lines[0].get_ydata()) == [0.03, -0.02]
     assert strokes(figure)[0] == pytest.approx((0.01, 0.06))
@@ -73,8 +69,8 @@ def test_groups_stand_at_their_estimates_with_their_intervals() -> None:
 
 def test_many_groups_leave_room_between_their_labels() -> None:
     figure = Figure()
-    many = [GroupMetrics(f"{2000 + k}-01", 1, 9, WHOLE, SKILL) for k in range(40)]
-    draw_groups(figure, many, whole=WHOLE, along="month")
+    many = [GroupMetrics(f"{2000 + k}-01", 1, 9, OVERALL, SKILL) for k in range(40)]
+    draw_groups(figure, many, overall=OVERALL, axis_label="month")
     assert len(figure.axes[0].get_xticklabels()) == 6
     assert figure.axes[0].containers[0].lines[0].get_ydata().size == 40
 
@@ -95,7 +91,7 @@ def test_the_path_is_drawn_in_percent_of_the_models_asked_for() -> None:
     dates = np.array(["2024-01-02", "2024-01-03", "2024-03-01"], dtype="datetime64[s]")
     saved = {"net": np.array([0.001, 0.002, 0.004]), "ridge": np.zeros(3)}
     figure = Figure()
-    draw_path(figure, SkillPath(dates, saved), shown={"net": "the net"})
+    draw_path(figure, SkillPath(dates, saved), labels={"net": "the net"})
     assert list(lines(figure)) == ["the net"]
     assert lines(figure)["the net"][1] == pytest.approx([0.1, 0.2, 0.4])
     labels = [one.get_text() for one in figure.axes[0].get_xticklabels()]
@@ -137,7 +133,7 @@ def test_the_svg_is_one_element_of_the_page() -> None:
     assert svg.startswith('<svg role="img" aria-labelledby="months-title" aria-describedby="')
     assert svg.endswith("</svg>\n")
     assert '<title id="months-title">By &amp; by</title>' in svg
-    assert '<desc id="months-seen">0.03 &lt; 0.06</desc>' in svg
+    assert '<desc id="months-description">0.03 &lt; 0.06</desc>' in svg
     assert "month &lt;&amp;&gt;" in svg
     assert "http" not in svg
     ids, named = re.findall(r'\bid="([^"]*)"', svg), re.findall(r'(?:href="|url\()#([^")]*)', svg)
