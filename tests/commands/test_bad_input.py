@@ -223,7 +223,7 @@ def test_train_refuses_what_is_no_bar_file(
         ("source.bar=often", "source.bar=often is no length"),
         ("source.calendar=CME_Equities", "source.calendar='CME_Equities' is no calendar"),
         ("source.vix_path=gone.csv", "no VIX file at gone.csv"),
-        ("target.horizon=0", "target.horizon=0 must be a whole number of bars, at least 1"),
+        ("target.horizon=0", "target.horizon=0 must be an integer number of bars, >= 1"),
     ],
 )
 def test_train_refuses_a_wrong_setting(

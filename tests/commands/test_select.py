@@ -15,7 +15,7 @@ from robust_fin.ranking.learners import LEARNERS, TrainingSpan
 from tests.bars import config
 from tests.candidates import elsewhere_changed, planted
 
-HOLDOUT = Holdout(0.1, 0.2, 0, False)
+HOLDOUT = Holdout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False)
 QUICK = ("cache.folder=null", "select.draws=50", "select.repeats=2", "select.parts=3")
 
 
