@@ -90,7 +90,7 @@ def test_scaler_fitted_on_all_rows_is_found(
     assert leak.reach.bars > 0.25 * ROWS  # test is a fifth of all rows, val a tenth
 
 
-def test_rank_target_fitted_on_all_rows_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_target_of_all_rows_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold_check, "fit_transforms", leaky(folds.fit_transforms, part="target"))
     (leak,) = run_check(HOLDOUT).leaks
     assert leak.column == "rank target, fold 0"
