@@ -1,9 +1,9 @@
 """python -m robust_fin.evaluate run=RUN_FOLDER [lockbox=true], or run=[A,B] to compare."""
 
-from robust_fin.cli.help import answer_help
+from robust_fin.cli.help import print_help_if_asked
 
 if __name__ == "__main__":
-    answer_help("evaluate")  # before torch is imported
+    print_help_if_asked("evaluate")  # before torch is imported
 
 import sys
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 
 from robust_fin.bundle.folder import read_provenance
-from robust_fin.cli.command import callable_as, run_job
+from robust_fin.cli.command import make_module_callable, run_command
 from robust_fin.errors import ConfigError
 from robust_fin.evaluation.run_selection import (
     compare_runs,
@@ -137,10 +137,10 @@ def job(config: DictConfig) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
-    return run_job(job, config_name="evaluate", argv=argv)
+    return run_command(job, config_name="evaluate", argv=argv)
 
 
-callable_as(evaluate)
+make_module_callable(evaluate)
 
 if __name__ == "__main__":
     sys.exit(main())

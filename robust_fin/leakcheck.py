@@ -1,9 +1,9 @@
 """python -m robust_fin.leakcheck [+experiment=NAME] [source.path=FILE] [any key of train]."""
 
-from robust_fin.cli.help import answer_help
+from robust_fin.cli.help import print_help_if_asked
 
 if __name__ == "__main__":
-    answer_help("leakcheck")  # before torch is imported
+    print_help_if_asked("leakcheck")  # before torch is imported
 
 import sys
 import time
@@ -13,11 +13,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
-from robust_fin.cli.command import run_job
+from robust_fin.cli.command import run_command
 from robust_fin.errors import RobustFinError
 from robust_fin.leaks.checks import check_leaks
 from robust_fin.leaks.perturbations import CheckedColumn, Leak
-from robust_fin.runs.settings import register_schema
+from robust_fin.runs.schema import register_schema
 from robust_fin.runtime.terminal import RESULT, show
 
 
@@ -74,7 +74,7 @@ def leak_message(leaks: Sequence[Leak]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     register_schema()
-    return run_job(leakcheck, config_name="leakcheck", argv=argv)
+    return run_command(leakcheck, config_name="leakcheck", argv=argv)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def test_a_machine_that_is_well_ends_with_0_and_says_what_was_tried(
     assert "10 steps" in found["numbers on cpu"]["found"]
     assert "64 cycles" in found["memory of cpu"]["found"]
     assert found["all-reduce"]["found"] == (
-        "exact over 2 processes on the CPU (gloo), 2.5 s with their start"
+        "exact over 2 processes on the CPU (gloo), 2.5 s including their start"
     )
     text = capsys.readouterr().out
     assert "robust_fin.doctor" in text
@@ -129,7 +129,7 @@ def test_memory_that_changes_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, damage_after_churn=(67_108_864, 144))
     found = doctor.memory(CPU)
     assert found.status == BAD
-    assert found.found == "67,108,864 live bytes changed by cycle 144 of churn"
+    assert found.found == "67,108,864 live bytes changed by cycle 144 of allocation"
 
 
 @pytest.mark.parametrize("error", [RankError("3 of 9 sums are wrong"), RuntimeError("no route")])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from robust_fin.data.examples import Examples, make_examples
+from robust_fin.data.examples import Examples, columns_of, make_examples
 from robust_fin.data.folds import cut_folds
 from robust_fin.data.splits import Split
 from robust_fin.data.targets import ForwardReturn
@@ -64,7 +64,7 @@ def check_leaks(
     )
     parts = (
         vix,
-        check_features(bars.table, names, points, starts=cuts // 2 + 1, seed=seed),
+        check_features(bars.table, columns_of(names), points, starts=cuts // 2 + 1, seed=seed),
         check_labels(bars.table, target, points, bar=bars.bar),
         check_folds(examples, features=features, transform=transform, split=split),
     )

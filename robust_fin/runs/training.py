@@ -27,7 +27,8 @@ from robust_fin.evaluation.verdict import verdict
 from robust_fin.ledger.record import record_trial
 from robust_fin.runs.job import Job, reason_kept
 from robust_fin.runs.results import METRICS, FoldRun, write_results
-from robust_fin.runs.settings import check_ranges, fit_settings, verbosity_of, with_absolute_ledger
+from robust_fin.runs.schema import get_verbosity
+from robust_fin.runs.settings import check_ranges, fit_settings, with_absolute_ledger
 from robust_fin.runtime.atomic_files import explain_full_disk
 from robust_fin.runtime.rank_info import first_local_rank_first, is_first, require_equal_on_ranks
 from robust_fin.runtime.terminal import DETAILS, RESULT, hide_progress, show, verbosity
@@ -216,7 +217,7 @@ def work(job: Job) -> None:
         explain_full_disk(job.run),
         reason_kept(job.run),
         mark_failure(job.run),
-        verbosity(verbosity_of(job.config)),
+        verbosity(get_verbosity(job.config)),
         hide_progress(when=not job.config.trainer.enable_progress_bar),
     ):
         if OmegaConf.select(job.config, "debug.check") is None:

@@ -16,7 +16,7 @@ from robust_fin.bundle.folder import read_provenance
 from robust_fin.errors import BundleError
 from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.multiple_testing import (
-    LEAST_DATES,
+    MIN_DATES,
     BBCResult,
     bbc_cv,
     expected_maximum,
@@ -162,8 +162,8 @@ def deflated_choice(rows: Sequence[Row], *, default_job: int | None) -> BBCResul
         gains = gains_of(known)
     except BundleError as error:
         return str(error)
-    if len(gains) < LEAST_DATES:
-        return f"val has {len(gains)} trading dates, and {LEAST_DATES} are needed"
+    if len(gains) < MIN_DATES:
+        return f"val has {len(gains)} trading dates, and {MIN_DATES} are needed"
     numbers = [row.number for row in known]
     reference = numbers.index(default_job) if default_job in numbers else None
     return bbc_cv(gains, reference=reference)

@@ -123,6 +123,7 @@ def test_user_split_and_target_are_checked(check, word: str, message: str) -> No
 def test_vix_of_the_bars_file_is_reported_as_unchecked(check) -> None:
     code, out, _ = check("features.names=[vix]", "leaks.cuts=1")
     assert code == 0
+    assert out.count(" close_change_pct ") == 2  # read by a baseline, so always checked
     assert "\nvix: not checked, assumed to be known at each bar; source.vix_path joins" in out
 
 
@@ -144,7 +145,7 @@ def test_vix_close_of_the_same_day_fails(
     ("word", "message"),
     [
         ("leaks.cuts=0", "leaks.cuts=0 must be a whole number, at least 1"),
-        ("leaks.depth=3", "leaks.depth is not a key. Below leaks there are"),
+        ("leaks.depth=3", "leaks.depth is not a key. Keys of leaks:"),
         ("source.path=none.csv", "none.csv"),
     ],
 )

@@ -23,7 +23,7 @@ FEATURES = FeatureSet(("close_change_pct", "price_range"))
 SPLITS = sorted(path.stem for path in (conf_folder() / "split").glob("*.yaml"))
 TRANSFORMS = sorted(path.stem for path in (conf_folder() / "transform").glob("*.yaml"))
 FOLDS = {"holdout": 1, "walk_forward": 5, "purged_kfold": 5, "cpcv": 15}
-HOLDOUT = Holdout(0.1, 0.2, 0, refit=False)
+HOLDOUT = Holdout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False)
 
 
 @cache
@@ -54,7 +54,8 @@ def test_no_configured_transform_leaks(choice: str) -> None:
 
 @pytest.mark.parametrize(("horizon", "rows"), [(1, 1), (9, 9)])
 def test_unpurged_split_is_found(horizon: int, rows: int) -> None:
-    findings = run_check(PlainHoldout(0.1, 0.2, 0, refit=False), horizon=horizon)
+    split = PlainHoldout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False)
+    findings = run_check(split, horizon=horizon)
     first = findings.leaks[0]
     assert first.column == "split, fold 0"
     assert "overlaps labels of val" in str(first)

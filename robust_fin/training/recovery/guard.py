@@ -15,7 +15,7 @@ from robust_fin.training.recovery.record import NonFiniteStep, StepRecorder
 RECORDED_NORMS = 100  # gradient norms kept for a record
 _UNREAD_NORMS = 1 << 16  # gradient norms kept for the next diagnosis, at most
 _STORED = ("rollbacks", "nonfinite_steps", "largest_norm")
-FP16_PRECISIONS = (16, "16", "16-mixed")
+_FP16 = (16, "16", "16-mixed")
 REMEDY = "Lower optimizer.lr, or limit the features with transform=robust_clip"
 
 
@@ -174,7 +174,7 @@ def check_precision(precision: int | str, *, accelerator: str) -> None:
     on_cpu = accelerator == "cpu" or (
         accelerator == "auto" and not torch.accelerator.is_available()
     )
-    if precision in FP16_PRECISIONS and on_cpu:
+    if precision in _FP16 and on_cpu:
         raise ConfigError(
             f"trainer.precision={precision} needs a GPU; on a CPU use "
             "trainer.precision=bf16-mixed or 32-true"
