@@ -14,8 +14,9 @@ from robust_fin.data.targets import ForwardReturn, Labels
 from robust_fin.errors import SourceError
 from robust_fin.features.history import contract_rows
 from robust_fin.features.registry import FeatureStream, compute_features, get_feature
-from robust_fin.market.schema import stamps
-from robust_fin.market.sources import Bars, BarStream
+from robust_fin.market.schema import bar_starts
+from robust_fin.market.sources import Bars
+from robust_fin.market.streams import BarStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ def make_examples(bars: Bars, *, names: Sequence[str], target: ForwardReturn) ->
         NO_BAR: missing,
     }
     return Examples(
-        time=stamps(bars.table)[keep],
+        time=bar_starts(bars.table)[keep],
         contract=pd.Categorical(bars.table["contract"][keep]),
         trading_date=bars.table["trading_date"].to_numpy()[keep],
         features=values[list(names)].to_numpy()[keep],
@@ -303,7 +304,7 @@ def _append(
     keep: np.ndarray,
     names: Sequence[str],
 ) -> None:
-    sink.append("time", stamps(table)[keep])
+    sink.append("time", bar_starts(table)[keep])
     sink.append("trading_date", table["trading_date"].to_numpy()[keep])
     sink.append("features", values[list(names)].to_numpy()[keep])
     sink.append("last_return", values[LAST_RETURN].to_numpy()[keep])

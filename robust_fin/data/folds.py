@@ -18,8 +18,9 @@ from robust_fin.data.targets import ForwardReturn, RankTarget
 from robust_fin.data.transforms import FeatureTransform
 from robust_fin.errors import SplitError
 from robust_fin.features.registry import FeatureSet
-from robust_fin.market.schema import BarFacts
-from robust_fin.market.sources import Bars, BarSource, BarStream
+from robust_fin.market.schema import BarSummary
+from robust_fin.market.sources import Bars, BarSource
+from robust_fin.market.streams import BarStream
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +38,14 @@ class Market:
         identity: all that the examples depend on; None where that cannot be told.
     """
 
-    bars: BarFacts
+    bars: BarSummary
     examples: Examples
     identity: Mapping[str, Any] | None = None
 
     @classmethod
     def from_bars(cls, bars: Bars, *, features: FeatureSet, target: ForwardReturn) -> "Market":
         """Compute features and labels, once."""
-        return cls(bars.facts(), make_examples(bars, names=features.names, target=target))
+        return cls(bars.summary(), make_examples(bars, names=features.names, target=target))
 
     @classmethod
     def read(
@@ -69,7 +70,7 @@ class Market:
 
         found = cache.prepared(identity, build)
         examples = Examples.from_arrays(found.arrays, found.described["examples"])
-        return cls(BarFacts.from_dict(found.described["bars"]), examples, identity)
+        return cls(BarSummary.from_dict(found.described["bars"]), examples, identity)
 
 
 def identified(cache: Cache, **parts: object) -> dict[str, Any] | None:
@@ -90,12 +91,12 @@ def read_examples(
     if source.block_rows is not None:
         stream = BarStream(source, scratch=scratch)
         described = write_examples(stream, names=features.names, target=target, sink=sink)
-        return {"bars": stream.facts().as_dict(), "examples": described}
+        return {"bars": stream.summary().as_dict(), "examples": described}
     bars = source.load()
     examples = make_examples(bars, names=features.names, target=target)
     for name, values in examples.arrays().items():
         sink.append(name, values)
-    return {"bars": bars.facts().as_dict(), "examples": examples.described()}
+    return {"bars": bars.summary().as_dict(), "examples": examples.described()}
 
 
 @dataclass(frozen=True, slots=True)

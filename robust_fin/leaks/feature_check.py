@@ -33,7 +33,7 @@ from robust_fin.leaks.perturbations import (
     spread_of,
     where,
 )
-from robust_fin.market.schema import stamps
+from robust_fin.market.schema import bar_starts
 
 # the share of a contract that is dropped, at most: two starts are not both multiples of a chunk's
 # length, and the short one leaves room for long lookbacks
@@ -277,7 +277,7 @@ class Judge:
         if seen is None:  # it notices a part of the future, and not all of it at once
             starts = later_stamps(self._bars, suspect.row)
             last = int(np.searchsorted(starts, suspect.first or 0, side="right")) - 1
-            seen = reach_to(stamps(self._bars), suspect.row, starts, max(0, last))
+            seen = reach_to(bar_starts(self._bars), suspect.row, starts, max(0, last))
         how = "is another when later bars are left out"
         if suspect.change is future_changed:
             how = "changes when later bars change"

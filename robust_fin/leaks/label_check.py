@@ -33,7 +33,7 @@ from robust_fin.leaks.perturbations import (
     where,
 )
 from robust_fin.market.labelling import Labeller
-from robust_fin.market.schema import stamps
+from robust_fin.market.schema import bar_starts
 
 Label = Callable[[pd.DataFrame], Labels]
 
@@ -109,7 +109,7 @@ def _comparisons(
     *,
     bar: pd.Timedelta,
 ) -> Iterator[LabelComparison]:
-    longest = _longest(base, stamps(bars))
+    longest = _longest(base, bar_starts(bars))
     for cut in cuts:
         window = around(bars, cut.last, lookbacks=[longest])
         yield from _cut_comparisons(bars, label, cut.last, window, bar=bar)
@@ -135,7 +135,7 @@ def _cut_comparisons(
 ) -> Iterator[LabelComparison]:
     first, stop = window
     part, known = past_missing(bars.iloc[:stop], first), last + 1 - first
-    now = stamps(part)[known - 1] + bar.to_timedelta64()
+    now = bar_starts(part)[known - 1] + bar.to_timedelta64()
     before = label(part)
     for change in (future_changed, future_missing):
         after = label(change(part, known))
@@ -184,7 +184,7 @@ def _sees(
     starts, own = later_stamps(bars, row), bars["contract"].cat.codes.to_numpy()
     beyond = 0
     if comparison.what == AFTER_END and not np.isnat(base.label_end[row]):
-        beyond = int(np.searchsorted(stamps(bars)[starts], base.label_end[row]))
+        beyond = int(np.searchsorted(bar_starts(bars)[starts], base.label_end[row]))
     at, spread = slice(row, row + 1), spread_of(base.outcome)
 
     def changed(first: int) -> pd.DataFrame:
@@ -198,7 +198,7 @@ def _sees(
         return bool((differ | _unlike(base.label_end[at], after.label_end[at]))[0])
 
     last = farthest(notices, starts.size - beyond)
-    return None if last is None else reach_to(stamps(bars), row, starts, beyond + last)
+    return None if last is None else reach_to(bar_starts(bars), row, starts, beyond + last)
 
 
 VIX, SAME_DAY = "vix", "closes of its date and later"
@@ -273,7 +273,7 @@ def _notices(here: pd.DataFrame, labeller: Labeller, days: np.ndarray, place: in
 def _reach(bars: pd.DataFrame, row: int, day: pd.Timestamp) -> Reach:
     """From a bar to the moment at which a day's close is known."""
     known = (day + _KNOWN).tz_localize("America/Chicago").tz_convert("UTC").tz_localize(None)
-    time = stamps(bars)
+    time = bar_starts(bars)
     between = np.unique(time[(time > time[row]) & (time < known.to_datetime64())])
     minutes = (known.to_datetime64() - time[row]) / np.timedelta64(1, "m")
     return Reach(between.size, float(minutes), to_end=False)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from robust_fin.features.history import contract_rows
 from robust_fin.features.registry import BARS, SESSION, Lookback
-from robust_fin.market.schema import PRICES, stamps
+from robust_fin.market.schema import PRICES, bar_starts
 
 Change = Callable[[pd.DataFrame, int], pd.DataFrame]  # of all bars from a row on
 Mask = Bool[np.ndarray, " rows"]
@@ -124,7 +124,7 @@ def share_of_date(day: Int[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
 
 def later_stamps(bars: pd.DataFrame, row: int) -> Int[np.ndarray, " later"]:
     """The first row of every stamp after that of a row."""
-    time = stamps(bars)
+    time = bar_starts(bars)
     first = np.flatnonzero(np.diff(time) > np.timedelta64(0)) + 1
     return first[first > row]
 
@@ -157,7 +157,7 @@ def cut_points(
         seed: of the draw.
         ends: moments to cut at beside these: the last label ends of training spans.
     """
-    draw, time = np.random.default_rng(seed), stamps(bars)
+    draw, time = np.random.default_rng(seed), bar_starts(bars)
     kinds: dict[int, str] = {}
     for row, kind in _rows(bars, count, draw, ends):
         last = int(np.searchsorted(time, time[row], side="right")) - 1
@@ -177,7 +177,7 @@ def _rows(
             if row < len(bars)
         )
     yield int(draw.integers(1, 60)) % len(bars), FIRST
-    time = stamps(bars)
+    time = bar_starts(bars)
     for end in ends:
         yield max(0, int(np.searchsorted(time, end, side="left")) - 1), TRAIN
     day = bars["trading_day"].to_numpy()
@@ -281,7 +281,7 @@ def moved(
 
 def where(bars: pd.DataFrame, row: int) -> str:
     """The bar of a row in words."""
-    time = np.datetime_as_string(stamps(bars)[row], unit="m")
+    time = np.datetime_as_string(bar_starts(bars)[row], unit="m")
     return f"bar {time} UTC of {bars['contract'].iloc[row]}"
 
 
@@ -329,7 +329,7 @@ def reach(
     last = farthest(notices, starts.size)
     if last is None:
         return None
-    return reach_to(stamps(bars), row, starts, last)
+    return reach_to(bar_starts(bars), row, starts, last)
 
 
 def reach_to(

@@ -25,7 +25,7 @@ def written(folder: Path) -> Path:
 def checked(folder: Path) -> Findings:
     bars = synthetic_bars(ROWS).table
     path = str(written(folder))
-    labeller = Labeller.of("CME_Equity", override_path=None, vix_path=path)
+    labeller = Labeller.load("CME_Equity", override_path=None, vix_path=path)
     return check_vix(bars, labeller, cut_points(bars, count=3, seed=0))
 
 
@@ -39,7 +39,7 @@ def test_the_join_of_the_project_does_not_leak(tmp_path: Path) -> None:
 
 def test_without_closes_there_is_nothing_to_check() -> None:
     bars = synthetic_bars(ROWS).table
-    labeller = Labeller.of("CME_Equity", override_path=None, vix_path=None)
+    labeller = Labeller.load("CME_Equity", override_path=None, vix_path=None)
     assert check_vix(bars, labeller, cut_points(bars, count=1, seed=0)) == Findings([], [])
 
 
