@@ -33,7 +33,8 @@ from robust_fin.data.datamodule import BarDataModule, Market
 from robust_fin.evaluation.significance import judge
 from robust_fin.evaluation.verdict import has_skill
 from robust_fin.metrics import rank_ic
-from robust_fin.runs.settings import fit_settings, register_schema
+from robust_fin.runs.schema import register_schema
+from robust_fin.runs.settings import fit_settings
 from robust_fin.runs.training import load_data, quiet
 from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import Fit, FitPlan

@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robust_fin.cli.composition import conf_folder
-from robust_fin.runs.settings import fit_settings, register_schema
+from robust_fin.runs.schema import register_schema
+from robust_fin.runs.settings import fit_settings
 from robust_fin.runs.training import load_data, quiet
 from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import FitPlan, fit

@@ -23,7 +23,12 @@ from torch._inductor import config as inductor
 
 from robust_fin.models.mlp import ResidualMLP
 from robust_fin.runtime.terminal import show
-from robust_fin.training.engine.step_state import Layout, StepState, step_keys, step_scalars
+from robust_fin.training.engine.step_state import (
+    ParameterLayout,
+    StepState,
+    step_keys,
+    step_scalars,
+)
 from robust_fin.training.engine.steps import StepLoop, StepSettings, TrainingStep
 from robust_fin.training.engine.trace import LoopInputs
 from robust_fin.training.losses import huber
@@ -57,7 +62,9 @@ def one_step() -> TrainingStep:
     """What every variant compiles."""
     model = net()
     loss = partial(huber, delta=0.1)
-    return TrainingStep(model, Layout(model), torch.sigmoid, loss, settings(), False, False)
+    return TrainingStep(
+        model, ParameterLayout(model), torch.sigmoid, loss, settings(), False, False
+    )
 
 
 def loop(batch: int, matmul: str = "auto") -> StepLoop:

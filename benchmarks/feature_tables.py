@@ -29,7 +29,7 @@ from robust_fin.evaluation.significance import significance
 from robust_fin.features.registry import FEATURES
 from robust_fin.ranking.candidates import interval_text, places_text
 from robust_fin.ranking.learners import TrainingSpan
-from robust_fin.runs.settings import register_schema
+from robust_fin.runs.schema import register_schema
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "features.md"
 SETS = ("study", "top5", "rich", "rich_vix")

@@ -35,7 +35,8 @@ from torch.optim import Optimizer
 
 from robust_fin.cli.composition import conf_folder
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.runs.settings import fit_settings, register_schema
+from robust_fin.runs.schema import register_schema
+from robust_fin.runs.settings import fit_settings
 from robust_fin.runs.training import load_data, quiet
 from robust_fin.runtime.terminal import show
 from robust_fin.training.engine import steps

@@ -35,7 +35,7 @@ from robust_fin.data.examples import make_examples
 from robust_fin.data.folds import Market, fit_fold, prepare_fold
 from robust_fin.features.registry import compute_features
 from robust_fin.market.synthetic import synthetic_market
-from robust_fin.runs.settings import register_schema
+from robust_fin.runs.schema import register_schema
 from robust_fin.runtime.terminal import show
 
 SIZES, QUICK = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000), (100_000, 300_000, 1_000_000)

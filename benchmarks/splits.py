@@ -25,8 +25,8 @@ from hydra.utils import instantiate
 from rich.table import Table
 
 from robust_fin.cli.composition import conf_folder
-from robust_fin.data.splits import Fold, Split
-from robust_fin.runs.settings import register_schema
+from robust_fin.data.splits import Fold, LabelledRows, Split
+from robust_fin.runs.schema import register_schema
 from robust_fin.runtime.terminal import show
 
 ROWS, QUICK = 1_142_809, 114_280
@@ -89,15 +89,15 @@ def ours(name: str, given: dict[str, Any]) -> dict[str, Any]:
     split = split_of(SCHEMES[name])
 
     def one_by_one() -> int:
-        return sum(fold.test.size for fold in split.each_fold(**given))
+        return sum(fold.test.size for fold in split.each_fold(LabelledRows(**given)))
 
-    first = seconds(lambda: split.folds(**given))
-    again = [seconds(lambda: split.folds(**given)) for _ in range(TIMES)]
+    first = seconds(lambda: split.folds(LabelledRows(**given)))
+    again = [seconds(lambda: split.folds(LabelledRows(**given))) for _ in range(TIMES)]
     passing = [seconds(one_by_one) for _ in range(TIMES)]
     return {
         "split": name,
         "package": "robust_fin",
-        "folds": len(split.folds(**given)),
+        "folds": len(split.folds(LabelledRows(**given))),
         "first_seconds": first,
         "seconds": statistics.median(again),
         "seconds_one_by_one": statistics.median(passing),
@@ -139,7 +139,7 @@ def theirs(name: str, scheme: str, given: dict[str, Any]) -> dict[str, Any] | No
     taken = seconds(lambda: found.extend(pairs(package, scheme, given)))
     if not found:
         return None
-    folds = split_of([scheme]).folds(**given)
+    folds = split_of([scheme]).folds(LabelledRows(**given))
     equal = all(same(fold, *pair) for fold, pair in zip(folds, found, strict=True))
     return {
         "split": scheme,

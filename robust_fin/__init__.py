@@ -1,6 +1,6 @@
 """Robust training on fat-tailed market data, and an honest verdict.
 
-The public names load on first use, so that `import robust_fin` is quick and pulls in no torch.
+Public names are imported on first use, so that `import robust_fin` is fast and imports no torch.
 """
 
 import importlib
@@ -31,5 +31,5 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"robust_fin has no {name}; it has {', '.join(_PUBLIC)}")
     module = importlib.import_module(_PUBLIC[name])
-    # the module of a verb is called as the function of its name, and importing it takes the name
+    # the module of a command is callable as its function: importing it binds the same name
     return module if _PUBLIC[name] == f"robust_fin.{name}" else getattr(module, name)

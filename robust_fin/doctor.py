@@ -1,13 +1,13 @@
 """python -m robust_fin.doctor [hardware=rocm_dual] [out=FILE.json].
 
-Says whether this machine trains what the tests train: versions, devices and compiler, numbers
-against float64, memory, processes that talk, and settings that are known to be bad.
+Check whether this machine computes and trains correctly: versions, devices, compiler, float32
+against float64, device memory, communication between ranks, and settings known to be bad.
 """
 
-from robust_fin.cli.help import answer_help
+from robust_fin.cli.help import print_help_if_asked
 
 if __name__ == "__main__":
-    answer_help("doctor")  # before torch is imported
+    print_help_if_asked("doctor")  # before torch is imported
 
 import importlib.metadata
 import json
@@ -28,7 +28,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from robust_fin.cli.command import run_job
+from robust_fin.cli.command import run_command
 from robust_fin.errors import ConfigError, RobustFinError
 from robust_fin.runtime.devices import CPU, GPU, Hardware, Machine, check_devices, this_machine
 from robust_fin.runtime.launcher import LAUNCHED, launch, read_task
@@ -47,24 +47,24 @@ from robust_fin.runtime.machine_checks import (
 from robust_fin.runtime.process_state import exit_with_parent, run_and_record_exit
 from robust_fin.runtime.terminal import RESULT, show
 from robust_fin.training.engine.build import Passes, compiled_error, passes
-from robust_fin.training.engine.loop_library import NoCompilerError, compiler
+from robust_fin.training.engine.loop_library import NoCompilerError, compiler_command
 from robust_fin.training.engine.trace import UnsupportedStepError
 
-MODULE = "robust_fin.doctor"  # whatever name this process runs it under
+MODULE = "robust_fin.doctor"  # this process may run it as __main__
 PACKAGES = ("torch", "lightning", "hydra-core", "numpy", "pandas", "pyarrow", "robust-fin")
-# relative L2 of float32 against float64; a device that is well stays below a tenth of it
-LARGEST_ERROR = {"forward": 1e-5, "backward": 1e-4, "10 steps": 1e-3}
+# relative L2 error of float32 against float64; a healthy device stays below a tenth of it
+MAX_ERROR = {"forward": 1e-5, "backward": 1e-4, "10 steps": 1e-3}
 
 
-class UnwellError(RobustFinError):
-    """At least one check is bad; the table has the remedies."""
+class FailedCheckError(RobustFinError):
+    """At least one check is bad."""
 
 
 def examine(config: DictConfig) -> list[MachineFinding]:
-    """Every check, in the order of the report."""
+    """Run all checks, in the order of the report."""
     torch.set_num_threads(config.threads)
     machine, hardware = this_machine(), instantiate(config.hardware)
-    devices = [torch.device(CPU), *(torch.device(one.name) for one in machine.gpus)]
+    devices = [torch.device(CPU), *(torch.device(gpu.name) for gpu in machine.gpus)]
     net = instantiate(config.model, features=config.features)
     parts = {"features": config.features, "loss": instantiate(config.loss)}
     parts |= {"optimizer": instantiate(config.optimizer)}
@@ -81,29 +81,30 @@ def examine(config: DictConfig) -> list[MachineFinding]:
 
 
 def versions() -> Iterator[MachineFinding]:
-    """Of Python and the packages that numbers depend on."""
-    found = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
-    yield MachineFinding("versions", OK, ", ".join([f"Python {platform.python_version()}", *found]))
+    """Report Python and the packages that results depend on."""
+    packages = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    text = ", ".join([f"Python {platform.python_version()}", *packages])
+    yield MachineFinding("versions", OK, text)
 
 
 def devices_there(machine: Machine, hardware: Hardware) -> Iterator[MachineFinding]:
-    """What torch sees, held against what hardware asks for."""
+    """Report the devices that torch sees, and compare them with the requested hardware."""
     cores = f"{machine.cores} cores, {platform.machine()}, {platform.system()}"
     yield MachineFinding("device cpu", OK, cores)
-    for one in machine.gpus:
-        memory_gb = "" if one.memory_gb is None else f", {one.memory_gb:.1f} GB"
-        yield MachineFinding(f"device {one.name}", OK, f"{one.product}{memory_gb}, {one.arch}")
+    for gpu in machine.gpus:
+        memory_gb = "" if gpu.memory_gb is None else f", {gpu.memory_gb:.1f} GB"
+        yield MachineFinding(f"device {gpu.name}", OK, f"{gpu.product}{memory_gb}, {gpu.arch}")
     wanted = len(hardware.visible or [0])
     try:
         check_devices(hardware, machine, processes=wanted, environ=os.environ)
     except ConfigError as error:
-        found, _, remedy = str(error).partition(" Write ")
-        yield MachineFinding("hardware", BAD, found, f"write {remedy}")
+        problem, _, remedy = str(error).partition(" Write ")
+        yield MachineFinding("hardware", BAD, problem, f"write {remedy}")
 
 
 def compiled_loop(net: torch.nn.Module, parts: dict[str, Any]) -> MachineFinding:
-    """Whether engine=compiled can be had, and has the plain numbers."""
-    check, plain = "compiler", "engine=plain trains without it, slower"
+    """Check that engine=compiled works and computes what the plain engine computes."""
+    check, plain = "compiler", "engine=plain works without it, but slower"
     try:
         loop, error = compiled_error(net, **parts)
     except NoCompilerError as missing:
@@ -111,24 +112,24 @@ def compiled_loop(net: torch.nn.Module, parts: dict[str, Any]) -> MachineFinding
     except (UnsupportedStepError, RuntimeError) as broken:
         return MachineFinding(check, BAD, first_line(broken), f"reinstall g++ or set CXX; {plain}")
     how = "from the cache" if loop.cached else f"in {loop.compile_seconds:.1f} s"
-    found = f"{compiler_version()}; a loop was built {how}; relative error {error:.1e}"
-    if not error < LARGEST_ERROR["10 steps"]:
-        return MachineFinding(check, BAD, found, f"set CXX to another compiler; {plain}")
-    return MachineFinding(check, OK, found)
+    summary = f"{compiler_version()}; a loop was built {how}; relative error {error:.1e}"
+    if not error < MAX_ERROR["10 steps"]:
+        return MachineFinding(check, BAD, summary, f"set CXX to another compiler; {plain}")
+    return MachineFinding(check, OK, summary)
 
 
 def compiler_version() -> str:
-    """The first line that the compiler says of itself."""
-    path = shutil.which(compiler())
+    """Return the first line of the compiler's --version."""
+    path = shutil.which(compiler_command())
     assert path is not None
-    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-    return (said.stdout.splitlines() or [compiler()])[0]
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    return (done.stdout.splitlines() or [compiler_command()])[0]
 
 
 def numbers(
     net: torch.nn.Module, devices: Sequence[torch.device], parts: dict[str, Any]
 ) -> Iterator[MachineFinding]:
-    """Float32 on each device against float64 on the CPU."""
+    """Compare float32 on each device with float64 on the CPU."""
     run = partial(passes, net, **parts)
     wanted = run(device=torch.device(CPU), dtype=torch.float64)
     for device in devices:
@@ -136,88 +137,97 @@ def numbers(
 
 
 def against(wanted: Passes, run: Callable[..., Passes], device: torch.device) -> MachineFinding:
-    """One device's line."""
+    """Compare float32 on a device with the float64 reference."""
     check = f"numbers on {device}"
     remedy = "train elsewhere; update driver and torch, or replace the device"
     try:
         errors = run(device=device, dtype=torch.float32).relative_errors(wanted)
     except RuntimeError as broken:
         return MachineFinding(check, BAD, first_line(broken), remedy)
-    found = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
-    well = all(error < LARGEST_ERROR[name] for name, error in errors.items())
-    found = f"float32 against float64: {found}"
-    return MachineFinding(check, OK, found) if well else MachineFinding(check, BAD, found, remedy)
+    listed = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+    summary = f"float32 against float64: {listed}"
+    if all(error < MAX_ERROR[name] for name, error in errors.items()):
+        return MachineFinding(check, OK, summary)
+    return MachineFinding(check, BAD, summary, remedy)
 
 
 def memory(device: torch.device) -> MachineFinding:
-    """Live memory read again after churn."""
+    """Check that live memory survives an allocator stress test."""
     check = f"memory of {device}"
     damage, cycles = damage_after_churn(device, AllocatorChurn.of(device))
     if device.type != CPU:
         torch.cuda.empty_cache()
     if damage == 0:
-        return MachineFinding(check, OK, f"live blocks whole after {cycles} cycles of churn")
+        return MachineFinding(
+            check, OK, f"live blocks unchanged after {cycles} cycles of allocation"
+        )
     return MachineFinding(
         check,
         BAD,
-        f"{damage:,} live bytes changed by cycle {cycles} of churn",
-        "unset PYTORCH_ALLOC_CONF and its older names; else update driver and torch, or replace "
-        "the device",
+        f"{damage:,} live bytes changed by cycle {cycles} of allocation",
+        "unset PYTORCH_ALLOC_CONF and its older names; otherwise update driver and torch, or "
+        "replace the device",
     )
 
 
 def all_reduce(machine: Machine) -> MachineFinding:
-    """Sums over processes: one a device, or two on the CPU."""
+    """Check all-reduce between ranks: one per device, or two on the CPU."""
     many = len(machine.gpus) > 1
     accelerator, processes = (GPU, len(machine.gpus)) if many else (CPU, 2)
     over = f"{processes} {'devices' if many else 'processes on the CPU (gloo)'}"
     try:
         seconds = check_all_reduce(accelerator, processes=processes)
     except (RobustFinError, RuntimeError) as broken:
-        remedy = "set NCCL_DEBUG=INFO and run again" if many else "look at the firewall of lo"
+        remedy = (
+            "set NCCL_DEBUG=INFO and run again"
+            if many
+            else "check the firewall of the loopback interface"
+        )
         return MachineFinding("all-reduce", BAD, f"over {over}: {first_line(broken)}", remedy)
-    return MachineFinding("all-reduce", OK, f"exact over {over}, {seconds:.1f} s with their start")
+    return MachineFinding(
+        "all-reduce", OK, f"exact over {over}, {seconds:.1f} s including their start"
+    )
 
 
 def first_line(error: BaseException) -> str:
-    """Of the last traceback that came along, else of the message."""
+    """Return the last line of an attached traceback, else the first line of the message."""
     notes = [note.strip().splitlines()[-1] for note in getattr(error, "__notes__", []) if note]
     return notes[-1] if notes else (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def report(findings: Sequence[MachineFinding]) -> Table:
-    """The findings as a table."""
+    """Format the findings as a table."""
     table = Table(title="robust_fin.doctor", title_justify="left", show_lines=True)
     for name in ("check", "", "found", "remedy"):
         table.add_column(name, overflow="fold")
-    for one in findings:
-        table.add_row(one.check, one.status, one.found, one.remedy)
+    for finding in findings:
+        table.add_row(finding.check, finding.status, finding.found, finding.remedy)
     return table
 
 
 def diagnose(config: DictConfig) -> None:
-    """Check, say, and write.
+    """Run the checks, print the table and write the JSON file.
 
     Raises:
-        UnwellError: a check is bad.
+        FailedCheckError: a check is bad.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     findings = examine(config)
     show(report(findings))
-    show(f"{len(findings)} checks in {time.perf_counter() - began:.0f} s", level=RESULT)
+    show(f"{len(findings)} checks in {time.perf_counter() - start:.0f} s", level=RESULT)
     if config.out is not None:
-        text = json.dumps([asdict(one) for one in findings], indent=2) + "\n"
+        text = json.dumps([asdict(finding) for finding in findings], indent=2) + "\n"
         Path(config.out).expanduser().write_text(text, encoding="utf-8")
-    bad = [one.check for one in findings if one.status == BAD]
+    bad = [finding.check for finding in findings if finding.status == BAD]
     if bad:
-        raise UnwellError(
-            f"{len(bad)} of {len(findings)} checks are bad ({', '.join(bad)}); the table has the "
-            "remedy of each"
+        raise FailedCheckError(
+            f"{len(bad)} of {len(findings)} checks are bad ({', '.join(bad)}); the table "
+            "lists the remedies"
         )
 
 
 def job(config: DictConfig) -> None:
-    """Check here, or in a process that has the environment of hardware from its start."""
+    """Run the checks here, or in a process that starts with the required environment."""
     missing = instantiate(config.hardware).missing(os.environ)
     if not missing:
         diagnose(config)
@@ -227,11 +237,11 @@ def job(config: DictConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The verb; returns the exit code."""
+    """Run the command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     launched = [Path(word.partition("=")[2]) for word in words if word.startswith(f"{LAUNCHED}=")]
     if not launched:
-        return run_job(job, config_name="doctor", argv=words)
+        return run_command(job, config_name="doctor", argv=words)
     exit_with_parent(launched[0])
     config = OmegaConf.create(read_task(launched[0])["config"])
     assert isinstance(config, DictConfig)

@@ -1,53 +1,53 @@
-"""The few things a user can cause and fix; each message says what, where and what to change."""
+"""Errors that a user can cause and fix; each message says what, where and what to change."""
 
 
 class RobustFinError(ValueError):
-    """Base of every error that a user can cause; the command line prints it without a traceback."""
+    """Base class; the command line prints these errors without a traceback."""
 
 
 class ConfigError(RobustFinError):
-    """A setting that names nothing, contradicts another or is out of its range."""
+    """A setting that is unknown, out of range, or contradicts another."""
 
 
 class SourceError(RobustFinError):
-    """A file of bars that is missing, empty or cannot be read as one."""
+    """A file of bars that is missing, empty or unreadable."""
 
 
 class SchemaError(SourceError):
-    """A bar table that was read and breaks a rule of the contract in `robust_fin.market.schema`."""
+    """A bar table that breaks a rule of `robust_fin.market.schema`."""
 
 
 class SplitError(RobustFinError):
-    """Spans that cannot be cut: too few rows, or every row purged."""
+    """A split that is impossible: too few rows, or every row purged."""
 
 
 class TransformError(RobustFinError):
-    """A transform that cannot be fitted on the training rows it was given."""
+    """A transform that cannot be fitted on the training rows."""
 
 
 class BundleError(RobustFinError):
-    """A run folder or bundle that is not one, or does not fit the bars it is asked to score."""
+    """A folder without a usable run or bundle, or bars that do not fit the bundle."""
 
 
 class ResumeError(RobustFinError):
-    """A run that cannot go on: other bars, another config, or no checkpoint to be trusted."""
+    """A run that cannot be resumed: other bars, another config, or no valid checkpoint."""
 
 
 class DiskFullError(RobustFinError):
-    """A file that could not be written because no space was left."""
+    """A file that could not be written because the disk is full."""
 
 
 class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM, answered after a whole optimizer step and a checkpoint.
+    """SIGINT or SIGTERM, raised after a complete optimizer step and a checkpoint.
 
-    Not an error of a job, so it ends a sweep; not a KeyboardInterrupt, which Lightning would turn
-    into an exit code of 1.
+    It is not an Exception, so that it ends a sweep, and not a KeyboardInterrupt, which Lightning
+    would turn into exit code 1.
     """
 
 
 class NonFiniteError(RobustFinError):
-    """A loss, gradient or weight that stopped being a number; training ends where it happened."""
+    """A loss, gradient or weight that is not finite; training stops at that step."""
 
 
-class Pruned(RobustFinError):  # noqa: N818 - nobody's mistake
-    """A trial of a search that was ended early, because others did better on val by then."""
+class Pruned(RobustFinError):  # noqa: N818 - not an error of the user
+    """A trial that was pruned because other trials were better on val at that point."""

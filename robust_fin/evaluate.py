@@ -1,9 +1,9 @@
 """python -m robust_fin.evaluate run=RUN_FOLDER [lockbox=true], or run=[A,B] to compare."""
 
-from robust_fin.cli.help import answer_help
+from robust_fin.cli.help import print_help_if_asked
 
 if __name__ == "__main__":
-    answer_help("evaluate")  # before torch is imported
+    print_help_if_asked("evaluate")  # before torch is imported
 
 import sys
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 
 from robust_fin.bundle.folder import read_provenance
-from robust_fin.cli.command import callable_as, run_job
+from robust_fin.cli.command import make_module_callable, run_command
 from robust_fin.errors import ConfigError
 from robust_fin.evaluation.run_selection import (
     compare_runs,
@@ -25,7 +25,7 @@ from robust_fin.evaluation.significance import Judgement
 from robust_fin.evaluation.tables import compare_table, judgement_tables, metric_tables
 from robust_fin.evaluation.verdict import verdict
 from robust_fin.ledger.lockbox import LOCKBOX, open_lockbox
-from robust_fin.ledger.record import daily_of, deflated_words
+from robust_fin.ledger.record import read_daily_series, summarize_trials
 from robust_fin.runs.results import publish
 from robust_fin.runs.run import Run
 from robust_fin.runtime.terminal import RESULT, show
@@ -67,7 +67,7 @@ def tell(folder: Path) -> dict[str, Any]:
     run = Run.of(folder)
     metrics, found = run.metrics, evaluate(run)
     show(*metric_tables(metrics, title=f"{run.config.name}, {folder.name}"))
-    trials = deflated_words(folder)
+    trials = summarize_trials(folder)
     written = publish(
         folder, run.predictions, found, metrics=metrics, pictures=True, notes=[trials]
     )
@@ -107,7 +107,7 @@ def picking_words(runs: Sequence[Path]) -> list[str]:
     """Probability of backtest overfitting and SPA test, where the runs allow them."""
     if len({read_provenance(run)["data_sha256"] for run in runs}) > 1:
         return ["No PBO and no SPA: these runs read different bars."]
-    return selection_sentences(judge_selection({str(run): daily_of(run) for run in runs}))
+    return selection_sentences(judge_selection({str(run): read_daily_series(run) for run in runs}))
 
 
 def read_metrics(run: Path) -> dict[str, Any]:
@@ -137,10 +137,10 @@ def job(config: DictConfig) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
-    return run_job(job, config_name="evaluate", argv=argv)
+    return run_command(job, config_name="evaluate", argv=argv)
 
 
-callable_as(evaluate)
+make_module_callable(evaluate)
 
 if __name__ == "__main__":
     sys.exit(main())

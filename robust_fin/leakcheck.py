@@ -1,9 +1,9 @@
 """python -m robust_fin.leakcheck [+experiment=NAME] [source.path=FILE] [any key of train]."""
 
-from robust_fin.cli.help import answer_help
+from robust_fin.cli.help import print_help_if_asked
 
 if __name__ == "__main__":
-    answer_help("leakcheck")  # before torch is imported
+    print_help_if_asked("leakcheck")  # before torch is imported
 
 import logging
 import sys
@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
-from robust_fin.cli.command import run_job
+from robust_fin.cli.command import run_command
 from robust_fin.data.examples import Examples, columns_of, make_examples
 from robust_fin.data.folds import cut_folds
 from robust_fin.data.splits import Split
@@ -27,7 +27,7 @@ from robust_fin.leaks.fold_check import check_folds
 from robust_fin.leaks.label_check import SAME_DAY, VIX, check_labels, check_vix
 from robust_fin.leaks.perturbations import Checked, Findings, Leak, cut_points
 from robust_fin.market.sources import Bars
-from robust_fin.runs.settings import register_schema
+from robust_fin.runs.schema import register_schema
 from robust_fin.runtime.terminal import RESULT, show
 
 log = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def job(config: DictConfig) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
     register_schema()
-    return run_job(job, config_name="leakcheck", argv=argv)
+    return run_command(job, config_name="leakcheck", argv=argv)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Metrics as pure functions of arrays: one definition for training, report and tests.
+"""Metrics as pure functions of arrays, shared by training, reports and tests.
 
-Notation: a *score* is the net's forecast after the link, a *target* the rank of the forward return
-among the training returns, an *outcome* the raw forward return. All are one entry a row.
+Notation: a *score* is the net's forecast after the link, a *target* is the rank of the forward
+return among the training returns, an *outcome* is the raw forward return. Each has one entry per
+row.
 """
 
 import math
@@ -10,7 +11,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
 
-YARDSTICK_DELTA = 0.1  # the Huber delta, in rank units, of every reported loss whatever was trained
+YARDSTICK_DELTA = (
+    0.1  # Huber delta of every reported loss, in rank units, whatever loss was trained
+)
 
 
 def huber_loss(
@@ -19,7 +22,7 @@ def huber_loss(
     *,
     delta: float = YARDSTICK_DELTA,
 ) -> float:
-    """Mean Huber loss: quadratic up to `delta`, linear beyond.
+    """Compute the mean Huber loss: quadratic up to `delta`, linear beyond.
 
     Source: P. J. Huber (1964), Robust estimation of a location parameter.
     """
@@ -32,34 +35,34 @@ def huber_terms(
     *,
     delta: float = YARDSTICK_DELTA,
 ) -> Float[np.ndarray, " rows"]:
-    """Huber loss row by row, in squared rank units; `score` may be one constant for all rows."""
-    size = np.abs(np.asarray(score, dtype=np.float64) - target)
-    return np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
+    """Compute the Huber loss per row, in squared rank units; `score` may be a constant."""
+    error = np.abs(np.asarray(score, dtype=np.float64) - target)
+    return np.where(error <= delta, 0.5 * error**2, delta * (error - 0.5 * delta))
 
 
 def squared_loss(score: Float[np.ndarray, " rows"], target: Float[np.ndarray, " rows"]) -> float:
-    """Mean squared error."""
+    """Compute the mean squared error."""
     return float(np.mean((score.astype(np.float64) - target) ** 2))
 
 
 def absolute_loss(score: Float[np.ndarray, " rows"], target: Float[np.ndarray, " rows"]) -> float:
-    """Mean absolute error."""
+    """Compute the mean absolute error."""
     return float(np.mean(np.abs(score.astype(np.float64) - target)))
 
 
 def skill(loss: float, trivial: float) -> float:
-    """Share of the trivial predictor's loss that was saved: 1 - loss / trivial.
+    """Return the share of the trivial forecast's loss that was saved: 1 - loss / trivial.
 
-    NaN where the trivial loss is 0, because then there was nothing to save.
+    NaN if the trivial loss is 0, because then there was nothing to save.
     """
     return 1.0 - loss / trivial if trivial > 0 else math.nan
 
 
 def rank_ic(score: Float[np.ndarray, " rows"], outcome: Float[np.ndarray, " rows"]) -> float:
-    """Spearman correlation of forecast and outcome; NaN when either is constant.
+    """Compute the Spearman correlation of forecast and outcome; NaN if either is constant.
 
-    NaN, not 0: a constant forecast has no ranking, which is a different fact from a ranking that
-    carries nothing.
+    NaN, not 0: a constant forecast has no ranking, which is different from a ranking without
+    information.
     """
     if score.size < 2:
         return math.nan
@@ -67,22 +70,22 @@ def rank_ic(score: Float[np.ndarray, " rows"], outcome: Float[np.ndarray, " rows
 
 
 def correlation(a: Float[np.ndarray, " rows"], b: Float[np.ndarray, " rows"]) -> float:
-    """Pearson correlation; NaN when either side is constant."""
-    if _constant(a) or _constant(b):
+    """Compute the Pearson correlation; NaN if either array is constant."""
+    if _is_constant(a) or _is_constant(b):
         return math.nan
     a, b = a - a.mean(), b - b.mean()
     scale = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / scale if scale > 0 else math.nan
 
 
-def _constant(values: Float[np.ndarray, " rows"]) -> bool:
-    # the variance would not tell: 0.1 minus the mean of three 0.1 is not 0
+def _is_constant(values: Float[np.ndarray, " rows"]) -> bool:
+    # not by the variance: 0.1 minus the mean of three 0.1 is not exactly 0
     return bool(np.all(values == values[:1]))
 
 
 def excess_kurtosis(values: Float[np.ndarray, " rows"]) -> float:
-    """Fourth standardised moment minus 3 (0 for a normal law); NaN for a constant."""
-    if _constant(values):
+    """Compute the fourth standardised moment minus 3; NaN for a constant, 0 for a normal."""
+    if _is_constant(values):
         return math.nan
     centred = values - values.mean()
     variance = float(np.mean(centred**2))
@@ -90,14 +93,14 @@ def excess_kurtosis(values: Float[np.ndarray, " rows"]) -> float:
 
 
 class Yardstick:
-    """What the forecasts of one span are held against; ranks and trivial losses are taken once.
+    """Reference for the forecasts of a span; ranks and trivial losses are computed once.
 
     Args:
-        target: the rank target in [0, 1].
-        outcome: the raw forward return, as a fraction.
-        train_median: the trivial forecast under Huber and absolute loss, in rank units; one a row
-            where rows are of several folds.
-        train_mean: the trivial forecast under squared loss, likewise.
+        target: rank target in [0, 1].
+        outcome: raw forward return, a fraction.
+        train_median: trivial forecast under Huber and absolute loss, in rank units; one per row if
+            rows come from several folds.
+        train_mean: trivial forecast under squared loss, likewise.
     """
 
     def __init__(
@@ -108,18 +111,19 @@ class Yardstick:
         train_median: float | Float[np.ndarray, " rows"],
         train_mean: float | Float[np.ndarray, " rows"],
     ) -> None:
-        """Measure the trivial forecasts."""
+        """Compute the losses of the trivial forecasts."""
         self.target, self._ranks = target, rankdata(outcome)
-        median, mean = (np.broadcast_to(one, target.shape) for one in (train_median, train_mean))
+        median = np.broadcast_to(train_median, target.shape)
+        mean = np.broadcast_to(train_mean, target.shape)
         self._trivial = huber_loss(median, target)
         self._trivial_squared = squared_loss(mean, target)
         self._trivial_absolute = absolute_loss(median, target)
 
     def figures(self, score: Float[np.ndarray, " rows"]) -> dict[str, float]:
-        """Every figure that is reported of a span.
+        """Compute every metric that is reported for a span.
 
         Args:
-            score: the forecast after the link, in rank units.
+            score: forecast after the link, in rank units.
 
         Returns:
             loss, loss_trivial, skill, skill_squared, mae, mae_trivial, rank_ic.
@@ -144,6 +148,6 @@ def span_metrics(
     train_median: float | Float[np.ndarray, " rows"],
     train_mean: float | Float[np.ndarray, " rows"],
 ) -> dict[str, float]:
-    """`Yardstick.figures` of one forecast."""
+    """Compute `Yardstick.figures` of a single forecast."""
     yardstick = Yardstick(target, outcome, train_median=train_median, train_mean=train_mean)
     return yardstick.figures(score)

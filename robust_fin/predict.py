@@ -1,9 +1,9 @@
 """python -m robust_fin.predict run=RUN_FOLDER source.path=FILE out=FILE.parquet."""
 
-from robust_fin.cli.help import answer_help
+from robust_fin.cli.help import print_help_if_asked
 
 if __name__ == "__main__":
-    answer_help("predict")  # before torch is imported
+    print_help_if_asked("predict")  # before torch is imported
 
 import sys
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.bundle.folder import load_bundle, read_config
-from robust_fin.cli.command import callable_as, run_job
-from robust_fin.cli.composition import composed
+from robust_fin.cli.command import make_module_callable, run_command
+from robust_fin.cli.composition import compose_config
 from robust_fin.errors import ConfigError
 from robust_fin.market.schema import write_bars
 from robust_fin.runs.run import Run
@@ -57,11 +57,11 @@ def predict(run: Run | Path | str, bars: pd.DataFrame | Path | str, *words: str)
         stack.enter_context(preserve_process_state())
         if isinstance(bars, pd.DataFrame):
             kept = Path(stack.enter_context(TemporaryDirectory())) / "bars.parquet"
-            source = composed("predict", given).config.source
+            source = compose_config("predict", given).config.source
             write_bars(bars, kept, length=_length(folder, source, given))
             given += [f"source.{key}" for key in ("timezone", "time_format", "stamp", "fraction")]
         else:
-            kept, source = Path(bars), composed("predict", given).config.source
+            kept, source = Path(bars), compose_config("predict", given).config.source
         source.path = str(kept)
         return scores(folder, source, given=[*given, "source.path"])
 
@@ -122,10 +122,10 @@ def job(config: DictConfig) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
-    return run_job(job, config_name="predict", argv=argv)
+    return run_command(job, config_name="predict", argv=argv)
 
 
-callable_as(predict)
+make_module_callable(predict)
 
 if __name__ == "__main__":
     sys.exit(main())

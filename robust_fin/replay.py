@@ -1,9 +1,9 @@
 """python -m robust_fin.replay record=RUN_FOLDER/nonfinite/step_<n>.safetensors."""
 
-from robust_fin.cli.help import answer_help
+from robust_fin.cli.help import print_help_if_asked
 
 if __name__ == "__main__":
-    answer_help("replay")  # before torch is imported
+    print_help_if_asked("replay")  # before torch is imported
 
 import sys
 from collections.abc import Sequence
@@ -12,12 +12,17 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from robust_fin.cli.command import run_job
+from robust_fin.cli.command import run_command
 from robust_fin.errors import ConfigError
 from robust_fin.runs.settings import fit_settings
 from robust_fin.runtime.terminal import RESULT, show
-from robust_fin.training.recovery.record import StepRecord, read_record
-from robust_fin.training.recovery.replay import FLOAT64, Replay, replay_step
+from robust_fin.training.recovery.record import (
+    FLOAT64,
+    Replay,
+    StepRecord,
+    read_record,
+    replay_step,
+)
 
 
 def replay_record(path: Path, *, rows: int) -> list[Replay]:
@@ -52,21 +57,21 @@ def story(record: StepRecord, found: Sequence[Replay], *, name: str) -> list[str
     for one in found:
         where = "float64" if one.precision == FLOAT64 else one.precision
         lines.append(f"again in {where}: loss {one.loss:g}, gradient norm {one.gradient_norm:g}")
-        if one.weights:
-            lines.append(f"weights not finite before the step: {', '.join(one.weights)}")
-        if one.finding is None:
+        if one.bad_weights:
+            lines.append(f"weights not finite before the step: {', '.join(one.bad_weights)}")
+        if one.first is None:
             lines.append(f"every output, gradient and weight is finite in {where}")
         else:
-            lines.append(f"first not finite: {one.finding.place}, its {one.finding.what}")
+            lines.append(f"first not finite: {one.first.place}, its {one.first.kind}")
     return lines
 
 
 def guilty_rows(found: Sequence[Replay]) -> list[int]:
     """Places in the batch: rows that came in bad, else those where the first tensor is bad."""
     last = found[-1]
-    if found[0].inputs:
-        return list(found[0].inputs)
-    return [] if last.finding is None else list(last.finding.rows)
+    if found[0].bad_rows:
+        return list(found[0].bad_rows)
+    return [] if last.first is None else list(last.first.rows)
 
 
 def row_lines(record: StepRecord, rows: Sequence[int], *, most: int) -> list[str]:
@@ -104,7 +109,7 @@ def job(config: DictConfig) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
-    return run_job(job, config_name="replay", argv=argv)
+    return run_command(job, config_name="replay", argv=argv)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 Ranks the candidate features on training rows alone, and says which few of them to train with.
 """
 
-from robust_fin.cli.help import answer_help
+from robust_fin.cli.help import print_help_if_asked
 
 if __name__ == "__main__":
-    answer_help("select")  # before torch is imported
+    print_help_if_asked("select")  # before torch is imported
 
 import json
 import math
@@ -24,7 +24,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from robust_fin.bundle.folder import provenance
-from robust_fin.cli.command import run_job
+from robust_fin.cli.command import run_command
 from robust_fin.data.folds import Market, cut_folds
 from robust_fin.errors import ConfigError
 from robust_fin.evaluation.intervals import Interval
@@ -51,7 +51,8 @@ from robust_fin.ranking.importance import (
     shuffled_dates,
 )
 from robust_fin.ranking.learners import LEARNERS, Learner, TrainingSpan
-from robust_fin.runs.settings import check_ranges, register_schema
+from robust_fin.runs.schema import register_schema
+from robust_fin.runs.settings import check_ranges
 from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.terminal import RESULT, show
 
@@ -298,7 +299,7 @@ def job(config: DictConfig) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
     register_schema()
-    return run_job(job, config_name="select", argv=argv)
+    return run_command(job, config_name="select", argv=argv)
 
 
 if __name__ == "__main__":

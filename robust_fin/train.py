@@ -3,10 +3,10 @@
 python -m robust_fin.train resume=RUN_FOLDER [trainer.max_epochs=N]
 """
 
-from robust_fin.cli.help import answer_help
+from robust_fin.cli.help import print_help_if_asked
 
 if __name__ == "__main__":
-    answer_help("train")  # before torch is imported
+    print_help_if_asked("train")  # before torch is imported
 
 import contextlib
 import os
@@ -18,10 +18,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.bundle.folder import read_config
-from robust_fin.cli.command import guarded, run_job
+from robust_fin.cli.command import report_errors, run_command
 from robust_fin.errors import ConfigError
 from robust_fin.runs.job import Job, is_launched, run_rank, start, words_of_rank
-from robust_fin.runs.settings import of_run, register_schema, typed
+from robust_fin.runs.schema import apply_schema, register_schema, without_sweep_keys
 from robust_fin.runs.training import MODULE, work
 from robust_fin.sweeps.hydra_sweeper import is_sweep_resume, read_resume_command, register_sweeper
 
@@ -43,7 +43,7 @@ def resume_run(words: Sequence[str]) -> None:
                 "trainer.max_steps and trainer.max_time can. Start another run for other settings"
             )
     given = OmegaConf.from_dotlist([f"{key}={value}" for key, value in values.items()])
-    merged = OmegaConf.merge(typed(config), given)
+    merged = OmegaConf.merge(apply_schema(config), given)
     assert isinstance(merged, DictConfig)
     start(Job(merged, folder.absolute(), resume=True), work, module=MODULE)
 
@@ -51,17 +51,17 @@ def resume_run(words: Sequence[str]) -> None:
 def job(config: DictConfig) -> None:
     """What Hydra calls, once a job of a sweep."""
     run = Path(HydraConfig.get().runtime.output_dir)
-    start(Job(of_run(config), run, resume=False), work, module=MODULE)
+    start(Job(without_sweep_keys(config), run, resume=False), work, module=MODULE)
 
 
 def resume_sweep(words: Sequence[str]) -> int:
     """Go on with a sweep in its own folder; returns the exit code."""
     found: list[tuple[list[str], Path]] = []
-    if code := guarded(lambda: found.append(read_resume_command(words))):
+    if code := report_errors(lambda: found.append(read_resume_command(words))):
         return code
     ((whole, folder),) = found
     with contextlib.chdir(folder):
-        return run_job(job, config_name="train", argv=whole)
+        return run_command(job, config_name="train", argv=whole)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if is_sweep_resume(words):
         return resume_sweep(words)
     if any(word.startswith("resume=") for word in words):
-        return guarded(lambda: resume_run(words))
-    return run_job(job, config_name="train", argv=[*words, *words_of_rank(os.environ)])
+        return report_errors(lambda: resume_run(words))
+    return run_command(job, config_name="train", argv=[*words, *words_of_rank(os.environ)])
 
 
 if __name__ == "__main__":

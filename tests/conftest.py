@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from robust_fin.runs.settings import register_schema
+from robust_fin.runs.schema import register_schema
 from tests.ctrl_c import restore_ctrl_c
 from tests.made_once import made_once
 from tests.skipping import fail_instead_of_skipping

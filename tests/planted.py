@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from robust_fin.data.splits import Fold, Holdout
+from robust_fin.data.splits import Fold, Holdout, LabelledRows
 from robust_fin.data.targets import ForwardReturn, Labels
 from robust_fin.features.registry import BARS, FEATURES, SESSION, TRADING_DATES, Lookback, feature
 
@@ -123,12 +123,12 @@ def plant(*functions: Callable[[pd.DataFrame], pd.Series]) -> list[str]:
 class PlainHoldout(Holdout):
     """Unpurged split: train ends where val begins, whatever its labels need."""
 
-    def fold(self, time: np.ndarray, label_end: np.ndarray) -> Fold:  # noqa: ARG002
+    def each_fold(self, rows: LabelledRows) -> Iterator[Fold]:
         """Three parts, one after the other."""
-        rows = np.arange(time.size)
-        val = round(time.size * (1 - self.val_fraction - self.test_fraction))
-        test = round(time.size * (1 - self.test_fraction))
-        return Fold(rows[:val], rows[val:test], rows[test:], {})
+        numbers, size = np.arange(rows.time.size), rows.time.size
+        val = round(size * (1 - self.val_fraction - self.test_fraction))
+        test = round(size * (1 - self.test_fraction))
+        yield Fold(numbers[:val], numbers[val:test], numbers[test:], {})
 
 
 @dataclass(frozen=True, slots=True)

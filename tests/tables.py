@@ -1,29 +1,18 @@
 """Labelled rows for the tests of splits: stamps, label ends, trading dates and contracts."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 
-from robust_fin.data.splits import Fold, Split
+from robust_fin.data.splits import Fold, LabelledRows, Split
 
 NIGHT = 900  # minutes between the last bar of a trading date and the first of the next
-
-
-class Labelled(NamedTuple):
-    """One entry a row, as a split is given them."""
-
-    time: np.ndarray
-    label_end: np.ndarray
-    trading_date: np.ndarray
-    contract: pd.Categorical
 
 
 def minutes(*values: int) -> np.ndarray:
     return np.array(values).astype("datetime64[m]").astype("datetime64[ns]")
 
 
-def grid(rows: int, *, reach: int | np.ndarray = 2, dates: list[int] | None = None) -> Labelled:
+def grid(rows: int, *, reach: int | np.ndarray = 2, dates: list[int] | None = None) -> LabelledRows:
     """One bar a minute of one contract.
 
     `reach` is how many minutes after its bar's start a label ends (2: the next bar), `dates` how
@@ -31,7 +20,7 @@ def grid(rows: int, *, reach: int | np.ndarray = 2, dates: list[int] | None = No
     """
     start = np.arange(rows)
     days = np.repeat(np.arange(len(dates)), dates) if dates else np.zeros(rows, dtype=int)
-    return Labelled(
+    return LabelledRows(
         minutes(*start),
         minutes(*(start + reach)),
         days.astype("datetime64[D]"),
@@ -39,7 +28,7 @@ def grid(rows: int, *, reach: int | np.ndarray = 2, dates: list[int] | None = No
     )
 
 
-def random_table(seed: int, *, rows: int = 500, contracts: int = 1) -> Labelled:
+def random_table(seed: int, *, rows: int = 500, contracts: int = 1) -> LabelledRows:
     """Bars with holes and nights, horizons of 1 to 20 bars, and contracts that overlap in time."""
     draw = np.random.default_rng(seed)
     stamps = np.cumsum(draw.choice([1, 1, 1, 2, 5], rows))
@@ -57,7 +46,7 @@ def random_table(seed: int, *, rows: int = 500, contracts: int = 1) -> Labelled:
         )
     table = pd.concat(parts).sort_values(["time", "contract"], ignore_index=True)
     names = [f"C{number}" for number in range(contracts)]
-    return Labelled(
+    return LabelledRows(
         minutes(*table["time"]),
         minutes(*table["end"]),
         table["day"].to_numpy().astype("datetime64[D]"),
@@ -65,16 +54,11 @@ def random_table(seed: int, *, rows: int = 500, contracts: int = 1) -> Labelled:
     )
 
 
-def cut(split: Split, table: Labelled) -> tuple[Fold, ...]:
-    return split.folds(
-        table.time,
-        table.label_end,
-        trading_date=table.trading_date,
-        contract=table.contract,
-    )
+def cut(split: Split, table: LabelledRows) -> tuple[Fold, ...]:
+    return split.folds(table)
 
 
-def overlap(table: Labelled, some: np.ndarray, others: np.ndarray) -> np.ndarray:
+def overlap(table: LabelledRows, some: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Whether any label of `some` shares time with any of `others`, pair by pair."""
     time, end = table.time, table.label_end
     starts_before = time[some][:, None] < end[others][None, :]

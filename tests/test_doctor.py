@@ -14,7 +14,7 @@ from robust_fin.training.engine.build import Passes
 from robust_fin.training.engine.loop_library import NoCompilerError
 from tests.runtime.test_devices import CPU_ONLY, machine
 from tests.runtime.test_environment import PAIR, hardware
-from tests.training.test_device_check import PARTS, net
+from tests.training.engine.test_build import PARTS, net
 
 CPU = torch.device("cpu")
 Answer = Callable[..., object]
@@ -46,12 +46,12 @@ def test_a_machine_that_is_well_ends_with_0_and_says_what_was_tried(
     assert [one["status"] for one in found.values()].count(BAD) == 0
     assert f"torch {torch.__version__}" in found["versions"]["found"]
     assert found["compiler"]["status"] == NOTE
-    assert "there is no 'g++'" in found["compiler"]["found"]
+    assert "the command 'g++' does not exist" in found["compiler"]["found"]
     assert "engine=plain" in found["compiler"]["remedy"]
     assert "10 steps" in found["numbers on cpu"]["found"]
     assert "64 cycles" in found["memory of cpu"]["found"]
     assert found["all-reduce"]["found"] == (
-        "exact over 2 processes on the CPU (gloo), 2.5 s with their start"
+        "exact over 2 processes on the CPU (gloo), 2.5 s including their start"
     )
     text = capsys.readouterr().out
     assert "robust_fin.doctor" in text
@@ -129,7 +129,7 @@ def test_memory_that_changes_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, damage_after_churn=(67_108_864, 144))
     found = doctor.memory(CPU)
     assert found.status == BAD
-    assert found.found == "67,108,864 live bytes changed by cycle 144 of churn"
+    assert found.found == "67,108,864 live bytes changed by cycle 144 of allocation"
 
 
 @pytest.mark.parametrize("error", [RankError("3 of 9 sums are wrong"), RuntimeError("no route")])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from robust_fin.__main__ import main
-from robust_fin.cli.help import VERBS, help_of, verbs_help
+from robust_fin.cli.help import COMMANDS, format_command_list, format_help
 from tests.conftest import ROOT
 
 Capture = pytest.CaptureFixture[str]
@@ -16,15 +16,15 @@ Capture = pytest.CaptureFixture[str]
 
 def test_no_verb_lists_them_and_a_wrong_one_is_answered(capfd: Capture) -> None:
     assert main([]) == 0
-    assert capfd.readouterr().out == verbs_help()
+    assert capfd.readouterr().out == format_command_list()
     assert main(["trian"]) == 1
-    said = "error: trian is not a verb; did you mean train? There are train, predict, evaluate, "
+    said = "error: trian is not a command; did you mean train? Commands: train, predict, evaluate, "
     assert capfd.readouterr().err.startswith(said)
 
 
 def test_a_verb_gets_the_rest_of_the_words(capfd: Capture) -> None:
     assert main(["evaluate", "--help"]) == 0
-    assert capfd.readouterr().out == help_of("evaluate")
+    assert capfd.readouterr().out == format_help("evaluate")
     assert main(["evaluate", "run=gone"]) == 1
     assert "error: gone is not a run folder" in capfd.readouterr().err
     assert main(["evaluate", "rum=gone"]) == 1
@@ -34,7 +34,7 @@ def test_a_verb_gets_the_rest_of_the_words(capfd: Capture) -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("robust-fin ", list(VERBS)),
+        ("robust-fin ", list(COMMANDS)),
         ("robust-fin  re", ["replay"]),
         ("robust-fin train +exp", ["+experiment="]),
         ("robust-fin train +experiment=to", ["+experiment=top5"]),

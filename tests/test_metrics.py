@@ -26,7 +26,7 @@ def pair(rows: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_rank_ic_is_spearmans_correlation_with_ties(seed: int) -> None:
+def test_rank_ic_matches_scipy_with_ties(seed: int) -> None:
     score, outcome = pair(2000, seed=seed)
     assert np.unique(score).size < 100
     assert rank_ic(score, outcome) == pytest.approx(spearmanr(score, outcome).statistic, abs=1e-12)
@@ -39,37 +39,37 @@ def test_rank_ic_by_hand() -> None:
     assert rank_ic(up, np.array([2.0, 1.0, 4.0, 3.0])) == pytest.approx(0.6)
 
 
-def test_rank_ic_takes_the_nets_float32() -> None:
+def test_rank_ic_accepts_float32() -> None:
     score, outcome = pair(500, seed=9)
     assert rank_ic(score.astype(np.float32), outcome) == pytest.approx(rank_ic(score, outcome))
 
 
 @pytest.mark.parametrize("metric", [rank_ic, correlation])
 @pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, -7e8])
-def test_a_constant_has_no_correlation(metric, value: float) -> None:
+def test_constant_has_no_correlation(metric, value: float) -> None:
     moving = np.array([1.0, 2.0, 5.0])
     assert math.isnan(metric(np.full(3, value), moving))
     assert math.isnan(metric(moving, np.full(3, value)))
 
 
-def test_one_row_has_no_correlation() -> None:
+def test_single_row_has_no_correlation() -> None:
     assert math.isnan(rank_ic(np.ones(1), np.ones(1)))
     assert math.isnan(rank_ic(np.ones(0), np.ones(0)))
 
 
-def test_a_forecast_that_is_not_a_number_has_no_correlation() -> None:
+def test_nan_forecast_has_no_correlation() -> None:
     score, outcome = pair(10, seed=0)
     score[3] = np.nan
     assert math.isnan(rank_ic(score, outcome))
 
 
-def test_correlation_is_pearsons() -> None:
+def test_correlation_matches_scipy() -> None:
     a, b = pair(300, seed=5)
     assert correlation(a, b) == pytest.approx(pearsonr(a, b).statistic, abs=1e-12)
 
 
 @pytest.mark.parametrize("delta", [0.01, 0.1, 1.0])
-def test_huber_is_torchs(delta: float) -> None:
+def test_huber_loss_matches_torch(delta: float) -> None:
     draw = np.random.default_rng(0)
     score, target = draw.random(1000), draw.random(1000)
     reference = torch.nn.functional.huber_loss(
@@ -78,7 +78,7 @@ def test_huber_is_torchs(delta: float) -> None:
     assert huber_loss(score, target, delta=delta) == pytest.approx(reference.item(), rel=1e-12)
 
 
-def test_huber_by_hand() -> None:
+def test_huber_terms_by_hand() -> None:
     # 0.5 * 0.05^2, the border, and 0.1 * (0.3 - 0.05)
     terms = huber_terms(np.array([0.05, 0.1, -0.3]), np.zeros(3))
     np.testing.assert_allclose(terms, [0.00125, 0.005, 0.025], rtol=1e-12)
@@ -94,26 +94,26 @@ def test_squared_and_absolute_loss_by_hand() -> None:
 @pytest.mark.parametrize(
     ("loss", "trivial", "expected"), [(0.5, 1.0, 0.5), (2.0, 1.0, -1.0), (1.0, 1.0, 0.0)]
 )
-def test_skill_is_the_share_of_the_trivial_loss_saved(loss, trivial, expected) -> None:
+def test_skill_is_the_saved_share_of_the_trivial_loss(loss, trivial, expected) -> None:
     assert skill(loss, trivial) == expected
 
 
-def test_there_is_no_skill_where_there_was_nothing_to_save() -> None:
+def test_skill_is_nan_if_the_trivial_loss_is_0() -> None:
     assert math.isnan(skill(0.0, 0.0))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_excess_kurtosis_is_scipys(seed: int) -> None:
+def test_excess_kurtosis_matches_scipy(seed: int) -> None:
     values = np.random.default_rng(seed).standard_t(3, 5000) * 1e-4
     assert excess_kurtosis(values) == pytest.approx(kurtosis(values), rel=1e-10)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e-5])
-def test_a_constant_has_no_kurtosis(value: float) -> None:
+def test_constant_has_no_kurtosis(value: float) -> None:
     assert math.isnan(excess_kurtosis(np.full(3, value)))
 
 
-def test_the_figures_of_a_span_are_measured_against_the_right_constants() -> None:
+def test_span_metrics_use_median_and_mean_as_constants() -> None:
     draw = np.random.default_rng(1)
     target, outcome = draw.random(400), draw.normal(size=400)
     score = np.clip(target + draw.normal(0, 0.2, 400), 0, 1).astype(np.float32)
@@ -130,7 +130,7 @@ def test_the_figures_of_a_span_are_measured_against_the_right_constants() -> Non
     assert len(got) == 7
 
 
-def test_the_trivial_forecast_itself_has_no_skill_and_no_rank_ic() -> None:
+def test_trivial_forecast_has_no_skill_and_no_rank_ic() -> None:
     target = np.linspace(0, 1, 11)
     got = span_metrics(np.full(11, 0.5), target, target, train_median=0.5, train_mean=0.5)
     assert (got["skill"], got["skill_squared"]) == (0, 0)

@@ -9,7 +9,6 @@ bundle/provenance.json         data fingerprint, versions, commit
 ```
 """
 
-import importlib.metadata
 import json
 import subprocess
 from dataclasses import dataclass
@@ -31,12 +30,12 @@ from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor, nn
 
 from robust_fin.bundle.predictions import Link, Nets, ToRank, mean_forecast, predictions_table
-from robust_fin.data.cache import NO_CACHE
+from robust_fin.data.cache import NO_CACHE, library_version
 from robust_fin.data.examples import Examples, make_examples
 from robust_fin.data.folds import Market
 from robust_fin.data.inputs import Inputs
 from robust_fin.data.targets import ForwardReturn, RankTarget
-from robust_fin.data.transforms import FeatureTransform
+from robust_fin.data.transforms import FeatureTransform, arrays_below
 from robust_fin.errors import BundleError
 from robust_fin.features.registry import FeatureSet
 from robust_fin.market.schema import BarSummary
@@ -208,14 +207,14 @@ def load_bundle(run: Path) -> Bundle:
         ) from error
     features: FeatureSet = instantiate(config.features)
     net: nn.Module = instantiate(config.model, features=len(features.names))
-    target = RankTarget.from_arrays(_below(arrays, "target/"))
+    target = RankTarget.from_arrays(arrays_below(arrays, "target/"))
     to_rank = partial(instantiate(config.target_scale).to_rank, target=target)
     return Bundle(
         config,
         _filled_nets(net, instantiate(config.link), to_rank, weights),
         features,
         instantiate(config.target),
-        FeatureTransform.from_arrays(_below(arrays, "features/")),
+        FeatureTransform.from_arrays(arrays_below(arrays, "features/")),
         target,
     )
 
@@ -238,7 +237,7 @@ def provenance(bars: BarSummary) -> dict[str, Any]:
         "rows_in": bars.rows_in,
         "first_bar": str(bars.first_bar),
         "last_bar": str(bars.last_bar),
-        "versions": {name: _version(name) for name in _VERSIONED},
+        "versions": {name: library_version(name) for name in _VERSIONED},
         "commit": commit(),
     }
 
@@ -260,17 +259,6 @@ def _git(root: Path, *words: str) -> str:
         ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _below(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from hydra.utils import instantiate
 
-from robust_fin.cli.composition import composed
+from robust_fin.cli.composition import compose_config
 from robust_fin.errors import SchemaError
 from robust_fin.features.registry import FeatureSet, compute_features
 
@@ -14,20 +14,20 @@ _LABELS = ("contract", "trading_date", "trading_day")
 
 
 def load_bars(path: Path | str | None = None, *words: str) -> pd.DataFrame:
-    """Read bars from a file, or make synthetic ones; checked, ordered and labelled.
+    """Read bars from a file, or generate synthetic bars; check, sort and label them.
 
     Args:
-        path: a .csv or .parquet file (also .gz, .zst); None makes synthetic bars.
+        path: a .csv or .parquet file (also .gz, .zst); None generates synthetic bars.
         words: overrides such as source.timezone=UTC or source.synthetic.rows=5000; with
-            +experiment=NAME the bars that it trains on.
+            +experiment=NAME reads the bars of that experiment.
 
     Returns:
-        One row a bar: time (its start, UTC), open, high, low, close, volume, contract, vix where
-        there is one, session (RTH or ETH), trading_date and trading_day (its number).
+        One row per bar: time (bar start, UTC), open, high, low, close, volume, contract, vix (where
+        available), session (RTH or ETH), trading_date and trading_day (its number).
 
     Raises:
         SourceError: the file cannot be read as bars.
-        ConfigError: a word names no key.
+        ConfigError: an override matches no key.
 
     Examples:
         >>> from robust_fin import load_bars
@@ -37,7 +37,7 @@ def load_bars(path: Path | str | None = None, *words: str) -> pd.DataFrame:
         >>> bool((bars["low"] <= bars["close"]).all())
         True
     """
-    source = composed("train", words).config.source
+    source = compose_config("train", words).config.source
     if path is not None:
         source.path = str(path)
     bars: pd.DataFrame = instantiate(source).load().table
@@ -45,16 +45,16 @@ def load_bars(path: Path | str | None = None, *words: str) -> pd.DataFrame:
 
 
 def make_features(bars: pd.DataFrame, names: Sequence[str] | str) -> pd.DataFrame:
-    """The value of each feature at each bar, which sees that bar and those before it.
+    """Compute features; the value at a bar depends on that bar and earlier ones only.
 
     Args:
-        bars: as `load_bars` returns them, or whole contracts of them.
-        names: registered features, also those of your own; or a choice of conf/features, such as
+        bars: table returned by `load_bars`, or complete contracts of it.
+        names: registered features, including your own; or a choice of conf/features such as
             top5 or rich.
 
     Returns:
-        One row a bar with the index of `bars`, one column a feature, float64; NaN where there is
-        too little history.
+        One row per bar with the index of `bars`, one float64 column per feature; NaN where there
+        is too little history.
 
     Raises:
         ConfigError: a name is not registered.
@@ -72,8 +72,8 @@ def make_features(bars: pd.DataFrame, names: Sequence[str] | str) -> pd.DataFram
     missing = [name for name in _LABELS if name not in bars]
     if missing:
         raise SchemaError(
-            f"the bars have no column {', '.join(missing)}; make_features takes the table that "
-            "load_bars returns, which has looked up every bar's trading date"
+            f"the bars have no column {', '.join(missing)}; pass a table returned by load_bars, "
+            "which adds the trading date of every bar"
         )
     return compute_features(bars, _names(names))
 
@@ -81,5 +81,7 @@ def make_features(bars: pd.DataFrame, names: Sequence[str] | str) -> pd.DataFram
 def _names(names: Sequence[str] | str) -> Sequence[str]:
     if not isinstance(names, str):
         return names
-    chosen: FeatureSet = instantiate(composed("train", [f"features={names}"]).config.features)
-    return chosen.names
+    features: FeatureSet = instantiate(
+        compose_config("train", [f"features={names}"]).config.features
+    )
+    return features.names

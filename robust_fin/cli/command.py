@@ -1,4 +1,4 @@
-"""From the command line to a job: Hydra composes, an error is one message and a true exit code."""
+"""Run a command: Hydra composes its config, and an error is one message with exit code 1."""
 
 import functools
 import os
@@ -13,105 +13,105 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from robust_fin.cli.composition import conf_folder, explained, require_known
-from robust_fin.cli.help import help_of, wants_help
+from robust_fin.cli.composition import check_added_keys, conf_folder, explain_error
+from robust_fin.cli.help import format_help, wants_help
 from robust_fin.errors import Interrupted
-from robust_fin.runs.settings import USER_ERRORS, readable
+from robust_fin.runs.schema import USER_ERRORS, format_error, get_verbosity
+from robust_fin.runtime.terminal import verbosity
 
-Job = Callable[[DictConfig], None]
-_FULL = "HYDRA_FULL_ERROR"
+ConfigJob = Callable[[DictConfig], None]
+_FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 class CallableModule(types.ModuleType):
-    """A module that can be called as the function of its own name."""
+    """A module that can be called as its function of the same name."""
 
-    def __call__(self, *given: Any, **named: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call that function."""
-        return self.__dict__[self.__name__.rpartition(".")[2]](*given, **named)
+        return self.__dict__[self.__name__.rpartition(".")[2]](*args, **kwargs)
 
 
-def callable_as(function: Callable[..., object]) -> None:
-    """Let the module that defines a function of its own name be called as that function.
+def make_module_callable(function: Callable[..., object]) -> None:
+    """Make the module of a function callable as that function.
 
-    `robust_fin.predict` is a module, because `python -m` runs it, and `from robust_fin import
-    predict` is to give something that predicts, whoever has imported the module before.
+    `robust_fin.predict` is a module, because `python -m` runs it. `from robust_fin import predict`
+    must give a function, whether or not the module has been imported before.
     """
     if function.__module__ != "__main__":
         sys.modules[function.__module__].__class__ = CallableModule
 
 
-def run_job(job: Job, *, config_name: str, argv: Sequence[str] | None = None) -> int:
-    """Compose the config, run the job, and turn what a user can fix into one message.
+def run_command(job: ConfigJob, *, config_name: str, argv: Sequence[str] | None = None) -> int:
+    """Compose the config, run the job, and print an error that a user can fix as one message.
 
     Args:
         job: takes the composed config.
-        config_name: the primary YAML of the verb.
-        argv: command-line words after the verb; None takes those of the process.
+        config_name: primary YAML of the command.
+        argv: arguments after the command; None takes those of the process.
 
     Returns:
         The exit code: 0, 1 for an error, 130 for Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if wants_help(words):
-        sys.stdout.write(help_of(config_name))
+        sys.stdout.write(format_help(config_name))
         return 0
-    words.sort(key=lambda word: not word.startswith("-"))  # Hydra wants its flags together
+    words.sort(key=lambda word: not word.startswith("-"))  # Hydra wants its flags first
     entry = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)
-    kept: list[Exception] = []
+    errors: list[Exception] = []
 
-    def deferring(config: DictConfig) -> None:
-        """In a sweep a failure must reach Hydra; alone it is kept, as Hydra would print it too."""
+    def run_job(config: DictConfig) -> None:
+        """Run the job; keep its error, which Hydra would print, except in a sweep."""
         try:
-            # here, because what it says it with takes a second that help is not to wait for
-            from robust_fin.runs.settings import verbosity_of
-            from robust_fin.runtime.terminal import verbosity
-
-            require_known(config, verb=config_name, words=HydraConfig.get().overrides.task)
-            with verbosity(verbosity_of(config)):
+            check_added_keys(config, verb=config_name, words=HydraConfig.get().overrides.task)
+            with verbosity(get_verbosity(config)):
                 job(config)
         except USER_ERRORS as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise
-            kept.append(error)
+            errors.append(error)
 
-    def work() -> None:
-        entry(deferring)()
-        if kept:
-            raise kept[0]
+    def run_hydra() -> None:
+        entry(run_job)()
+        if errors:
+            raise errors[0]
 
-    before = sys.argv
-    sys.argv = [before[0], *words]
+    previous = sys.argv
+    sys.argv = [previous[0], *words]
     try:
-        return guarded(
-            work,
+        return report_errors(
+            run_hydra,
             wants_traceback="debug=default" in words,
-            explain=functools.partial(explained, verb=config_name, words=words),
+            explain=functools.partial(explain_error, verb=config_name, words=words),
         )
     finally:
-        sys.argv = before
+        sys.argv = previous
 
 
-def guarded(
+def report_errors(
     work: Callable[[], object],
     *,
     wants_traceback: bool = False,
-    explain: Callable[[BaseException], str] = readable,
+    explain: Callable[[BaseException], str] = format_error,
 ) -> int:
-    """Run `work`; print what a user can fix as one message, anything else with its traceback.
+    """Run `work`; print an error that a user can fix as one message and return the exit code.
 
-    With HYDRA_FULL_ERROR=1 every error keeps its traceback.
+    Other errors propagate. With HYDRA_FULL_ERROR=1 every error keeps its traceback.
 
     Args:
-        work: to be run.
-        wants_traceback: print one also for what a user can fix.
-        explain: an error -> its message.
+        work: the work.
+        wants_traceback: print the traceback of every error.
+        explain: formats an error.
     """
-    already = os.environ.get(_FULL) == "1"
-    os.environ[_FULL] = "1"  # else Hydra prints the errors itself, with a traceback
+    was_set = os.environ.get(_FULL_ERROR) == "1"
+    os.environ[_FULL_ERROR] = "1"  # otherwise Hydra prints errors itself, with a traceback
     try:
         work()
     except USER_ERRORS as error:
-        _report(error, explain, wants_traceback=wants_traceback or already)
+        if wants_traceback or was_set:
+            traceback.print_exception(error)
+        else:
+            sys.stderr.write(f"error: {explain(error)}\n")
         return 1
     except Interrupted as stop:
         sys.stderr.write(f"{stop}\n")
@@ -119,15 +119,6 @@ def guarded(
     except KeyboardInterrupt:
         return 130
     finally:
-        if not already:
-            os.environ.pop(_FULL, None)
+        if not was_set:
+            os.environ.pop(_FULL_ERROR, None)
     return 0
-
-
-def _report(
-    error: BaseException, explain: Callable[[BaseException], str], *, wants_traceback: bool
-) -> None:
-    if wants_traceback:
-        traceback.print_exception(error)
-        return
-    sys.stderr.write(f"error: {explain(error)}\n")

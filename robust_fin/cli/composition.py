@@ -1,4 +1,4 @@
-"""Compose a command's config from YAML files and overrides, and explain words that match no key."""
+"""Compose a command's config from YAML files and overrides, and explain overrides that fail."""
 
 import difflib
 import re
@@ -14,232 +14,31 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from robust_fin.errors import ConfigError
-from robust_fin.runs.settings import readable, register_schema
+from robust_fin.runs.schema import format_error, register_schema
 
 EXPERIMENT = "experiment"
-
-
-def conf_folder() -> Path:
-    """The folder of YAML files: inside the package in a wheel, beside it in a source tree.
-
-    The source tree comes first, because an editable install can leave a stale copy in the package.
-    """
-    package = Path(__file__).parents[1]
-    beside = package.parent / "conf"
-    return beside if (package.parent / "pyproject.toml").is_file() else package / "conf"
-
-
-def groups() -> list[str]:
-    """Names of the config groups."""
-    return sorted(
-        path.name for path in conf_folder().iterdir() if path.is_dir() and path.name != "hydra"
-    )
-
-
-def choices(group: str) -> list[str]:
-    """What a group can be."""
-    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
-
-
-def first_comment(path: Path) -> list[str]:
-    """Lines of the comment that a YAML begins with; Hydra's own directives are none."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @"):
-            found.append(line.removeprefix("#").strip())
-    return found
-
-
-def composed_whole(verb: str, words: Sequence[str]) -> DictConfig:
-    """A verb's config with Hydra's own below `hydra`; Hydra's state is left as it was.
-
-    Args:
-        verb: the name of a primary YAML, such as train; its schema is registered.
-        words: overrides, as on the command line.
-    """
-    with initialize_config_dir(str(conf_folder()), version_base="1.3", job_name=verb):
-        return compose(verb, overrides=list(words), return_hydra_config=True)
-
-
-_NO_KEY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
-_NO_CHOICE = re.compile(r"Could not find '([^']+)/([^'/]+)'")
-_NO_EQUAL = re.compile(r"Error parsing override '([^'=]+)'\s+missing EQUAL")
-_NO_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
+_UNKNOWN_KEY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
+_UNKNOWN_CHOICE = re.compile(r"Could not find '([^']+)/([^'/]+)'")
+_MISSING_EQUAL = re.compile(r"Error parsing override '([^'=]+)'\s+missing EQUAL")
+_UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 _FULL_KEY = re.compile(r"full_key: ([\w.]+)")
-_LIKE, _SLIP = 0.5, 0.8  # share of letters in order that makes two names alike, or nearly one
-_BARE = 0.05  # by how much less a key is meant whose path is left out
-_FEW = 3
-
-
-def explained(error: BaseException, *, verb: str, words: Sequence[str]) -> str:
-    """`readable`, and where a word names nothing what does that is most like it.
-
-    Args:
-        error: of Hydra, or ours.
-        verb: whose config it is.
-        words: of the command line.
-    """
-    text = readable(error)
-    if found := _NO_CHOICE.search(text):
-        return no_choice(found[1], found[2])
-    if found := _NO_EQUAL.search(text):
-        return _no_override(found[1])
-    if (found := _NO_KEY.search(text)) is not None:
-        return no_key(found[1], verb=verb, words=words)
-    if (found := _NO_ARGUMENT.search(text)) and (node := _FULL_KEY.search(text)):
-        return f"{text}\n{no_key(f'{node[1]}.{found[1]}', verb=verb, words=words)}"
-    return text
-
-
-def require_known(config: DictConfig, *, verb: str, words: Sequence[str]) -> None:
-    """Refuse a `+key=value` that nothing would read.
-
-    Hydra adds what is asked for. A constructor refuses what it does not know; settings that are
-    not a constructor's would take it in silence.
-
-    Args:
-        config: as composed.
-        verb: whose it is.
-        words: of the command line.
-
-    Raises:
-        ConfigError: names the key, and the one most like it.
-    """
-    for word in words:
-        key = word.partition("=")[0].lstrip("+")
-        if not word.startswith("+") or key.startswith("hydra") or "/" in key or "@" in key:
-            continue
-        if key not in groups() and not _is_read(config, key, verb=verb, words=words):
-            raise ConfigError(no_key(key, verb=verb, words=words))
-
-
-def _is_read(config: DictConfig, key: str, *, verb: str, words: Sequence[str]) -> bool:
-    """By a constructor, its own or that of the node it is added to; or it was there before."""
-    above = key.rpartition(".")[0]
-    nodes = [OmegaConf.select(config, one, throw_on_missing=False) for one in (above, key) if above]
-    if any(isinstance(one, DictConfig) and "_target_" in one for one in nodes):
-        return True
-    return key in _keys(_nearest_config(verb, words), "")
-
-
-def no_choice(group: str, name: str) -> str:
-    """That a group has no such choice, which is most like it, and which there are."""
-    known = choices(group)
-    if not known:
-        return f"there are no settings called {group}{_meant(group, groups())}"
-    meant = _meant(name, known, form=f"{_signed(group)}={{}}") or "."
-    return f"{_signed(group)}={name} is no choice{meant} There are {', '.join(known)}"
-
-
-def no_key(key: str, *, verb: str, words: Sequence[str]) -> str:
-    """That there is no such key, and which is most like it; else those beside it.
-
-    Args:
-        key: dotted.
-        verb: whose config it was sought in.
-        words: of the command line, whose choices decide which keys there are.
-    """
-    if key == EXPERIMENT:
-        return f"{EXPERIMENT} is added to the defaults: write +{EXPERIMENT}=NAME, with a plus"
-    config = _nearest_config(verb, words)
-    known = list(_keys(config, ""))
-    if verb not in ("predict", "evaluate", "replay", "doctor"):
-        known.append(f"+{EXPERIMENT}")
-    if key.split(".")[0] != "hydra":
-        known = [one for one in known if not one.startswith("hydra")]
-    if "." not in key:  # and it has a value, which only the last parts of keys can be given
-        known = [one for one in known if not ("." in one and _has_below(one, known))]
-    meant = _meant(key, known)
-    above, _, _ = key.rpartition(".")
-    node = OmegaConf.select(config, above) if above and not meant else None
-    beside = ""
-    if isinstance(node, DictConfig):
-        names = ", ".join(str(one) for one in node if not str(one).startswith("_"))
-        beside = f". Below {above} there are {names}; +{key}=VALUE adds another"
-    return f"{key} is not a key{meant}{beside}"
-
-
-def _has_below(key: str, known: Sequence[str]) -> bool:
-    return any(one.startswith(f"{key}.") for one in known)
-
-
-def _no_override(word: str) -> str:
-    """Of a word that sets nothing."""
-    for group in (EXPERIMENT, *groups()):
-        if near := _nearest(word, choices(group), like=_SLIP):
-            return f"{word} sets nothing; did you mean {_signed(group)}={near[0]}?"
-    return f"{word} sets nothing; words are key=value, as --help shows"
-
-
-def _signed(group: str) -> str:
-    """Experiments are added to the defaults, other groups are in them."""
-    return f"+{group}" if group == EXPERIMENT else group
-
-
-def _nearest_config(verb: str, words: Sequence[str]) -> DictConfig:
-    """With as many of the choices that were made as can be composed."""
-    chosen = [one for one in words if one.lstrip("+").partition("=")[0] in groups()]
-    for given in (chosen, []):
-        try:
-            return composed_whole(verb, given)
-        except (HydraException, OmegaConfBaseException):
-            continue
-    raise AssertionError(f"conf/{verb}.yaml does not compose")
-
-
-def _keys(node: Any, above: str) -> Iterator[str]:
-    if not isinstance(node, DictConfig):
-        return
-    for name in map(str, node):
-        key = f"{above}.{name}" if above else name
-        if name.startswith("_"):
-            continue
-        yield key
-        if not (OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name)):
-            yield from _keys(node[name], key)
-
-
-def _meant(name: str, known: Sequence[str], *, form: str = "{}") -> str:
-    near = _nearest(name, known, like=_LIKE)
-    return f"; did you mean {' or '.join(form.format(one) for one in near)}?" if near else ""
-
-
-def _nearest(name: str, known: Sequence[str], *, like: float) -> list[str]:
-    """Those most like a name, where any is; few, or none where it could be many."""
-    scored = {one: _likeness(name, one) for one in known}
-    best = max(scored.values(), default=0.0)
-    found = [one for one in known if scored[one] == best]
-    return sorted(found) if best > like and len(found) <= _FEW else []
-
-
-def _likeness(name: str, other: str) -> float:
-    """By letters in order; of dotted keys part by part, the least counts.
-
-    So a long common path does not make two keys alike. A bare name is held against the last parts,
-    and must be one of them but for a slip.
-    """
-    ours, theirs = name.split("."), other.split(".")
-    if len(ours) == 1 < len(theirs):
-        alike = _likeness(name, theirs[-1])
-        return alike - _BARE if alike > _SLIP else 0.0
-    if len(ours) != len(theirs):
-        return 0.0
-    pairs = zip(ours, theirs, strict=True)
-    return min(difflib.SequenceMatcher(None, one, two).ratio() for one, two in pairs)
+_WITHOUT_EXPERIMENTS = ("predict", "evaluate", "replay", "doctor")
+# similarity, from 0 to 1, above which two names count as alike, or as a misspelling of each other
+_ALIKE, _MISSPELT = 0.5, 0.8
+_NO_PATH_PENALTY = 0.05  # subtracted where the user left out the path of a key
+_MAX_SUGGESTIONS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """What a command line of a verb comes to.
+    """A composed config and Hydra's own settings.
 
     Attributes:
-        config: the settings.
-        hydra: Hydra's own, as YAML; its resolvers are Hydra's.
-        folder: where the run would go, relative to the working directory.
-        is_sweep: whether the settings ask for many runs.
-        choices: what was chosen of each group.
+        config: the config.
+        hydra: Hydra's settings as YAML.
+        folder: run folder, relative to the working directory.
+        is_sweep: whether the config asks for a multirun.
+        choices: group -> chosen YAML.
     """
 
     config: DictConfig
@@ -249,30 +48,231 @@ class Composition:
     choices: Mapping[str, str]
 
 
-def composed(verb: str, words: Sequence[str]) -> Composition:
-    """Compose the config of a verb; whatever Hydra had in hand before is there again after.
+def conf_folder() -> Path:
+    """Return the folder of YAML files: conf/ of the source tree, else the copy in the wheel.
+
+    The source tree comes first because an editable install can leave a stale copy in the package.
+    """
+    package = Path(__file__).parents[1]
+    beside = package.parent / "conf"
+    return beside if (package.parent / "pyproject.toml").is_file() else package / "conf"
+
+
+def config_groups() -> list[str]:
+    """Return the names of the config groups."""
+    return sorted(
+        path.name for path in conf_folder().iterdir() if path.is_dir() and path.name != "hydra"
+    )
+
+
+def group_choices(group: str) -> list[str]:
+    """Return the choices of a config group."""
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+
+
+def first_comment(path: Path) -> list[str]:
+    """Return the comment lines at the top of a YAML file, without Hydra's `# @` directives."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @"):
+            lines.append(line.removeprefix("#").strip())
+    return lines
+
+
+def compose_with_hydra(verb: str, words: Sequence[str]) -> DictConfig:
+    """Compose a config with Hydra's settings under `hydra`; restore Hydra's global state.
 
     Args:
-        verb: the name of a primary YAML, such as train.
+        verb: name of a primary YAML such as train; its schema is registered.
+        words: overrides, as on the command line.
+    """
+    with initialize_config_dir(str(conf_folder()), version_base="1.3", job_name=verb):
+        return compose(verb, overrides=list(words), return_hydra_config=True)
+
+
+def compose_config(verb: str, words: Sequence[str]) -> Composition:
+    """Compose the config of a command and restore Hydra's global state.
+
+    Args:
+        verb: name of a primary YAML such as train.
         words: overrides, as on the command line.
 
     Raises:
-        ConfigError: a word names no key or choice.
+        ConfigError: an override matches no key or choice.
     """
     register_schema()
     try:
-        whole = composed_whole(verb, words)
+        config = compose_with_hydra(verb, words)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explained(error, verb=verb, words=words)) from error
-    require_known(whole, verb=verb, words=words)
-    hydra = whole.hydra
-    found = Composition(
-        whole,
+        raise ConfigError(explain_error(error, verb=verb, words=words)) from error
+    check_added_keys(config, verb=verb, words=words)
+    hydra = config.hydra
+    composition = Composition(
+        config,
         OmegaConf.to_yaml(hydra),
         Path(hydra.run.dir),
         hydra.mode is RunMode.MULTIRUN,
         dict(hydra.runtime.choices),
     )
-    with open_dict(whole):
-        del whole["hydra"]
-    return found
+    with open_dict(config):
+        del config["hydra"]
+    return composition
+
+
+def explain_error(error: BaseException, *, verb: str, words: Sequence[str]) -> str:
+    """Format an error and suggest the closest key or choice where a name is unknown.
+
+    Args:
+        error: of Hydra, or ours.
+        verb: command whose config it is.
+        words: overrides on the command line.
+    """
+    text = format_error(error)
+    if match := _UNKNOWN_CHOICE.search(text):
+        return describe_unknown_choice(match[1], match[2])
+    if match := _MISSING_EQUAL.search(text):
+        return _describe_missing_equal(match[1])
+    if match := _UNKNOWN_KEY.search(text):
+        return describe_unknown_key(match[1], verb=verb, words=words)
+    if (match := _UNKNOWN_ARGUMENT.search(text)) and (node := _FULL_KEY.search(text)):
+        key = f"{node[1]}.{match[1]}"
+        return f"{text}\n{describe_unknown_key(key, verb=verb, words=words)}"
+    return text
+
+
+def check_added_keys(config: DictConfig, *, verb: str, words: Sequence[str]) -> None:
+    """Raise ConfigError for a `+key=value` that nothing reads.
+
+    Hydra adds any key that is asked for. A constructor refuses an unknown argument, but settings
+    that belong to no constructor would be ignored.
+
+    Args:
+        config: composed config.
+        verb: command whose config it is.
+        words: overrides on the command line.
+    """
+    for word in words:
+        key = word.partition("=")[0].lstrip("+")
+        if not word.startswith("+") or key.startswith("hydra") or "/" in key or "@" in key:
+            continue
+        if key not in config_groups() and not _is_read(config, key, verb=verb, words=words):
+            raise ConfigError(describe_unknown_key(key, verb=verb, words=words))
+
+
+def _is_read(config: DictConfig, key: str, *, verb: str, words: Sequence[str]) -> bool:
+    """Return whether a constructor reads the key, or the key exists without the override."""
+    parent = key.rpartition(".")[0]
+    nodes = [OmegaConf.select(config, k, throw_on_missing=False) for k in (parent, key) if parent]
+    if any(isinstance(node, DictConfig) and "_target_" in node for node in nodes):
+        return True
+    return key in _keys(_closest_config(verb, words), "")
+
+
+def describe_unknown_choice(group: str, name: str) -> str:
+    """Format the error for an unknown choice: the closest one, and all choices of the group."""
+    known = group_choices(group)
+    if not known:
+        return f"there is no config group {group}{_suggest(group, config_groups())}"
+    hint = _suggest(name, known, form=f"{_override_name(group)}={{}}") or "."
+    return f"{_override_name(group)}={name} does not exist{hint} Choices: {', '.join(known)}"
+
+
+def describe_unknown_key(key: str, *, verb: str, words: Sequence[str]) -> str:
+    """Format the error for an unknown key: the closest match, or the keys of the same group.
+
+    Args:
+        key: dotted key.
+        verb: command whose config it is.
+        words: overrides on the command line; their choices decide which keys exist.
+    """
+    if key == EXPERIMENT:
+        return f"{EXPERIMENT} must be added to the defaults: write +{EXPERIMENT}=NAME, with a plus"
+    config = _closest_config(verb, words)
+    hint = _suggest(key, _candidate_keys(config, key, verb=verb))
+    parent, _, _ = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent and not hint else None
+    siblings = ""
+    if isinstance(node, DictConfig):
+        names = ", ".join(str(name) for name in node if not str(name).startswith("_"))
+        siblings = f". Keys of {parent}: {names}; +{key}=VALUE adds one"
+    return f"{key} is not a key{hint}{siblings}"
+
+
+def _candidate_keys(config: DictConfig, key: str, *, verb: str) -> list[str]:
+    known = list(_keys(config, ""))
+    if verb not in _WITHOUT_EXPERIMENTS:
+        known.append(f"+{EXPERIMENT}")
+    if key.split(".")[0] != "hydra":
+        known = [name for name in known if not name.startswith("hydra")]
+    if "." not in key:  # the user gave it a value, which only a leaf can have
+        known = [name for name in known if "." not in name or not _has_children(name, known)]
+    return known
+
+
+def _has_children(key: str, known: Sequence[str]) -> bool:
+    return any(name.startswith(f"{key}.") for name in known)
+
+
+def _describe_missing_equal(word: str) -> str:
+    for group in (EXPERIMENT, *config_groups()):
+        if near := _closest(word, group_choices(group), above=_MISSPELT):
+            return f"{word} has no value; did you mean {_override_name(group)}={near[0]}?"
+    return f"{word} has no value; overrides are key=value, as --help shows"
+
+
+def _override_name(group: str) -> str:
+    """Return the group as an override writes it: experiments are added with a plus."""
+    return f"+{group}" if group == EXPERIMENT else group
+
+
+def _closest_config(verb: str, words: Sequence[str]) -> DictConfig:
+    """Compose the config with the user's choices, or without them where they fail."""
+    choices = [word for word in words if word.lstrip("+").partition("=")[0] in config_groups()]
+    for overrides in (choices, []):
+        try:
+            return compose_with_hydra(verb, overrides)
+        except (HydraException, OmegaConfBaseException):
+            continue
+    raise AssertionError(f"conf/{verb}.yaml does not compose")
+
+
+def _keys(node: Any, parent: str) -> Iterator[str]:
+    if not isinstance(node, DictConfig):
+        return
+    for name in map(str, node):
+        key = f"{parent}.{name}" if parent else name
+        if name.startswith("_"):
+            continue
+        yield key
+        if not (OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name)):
+            yield from _keys(node[name], key)
+
+
+def _suggest(name: str, known: Sequence[str], *, form: str = "{}") -> str:
+    near = _closest(name, known, above=_ALIKE)
+    return f"; did you mean {' or '.join(form.format(k) for k in near)}?" if near else ""
+
+
+def _closest(name: str, known: Sequence[str], *, above: float) -> list[str]:
+    """Return the most similar names; none where all are dissimilar or too many are equal."""
+    scores = {k: _similarity(name, k) for k in known}
+    best = max(scores.values(), default=0.0)
+    near = [k for k in known if scores[k] == best]
+    return sorted(near) if best > above and len(near) <= _MAX_SUGGESTIONS else []
+
+
+def _similarity(name: str, other: str) -> float:
+    """Compare dotted keys part by part, so that a long common path does not make them alike.
+
+    A name without a path is compared with the last part of a key, and must nearly equal it.
+    """
+    left, right = name.split("."), other.split(".")
+    if len(left) == 1 < len(right):
+        alike = _similarity(name, right[-1])
+        return alike - _NO_PATH_PENALTY if alike > _MISSPELT else 0.0
+    if len(left) != len(right):
+        return 0.0
+    pairs = zip(left, right, strict=True)
+    return min(difflib.SequenceMatcher(None, a, b).ratio() for a, b in pairs)

@@ -1,4 +1,4 @@
-"""A training run from within Python."""
+"""Train from Python: the same as `python -m robust_fin.train`."""
 
 import contextlib
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 from omegaconf import OmegaConf
 
-from robust_fin.cli.composition import Composition, composed
+from robust_fin.cli.composition import Composition, compose_config
 from robust_fin.errors import ConfigError
 from robust_fin.market.schema import write_bars
 from robust_fin.runs.job import Job, start
 from robust_fin.runs.run import Run
-from robust_fin.runs.settings import of_run
+from robust_fin.runs.schema import without_sweep_keys
 from robust_fin.runs.training import MODULE, work
 from robust_fin.runtime.process_state import preserve_process_state
 from robust_fin.runtime.terminal import NOTHING, console_level
@@ -27,24 +27,24 @@ def fit(
     folder: Path | str | None = None,
     verbose: bool = False,
 ) -> Run:
-    """Train, score the test span once, and judge; what `python -m robust_fin.train` does.
+    """Train, score the test span once, and judge it; the same as `python -m robust_fin.train`.
 
     Args:
         experiment: a choice of conf/experiment, such as top5; None trains the defaults.
         words: overrides such as seed=3 or trainer.max_epochs=2; source.path=FILE reads a file.
-        bars: to train on, in place of source.path. They are kept in the run folder as bars.parquet,
-            so that the run can be resumed and checked. Stamps mark the start of a bar, unless
-            source.stamp=end says otherwise; stamps without a zone need source.timezone.
-        folder: of the run; None takes outputs/<experiment>/<date_time>.
-        verbose: print the tables and the verdict that the command line prints.
+        bars: train on this table instead of source.path. It is saved in the run folder as
+            bars.parquet, so that the run can be resumed and checked. Times are bar starts unless
+            source.stamp=end is given; times without a zone need source.timezone.
+        folder: run folder; None means outputs/<experiment>/<date_time>.
+        verbose: print the tables and the verdict, as the command does.
 
     Returns:
         The finished run.
 
     Raises:
-        ConfigError: a word names no key, or the settings do not fit together.
+        ConfigError: an override matches no key, or settings contradict each other.
         SourceError: the bars break a rule of a bar table.
-        NonFiniteError: training stopped at a number that is none.
+        NonFiniteError: training stopped at a non-finite number.
 
     Examples:
         >>> from robust_fin import fit
@@ -57,36 +57,38 @@ def fit(
         >>> run.verdict[:8]
         'No skill'
     """
-    chosen = [] if experiment is None else [f"+experiment={experiment}"]
-    given = [*chosen, *words]
-    found = composed("train", given)
-    if found.is_sweep:
+    overrides = [] if experiment is None else [f"+experiment={experiment}"]
+    overrides += words
+    composition = compose_config("train", overrides)
+    if composition.is_sweep:
         raise ConfigError(
-            f"{experiment} is a sweep of many runs, and fit trains one; "
-            f"python -m robust_fin.train +experiment={experiment} runs them all"
+            f"{experiment} is a sweep of several runs, but fit trains one; run it with "
+            f"python -m robust_fin.train +experiment={experiment}"
         )
-    run = Path(found.folder if folder is None else folder).expanduser().absolute()
+    run = Path(composition.folder if folder is None else folder).expanduser().absolute()
     run.mkdir(parents=True, exist_ok=True)
     if bars is not None:
-        _give_bars(found, bars, run / BARS)
-    _write_words(run, found, given)
+        _save_bars(composition, bars, run / BARS)
+    _write_hydra_folder(run, composition, overrides)
+    job = Job(without_sweep_keys(composition.config), run, resume=False)
     with preserve_process_state(), contextlib.nullcontext() if verbose else console_level(NOTHING):
-        start(Job(of_run(found.config), run, resume=False), work, module=MODULE)
+        start(job, work, module=MODULE)
     return Run(run)
 
 
-def _give_bars(found: Composition, bars: pd.DataFrame, path: Path) -> None:
-    source = found.config.source
+def _save_bars(composition: Composition, bars: pd.DataFrame, path: Path) -> None:
+    """Save the table in the run folder and make it the source of the run."""
+    source = composition.config.source
     if source.path is not None:
-        raise ConfigError(f"source.path={source.path} and bars= both name bars; give one of them")
+        raise ConfigError(f"source.path={source.path} and bars= were both given; give one of them")
     write_bars(bars, path, length=source.bar)
     source.path = str(path)
 
 
-def _write_words(run: Path, found: Composition, words: Sequence[str]) -> None:
-    """.hydra, as the command line leaves it."""
+def _write_hydra_folder(run: Path, composition: Composition, overrides: Sequence[str]) -> None:
+    """Write .hydra as the command line does."""
     folder = run / ".hydra"
     folder.mkdir(exist_ok=True)
-    OmegaConf.save(found.config, folder / "config.yaml")
-    OmegaConf.save(OmegaConf.create(list(words)), folder / "overrides.yaml")
-    (folder / "hydra.yaml").write_text(found.hydra, encoding="utf-8")
+    OmegaConf.save(composition.config, folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create(list(overrides)), folder / "overrides.yaml")
+    (folder / "hydra.yaml").write_text(composition.hydra, encoding="utf-8")

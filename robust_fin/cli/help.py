@@ -1,4 +1,4 @@
-"""What `--help` says: short, with the defaults as the config has them, and quick to come."""
+"""`--help`: short, with the defaults from the config, and printed before torch is imported."""
 
 import sys
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from omegaconf import ListConfig, OmegaConf
 from robust_fin.cli.composition import (
     EXPERIMENT,
     Composition,
-    choices,
-    composed,
+    compose_config,
     conf_folder,
     first_comment,
+    group_choices,
 )
 
 HELP = ("--help", "-h")
@@ -21,15 +21,14 @@ _WIDTH = 80  # of an experiment's line
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """What there is to say of a verb.
+class CommandHelp:
+    """Help of a command.
 
     Attributes:
-        line: what it does.
-        keys: those one gives or changes most, with what they mean; of a group what follows after
-            the list of its choices.
-        examples: words after the verb.
-        experiments: whether it takes +experiment=NAME.
+        line: what the command does.
+        keys: the most used keys and their meaning; for a group the text after its choices.
+        examples: arguments of the command.
+        experiments: whether the command takes +experiment=NAME.
     """
 
     line: str
@@ -38,12 +37,12 @@ class Usage:
     experiments: bool = False
 
 
-_SOURCE = ("source.path", "bars: a CSV or Parquet file; null makes synthetic ones")
-_RUN = ("run", "folder of a finished run, as train prints it")
+_SOURCE = ("source.path", "bars: a CSV or Parquet file; null generates synthetic bars")
+_RUN = ("run", "folder of a finished run")
 
-VERBS = {
-    "train": Usage(
-        "train a net on bars, score the test span once, say what it is worth",
+COMMANDS = {
+    "train": CommandHelp(
+        "train a net on bars, score the test span once, print the verdict",
         (
             _SOURCE,
             ("features", "; features.names=[...] for your own"),
@@ -51,132 +50,138 @@ VERBS = {
             ("model.hidden", "widths of the layers"),
             ("loss", ""),
             ("optimizer.lr", "learning rate"),
-            ("batch_size", "rows a batch"),
+            ("batch_size", "rows per batch"),
             ("trainer.max_epochs", "passes over the training rows"),
             ("split", ""),
-            ("seed", "of initialisation, dropout and the order of rows"),
+            ("seed", "of initialisation, dropout and row order"),
         ),
         (
             "+experiment=top5 source.path=es.parquet model.hidden=[64,32]",
             "+experiment=top5 seed=0,1,2 -m                  # a sweep: three runs",
-            "resume=outputs/top5/2026-01-31_10-00-00         # go on after Ctrl-C",
+            "resume=outputs/top5/2026-01-31_10-00-00         # continue after Ctrl-C",
         ),
         experiments=True,
     ),
-    "predict": Usage(
+    "predict": CommandHelp(
         "score new bars with a finished run",
-        (_RUN, _SOURCE, ("out", "where the scores go, a .parquet file")),
+        (_RUN, _SOURCE, ("out", "output file, .parquet")),
         ("run=RUN_FOLDER source.path=new.parquet out=scores.parquet",),
     ),
-    "evaluate": Usage(
-        "the figures and the verdict of a run again, or of several side by side",
-        ((_RUN[0], f"{_RUN[1]}; [A,B] compares"), ("lockbox", "look at the locked rows, once")),
+    "evaluate": CommandHelp(
+        "print figures and verdict of a run again, or compare runs",
+        ((_RUN[0], f"{_RUN[1]}; [A,B] compares"), ("lockbox", "score the locked rows, once")),
         ("run=outputs/top5/2026-01-31_10-00-00", "run=[A,B]"),
     ),
-    "select": Usage(
-        "which features are worth having",
+    "select": CommandHelp(
+        "rank features by what they add to a forecast",
         (
             _SOURCE,
             ("features", ": the candidates"),
-            ("select.k", "features to propose"),
+            ("select.k", "number of features to propose"),
             ("select.learner", "ridge or lightgbm"),
         ),
         ("features=rich source.path=es.parquet",),
         experiments=True,
     ),
-    "leakcheck": Usage(
-        "does any feature, label or span see the future?",
+    "leakcheck": CommandHelp(
+        "check that no feature, label or split sees the future",
         (
             _SOURCE,
-            ("features.modules", "your own modules that register features"),
-            ("leaks.every_feature", "all registered ones, not features.names alone"),
-            ("leaks.cuts", "moments after which the bars are changed"),
+            ("features.modules", "modules that register your own features"),
+            ("leaks.every_feature", "check all registered features"),
+            ("leaks.cuts", "number of cuts after which bars are changed"),
         ),
         ("+experiment=top5 source.path=es.parquet",),
         experiments=True,
     ),
-    "doctor": Usage(
-        "does this machine train what the tests train?",
-        (("hardware", ""), ("out", "a file for the findings, as JSON")),
+    "doctor": CommandHelp(
+        "check that this machine computes and trains correctly",
+        (("hardware", ""), ("out", "JSON file for the findings")),
         ("hardware=cuda",),
     ),
-    "replay": Usage(
-        "run a step again that was not finite",
-        (("record", "the file that it left in nonfinite/"), ("rows", "shown at most")),
+    "replay": CommandHelp(
+        "rerun a recorded step that was not finite",
+        (
+            ("record", "file in nonfinite/ of the run folder"),
+            ("rows", "maximum number of rows shown"),
+        ),
         ("record=outputs/top5/2026-01-31_10-00-00/nonfinite/step_120.safetensors",),
     ),
 }
 
 
 def wants_help(words: Sequence[str]) -> bool:
-    """Whether a command line asks for help."""
+    """Return whether the arguments ask for help."""
     return any(word in HELP for word in words)
 
 
-def answer_help(verb: str) -> None:
-    """Print the help of the verb that this process runs, and end it, where that was asked for.
+def print_help_if_asked(verb: str) -> None:
+    """Print the help of this process's command and exit, if the arguments ask for it.
 
-    A verb calls it before it imports what takes seconds.
+    Called before the slow imports of a command.
     """
     if wants_help(sys.argv[1:]):
-        sys.stdout.write(help_of(verb))
+        sys.stdout.write(format_help(verb))
         sys.exit(0)
 
 
-def help_of(verb: str) -> str:
-    """What `--help` prints."""
-    usage = VERBS[verb]
-    line = usage.line[0].upper() + usage.line[1:] + ("" if usage.line.endswith("?") else ".")
-    parts = [line, "", *_usage_lines(verb), ""]
+def format_help(verb: str) -> str:
+    """Format the help of a command."""
+    usage = COMMANDS[verb]
+    parts = [f"{usage.line[0].upper()}{usage.line[1:]}.", "", *_usage_lines(verb), ""]
     if verb == "train":
         parts += _section(
-            "Verbs, each with --help: python -m robust_fin.VERB, or robust-fin VERB",
-            [(name, one.line) for name, one in VERBS.items()],
+            "Commands, each with --help: python -m robust_fin.COMMAND, or robust-fin COMMAND",
+            [(name, command.line) for name, command in COMMANDS.items()],
         )
     if usage.experiments and verb == "train":
-        parts += _section(f"Experiments: +{EXPERIMENT}=NAME", experiments())
-    found = composed(verb, [])
-    told = [
-        (f"{key}={_default(found, key)}", ", ".join(choices(key)) + meaning)
+        parts += _section(f"Experiments: +{EXPERIMENT}=NAME", list_experiments())
+    composition = compose_config(verb, [])
+    rows = [
+        (f"{key}={_default(composition, key)}", ", ".join(group_choices(key)) + meaning)
         for key, meaning in usage.keys
     ]
-    heading = "Keys one changes most, with their defaults"
-    parts += _section(f"{heading}; experiments have others" if usage.experiments else heading, told)
-    parts += ["Examples", *(f"  python -m robust_fin.{verb} {one}" for one in usage.examples), ""]
-    parts += ["--cfg job shows the whole config with your words in it, --info where it comes from,"]
-    parts += ["--hydra-help what else Hydra knows, -sc how to complete words with Tab."]
+    heading = "Most used keys, with their defaults"
+    parts += _section(f"{heading}; experiments change some" if usage.experiments else heading, rows)
+    parts += [
+        "Examples",
+        *(f"  python -m robust_fin.{verb} {words}" for words in usage.examples),
+        "",
+    ]
+    parts += ["--cfg job shows the composed config, --info where its values come from,"]
+    parts += ["--hydra-help other options of Hydra, -sc how to install shell completion."]
     return "\n".join(parts) + "\n"
 
 
-def verbs_help() -> str:
-    """What the console script prints without a verb."""
-    lines = _section("robust-fin VERB [key=value]", [(n, one.line) for n, one in VERBS.items()])
-    return "\n".join([*lines, "robust-fin VERB --help says more."]) + "\n"
+def format_command_list() -> str:
+    """Format the list of commands that the console script prints without arguments."""
+    lines = _section("robust-fin COMMAND [key=value]", [(n, c.line) for n, c in COMMANDS.items()])
+    return "\n".join([*lines, "robust-fin COMMAND --help shows details."]) + "\n"
 
 
 def _usage_lines(verb: str) -> list[str]:
-    return [f"  {one}" for one in first_comment(conf_folder() / f"{verb}.yaml")]
+    return [f"  {line}" for line in first_comment(conf_folder() / f"{verb}.yaml")]
 
 
-def experiments() -> list[tuple[str, str]]:
-    """Name and first line of each."""
+def list_experiments() -> list[tuple[str, str]]:
+    """Return name and first line of each experiment."""
     folder = conf_folder() / EXPERIMENT
-    lines = {one: first_comment(folder / f"{one}.yaml")[0] for one in choices(EXPERIMENT)}
-    return [(one, shorten(line, _WIDTH, placeholder=" ...")) for one, line in lines.items()]
+    lines = {name: first_comment(folder / f"{name}.yaml")[0] for name in group_choices(EXPERIMENT)}
+    return [(name, shorten(line, _WIDTH, placeholder=" ...")) for name, line in lines.items()]
 
 
 def _section(heading: str, rows: Sequence[tuple[str, str]]) -> list[str]:
     width = max(len(name) for name, _ in rows)
-    return [heading, *(f"  {name:<{width}}  {said}" for name, said in rows), ""]
+    return [heading, *(f"  {name:<{width}}  {text}" for name, text in rows), ""]
 
 
-def _default(found: Composition, key: str) -> str:
-    """The default as one would write it; of a group, its choice; ? where one must be given."""
-    if key in found.choices:
-        return found.choices[key]
-    if OmegaConf.is_missing(found.config, key):
+def _default(composition: Composition, key: str) -> str:
+    """Format a default as an override; a group's choice; `?` where a value is required."""
+    if key in composition.choices:
+        return composition.choices[key]
+    if OmegaConf.is_missing(composition.config, key):
         return "?"
-    value = OmegaConf.select(found.config, key)
+    value = OmegaConf.select(composition.config, key)
     if isinstance(value, ListConfig):
         return str(list(value)).replace(" ", "")
     if value is None or isinstance(value, bool):

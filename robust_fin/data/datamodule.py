@@ -22,7 +22,7 @@ from robust_fin.data.cache import Cache
 from robust_fin.data.examples import RowLedger
 from robust_fin.data.folds import SPANS, Market, prepare_fold
 from robust_fin.data.splits import Split
-from robust_fin.data.targets import KEPT, Scores, TargetScale, controlled
+from robust_fin.data.targets import KEPT, Scores, TargetScale, apply_label_control
 from robust_fin.data.transforms import FeatureTransform
 from robust_fin.errors import ConfigError, SplitError
 from robust_fin.features.registry import FeatureSet
@@ -123,7 +123,7 @@ class BarDataModule(L.LightningDataModule):
     def train_tensors(self) -> tuple[Float[Tensor, "rows features"], Float[Tensor, " rows"]]:
         """Features of train and what is to be forecast, float32, on the CPU."""
         rank, outcome = self._labelled("train")
-        wanted = self.scale.trained(outcome=outcome, rank=rank)
+        wanted = self.scale.training_target(outcome=outcome, rank=rank)
         return self.x("train"), torch.from_numpy(wanted.astype(np.float32, copy=False))
 
     def val_tensors(self) -> ScoredBatch:
@@ -166,7 +166,7 @@ class BarDataModule(L.LightningDataModule):
     def _labelled(self, span: str) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
         """Ranks, float32, and returns that training and choices see."""
         rank = self.fitted.rank(self.market.examples, span)
-        return controlled(rank, self.outcome(span), labels=self.labels, seed=self.seed)
+        return apply_label_control(rank, self.outcome(span), labels=self.labels, seed=self.seed)
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

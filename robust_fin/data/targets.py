@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from robust_fin.errors import ConfigError, TransformError
 from robust_fin.features.history import contract_rows
@@ -15,17 +15,17 @@ from robust_fin.market.schema import bar_starts
 
 
 class Labels(NamedTuple):
-    """One entry a bar.
+    """Labels of a table, one entry per bar.
 
     Attributes:
-        outcome: forward return, as a fraction; NaN where the future is not there or not wanted.
-        label_end: datetime64[ns], end of the last bar the return needs; NaT where there is none.
-        over_gap: whether a label exists but jumps a break longer than allowed.
+        outcome: forward return, a fraction; NaN if unknown or excluded.
+        label_end: datetime64[ns], end of the last bar the return needs; NaT without a label.
+        over_gap: True for labels excluded because they jump a break longer than allowed.
     """
 
     outcome: Float[np.ndarray, " rows"]
-    label_end: np.ndarray
-    over_gap: np.ndarray
+    label_end: Shaped[np.ndarray, " rows"]
+    over_gap: Bool[np.ndarray, " rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +42,18 @@ class ForwardReturn:
     max_gap: float | None
 
     def __post_init__(self) -> None:
-        """Refuse a horizon that looks at the present or the past."""
         if not isinstance(self.horizon, int) or self.horizon < 1:
             raise ConfigError(
-                f"target.horizon={self.horizon} must be a whole number of bars, at least 1"
+                f"target.horizon={self.horizon} must be an integer number of bars, >= 1"
             )
         if self.max_gap is not None and self.max_gap <= 0:
-            raise ConfigError(f"target.max_gap={self.max_gap} must be above 0 minutes, or null")
+            raise ConfigError(f"target.max_gap={self.max_gap} must be > 0 minutes, or null")
 
     def label(self, bars: pd.DataFrame, *, bar: pd.Timedelta) -> Labels:
         """Label every bar.
 
         Args:
-            bars: the table of `robust_fin.market.sources.Bars`, in the order of time.
+            bars: the table of `robust_fin.market.sources.Bars`, in time order.
             bar: length of a bar.
         """
         outcome = np.full(len(bars), np.nan)
@@ -66,17 +65,17 @@ class ForwardReturn:
             now, then = rows[: -self.horizon], rows[self.horizon :]
             outcome[now] = close[then] / close[now] - 1
             label_end[now] = time[then] + bar.to_timedelta64()
-            over_gap[now] = self._jumps(time[rows])
+            over_gap[now] = self._jumps_gap(time[rows])
         outcome[over_gap] = np.nan
         label_end[over_gap] = np.datetime64("NaT")
         return Labels(outcome, label_end, over_gap)
 
-    def _jumps(self, time: np.ndarray) -> np.ndarray:
+    def _jumps_gap(self, time: Shaped[np.ndarray, " bars"]) -> Bool[np.ndarray, " labels"]:
         if self.max_gap is None:
             return np.zeros(max(0, time.size - self.horizon), dtype=bool)
         long = np.diff(time) > np.timedelta64(round(self.max_gap * 60e9), "ns")
-        seen = np.concatenate([[0], np.cumsum(long)])
-        return seen[self.horizon :] > seen[: -self.horizon]
+        gaps = np.concatenate([[0], np.cumsum(long)])
+        return gaps[self.horizon :] > gaps[: -self.horizon]
 
 
 Rows = Float[np.ndarray, " rows"]
@@ -86,12 +85,12 @@ Rows = Float[np.ndarray, " rows"]
 class RankTarget:
     """Forward return -> its rank among the training returns, in [0, 1].
 
-    On the training rows this is (rank - 1) / (n - 1) with ties at their mean rank. Kept as distinct
-    values and counts, because a tick grid leaves few of them.
+    On the training rows this is (rank - 1) / (n - 1) with ties at their mean rank. It is stored as
+    distinct values and counts, as prices on a tick grid leave few distinct returns.
 
     Attributes:
         values: distinct training returns, increasing.
-        counts: how often each occurs.
+        counts: occurrences of each.
     """
 
     values: Float[np.ndarray, " distinct"]
@@ -99,7 +98,7 @@ class RankTarget:
 
     @classmethod
     def fit(cls, train: Rows) -> "RankTarget":
-        """Learn the distribution of the training returns.
+        """Fit the distribution of the training returns.
 
         Raises:
             TransformError: fewer than two distinct returns.
@@ -114,15 +113,15 @@ class RankTarget:
 
     @property
     def rows(self) -> int:
-        """Training rows."""
+        """Number of training rows."""
         return int(self.counts.sum())
 
     @property
     def median(self) -> float:
         """Median of the target over the training rows: the best constant under absolute loss."""
         middle = [(self.rows - 1) // 2, self.rows // 2]
-        held = self.values[np.searchsorted(np.cumsum(self.counts), middle, side="right")]
-        return float(self.transform(held).mean())
+        returns = self.values[np.searchsorted(np.cumsum(self.counts), middle, side="right")]
+        return float(self.transform(returns).mean())
 
     @property
     def mean(self) -> float:
@@ -130,44 +129,44 @@ class RankTarget:
         return float(np.average(self.transform(self.values), weights=self.counts))
 
     def transform(self, returns: Rows) -> Rows:
-        """Ranks in [0, 1]; ties take the middle rank, the unseen is clipped, NaN stays NaN."""
+        """Return ranks in [0, 1]; ties get the middle rank, NaN stays NaN, the rest is clipped."""
         last = self.rows - 1
-        upto = np.concatenate([[0], np.cumsum(self.counts)])
-        place = np.searchsorted(self.values, returns, side="left")
-        seen = self.values[np.minimum(place, self.values.size - 1)] == returns
-        ranks = np.clip((upto[place] + upto[place + seen] - 1) / 2, 0, last) / last
+        below = np.concatenate([[0], np.cumsum(self.counts)])
+        index = np.searchsorted(self.values, returns, side="left")
+        known = self.values[np.minimum(index, self.values.size - 1)] == returns
+        ranks = np.clip((below[index] + below[index + known] - 1) / 2, 0, last) / last
         return np.where(np.isnan(returns), np.nan, ranks)
 
     def rank_of(self, forecast: Float[np.ndarray, "*rows"]) -> Float[np.ndarray, "*rows"]:
-        """Ranks of returns that are forecast: a training return has its own, as `transform` says.
+        """Return ranks of forecast returns, interpolated between the training returns.
 
-        Between two of them it is interpolated. `transform` has one rank for all that lies between,
-        and forecasts for a minute lie nearly all within a tick of 0: their order would be lost.
+        `transform` gives all values between two training returns the same rank. Forecasts of
+        one-minute returns nearly all lie within one tick of 0, so their order would be lost.
         """
         return np.interp(forecast, self.values, self.transform(self.values))
 
     def inverse(self, ranks: Rows) -> Rows:
-        """The training return at a rank, interpolated between neighbours.
+        """Return the training return at each rank, interpolated between neighbours.
 
         Exact on the training rows: `inverse(transform(r)) == r`.
         """
         last = self.rows - 1
-        place = np.clip(np.asarray(ranks, dtype=np.float64), 0, 1) * last
-        half = np.round(2 * place) / 2
-        place = np.where(np.abs(place - half) < 1e-6, half, place)  # undo the division's rounding
-        below = np.floor(place)
-        upto = np.cumsum(self.counts)
-        low = self.values[np.searchsorted(upto, below, side="right")]
-        high = self.values[np.searchsorted(upto, np.minimum(below + 1, last), side="right")]
-        return low + (place - below) * (high - low)
+        position = np.clip(np.asarray(ranks, dtype=np.float64), 0, 1) * last
+        half = np.round(2 * position) / 2
+        position = np.where(np.abs(position - half) < 1e-6, half, position)  # undo rounding
+        below = np.floor(position)
+        ends = np.cumsum(self.counts)
+        low = self.values[np.searchsorted(ends, below, side="right")]
+        high = self.values[np.searchsorted(ends, np.minimum(below + 1, last), side="right")]
+        return low + (position - below) * (high - low)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Distinct values and counts."""
+        """Return the fitted arrays."""
         return {"values": self.values, "counts": self.counts}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "RankTarget":
-        """The target that `arrays` came from."""
+        """Restore a target from its `arrays`."""
         return cls(arrays["values"], arrays["counts"])
 
 
@@ -176,16 +175,16 @@ Scores = Float[np.ndarray, "*rows"]
 
 @runtime_checkable
 class TargetScale(Protocol):
-    """Between the forward return, what the net is trained on, and the ranks it is judged in.
+    """Conversion between the forward return, the training target and rank units.
 
     Attributes:
-        start: the forecast of a net that knows nothing yet; model.head_start takes it from here.
+        start: forecast of an untrained net; model.head_start uses it.
     """
 
     start: float
 
-    def trained(self, *, outcome: Rows, rank: Rows) -> Rows:
-        """What the net is to forecast.
+    def training_target(self, *, outcome: Rows, rank: Rows) -> Rows:
+        """Return what the net is trained to forecast.
 
         Args:
             outcome: forward returns, as fractions.
@@ -194,10 +193,10 @@ class TargetScale(Protocol):
         ...
 
     def to_rank(self, forecast: Scores, *, target: RankTarget) -> Scores:
-        """Forecasts in rank units.
+        """Convert forecasts to rank units.
 
         Args:
-            forecast: of the net, after the link.
+            forecast: output of the net, after the link.
             target: fitted on the training rows.
         """
         ...
@@ -205,7 +204,7 @@ class TargetScale(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RankScale:
-    """The net forecasts the rank itself.
+    """Scale of a net that forecasts the rank.
 
     Attributes:
         start: see `TargetScale`.
@@ -213,21 +212,21 @@ class RankScale:
 
     start: float
 
-    def trained(self, *, outcome: Rows, rank: Rows) -> Rows:  # noqa: ARG002
-        """The rank."""
+    def training_target(self, *, outcome: Rows, rank: Rows) -> Rows:  # noqa: ARG002
+        """Return the rank."""
         return rank
 
     def to_rank(self, forecast: Scores, *, target: RankTarget) -> Scores:  # noqa: ARG002
-        """As they are."""
+        """Return the forecast unchanged."""
         return forecast
 
 
 @dataclass(frozen=True, slots=True)
 class ReturnScale:
-    """The net forecasts the forward return, fat tails and all.
+    """Scale of a net that forecasts the forward return, including its fat tails.
 
     Attributes:
-        unit: return that counts as 1, as a fraction; a loss with a delta has it in these units.
+        unit: return that counts as 1, as a fraction; the delta of a loss is in these units.
         start: see `TargetScale`.
     """
 
@@ -235,40 +234,39 @@ class ReturnScale:
     start: float
 
     def __post_init__(self) -> None:
-        """Refuse a unit that is no size."""
         if not (self.unit > 0 and math.isfinite(self.unit)):
             raise ConfigError(
-                f"target_scale.unit={self.unit} must be a finite return above 0, such as 1.0 for "
+                f"target_scale.unit={self.unit} must be a finite return > 0, for example 1.0 for "
                 "fractions or 0.0001 for basis points"
             )
 
-    def trained(self, *, outcome: Rows, rank: Rows) -> Rows:  # noqa: ARG002
-        """The return, in units."""
+    def training_target(self, *, outcome: Rows, rank: Rows) -> Rows:  # noqa: ARG002
+        """Return the forward return in units."""
         return outcome / self.unit
 
     def to_rank(self, forecast: Scores, *, target: RankTarget) -> Scores:
-        """The rank that such a return has among the training returns."""
+        """Return the ranks of the forecast returns among the training returns."""
         return target.rank_of(np.asarray(forecast, dtype=np.float64) * self.unit)
 
 
 KEPT, SHUFFLED, SWAPPED = "kept", "shuffled", "swapped"
 
 
-def controlled(rank: Rows, outcome: Rows, *, labels: str, seed: int) -> tuple[Rows, Rows]:
-    """The labels that a span is trained or chosen on.
+def apply_label_control(rank: Rows, outcome: Rows, *, labels: str, seed: int) -> tuple[Rows, Rows]:
+    """Return the labels of a span for training and validation.
 
-    Shuffled, nothing is left to learn, and a run that still shows skill on the true labels of test
-    leaks. Swapped, high for low, a run must order test as well as ever, the wrong way round; a loss
-    that pairs forecasts and labels wrongly would not notice.
+    With shuffled labels nothing can be learnt: a run that still has skill on the true labels of
+    test leaks. With swapped labels (high for low) a run must order test as well as before, in
+    reverse; a loss that pairs forecasts with the wrong labels would not notice.
 
     Args:
-        rank: of the forward returns, in [0, 1].
-        outcome: the returns, as fractions.
+        rank: ranks of the forward returns, in [0, 1].
+        outcome: forward returns, as fractions.
         labels: kept, shuffled or swapped.
         seed: of the shuffling.
 
     Raises:
-        ConfigError: `labels` is none of them.
+        ConfigError: `labels` is not one of them.
     """
     if labels == KEPT:
         return rank, outcome
@@ -277,4 +275,4 @@ def controlled(rank: Rows, outcome: Rows, *, labels: str, seed: int) -> tuple[Ro
         return rank[order], outcome[order]
     if labels == SWAPPED:
         return 1 - rank, -outcome
-    raise ConfigError(f"debug.labels={labels} is none of {KEPT}, {SHUFFLED}, {SWAPPED}")
+    raise ConfigError(f"debug.labels={labels} must be one of {KEPT}, {SHUFFLED}, {SWAPPED}")

@@ -1,6 +1,6 @@
-"""Transforms of the features: fitted on training rows, frozen after, stored as arrays.
+"""Transforms of the features: fitted on training rows, frozen after that, stored as arrays.
 
-Each is a frozen dataclass that only its `fit` makes, so an unfitted one cannot exist.
+Each is a frozen dataclass that is created by its `fit`, so an unfitted transform cannot exist.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,20 +13,20 @@ from scipy.special import ndtri
 
 from robust_fin.errors import ConfigError, TransformError
 
-_PIECE = 1 << 14  # rows transformed at once: what is between the steps stays in the cache
+_BLOCK_ROWS = 1 << 14  # rows transformed at once, so that intermediate results fit the CPU cache
 Matrix = Float[np.ndarray, "rows features"]
 
 
 @runtime_checkable
 class Transform(Protocol):
-    """What every fitted transform of features can do."""
+    """Fitted transform of features, applied row by row."""
 
     def transform(self, x: Matrix) -> Matrix:
-        """The transformed features, float64."""
+        """Return the transformed features, float64."""
         ...
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All it has learnt and was told."""
+        """Return the fitted arrays and the settings."""
         ...
 
 
@@ -35,17 +35,17 @@ Fit = Callable[..., Transform]
 
 @dataclass(frozen=True, slots=True)
 class RobustScaler:
-    """(x - median) / IQR of the training rows, feature by feature."""
+    """(x - median) / IQR of the training rows, per feature."""
 
     median: Float[np.ndarray, " features"]
     iqr: Float[np.ndarray, " features"]
 
     @classmethod
     def fit(cls, train: Matrix, *, names: Sequence[str]) -> "RobustScaler":
-        """Learn median and interquartile range.
+        """Fit median and interquartile range.
 
         Raises:
-            TransformError: a feature has an IQR of 0, so no scale.
+            TransformError: a feature has an interquartile range of 0.
         """
         low, median, high = _percentiles(train, np.array([25.0, 50.0, 75.0]))
         flat = np.flatnonzero(high - low == 0)
@@ -62,7 +62,7 @@ class RobustScaler:
         return (x - self.median) / self.iqr
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Median and IQR, one entry a feature."""
+        """See `Transform`."""
         return {"median": self.median, "iqr": self.iqr}
 
 
@@ -70,19 +70,17 @@ class RobustScaler:
 class SmoothClip:
     """x / sqrt(1 + (x / limit)^2): the identity near 0, within (-limit, limit) everywhere."""
 
-    limit: Float[
-        np.ndarray, " one"
-    ]  # not a scalar: np.ascontiguousarray would make it one of these
+    limit: Float[np.ndarray, " 1"]  # np.ascontiguousarray makes scalars arrays of this shape
 
     @classmethod
     def fit(cls, train: Matrix, *, names: Sequence[str], limit: float) -> "SmoothClip":  # noqa: ARG003
-        """Nothing is learnt; `limit` is in units of the scaled feature.
+        """Keep `limit`, in units of the scaled feature; nothing is fitted.
 
         Raises:
-            ConfigError: `limit` is not above 0.
+            ConfigError: `limit` is not positive.
         """
         if limit <= 0:
-            raise ConfigError(f"the limit of SmoothClip is {limit}; it must be above 0")
+            raise ConfigError(f"SmoothClip: limit={limit} must be > 0")
         return cls(np.array([float(limit)]))
 
     def transform(self, x: Matrix) -> Matrix:
@@ -90,7 +88,7 @@ class SmoothClip:
         return x / np.sqrt(1 + (x / self.limit) ** 2)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The limit."""
+        """See `Transform`."""
         return {"limit": self.limit}
 
 
@@ -98,7 +96,7 @@ class SmoothClip:
 class QuantileNormal:
     """Training ECDF, then the normal quantile; tails clipped at the outermost inner quantile.
 
-    The ECDF is kept as `quantiles` at equally spaced levels. A value that ties with many training
+    The ECDF is stored as `quantiles` at equally spaced levels. A value that ties with many training
     values gets the middle of its levels.
     """
 
@@ -106,7 +104,7 @@ class QuantileNormal:
 
     @classmethod
     def fit(cls, train: Matrix, *, names: Sequence[str], levels: int = 1001) -> "QuantileNormal":
-        """Learn the quantiles.
+        """Fit the quantiles.
 
         Raises:
             TransformError: a feature is constant.
@@ -132,14 +130,14 @@ class QuantileNormal:
         return ndtri(np.clip(level, edge, 1 - edge))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Quantiles at equally spaced levels, one column a feature."""
+        """See `Transform`."""
         return {"quantiles": self.quantiles}
 
 
 def _percentiles(
     x: Matrix, levels: Float[np.ndarray, " levels"]
 ) -> Float[np.ndarray, "levels features"]:
-    """Column by column: a copy of one is sorted at a time, and the figures are the same."""
+    """Compute percentiles column by column, so that only one sorted copy is in memory."""
     return np.stack([np.percentile(column, levels) for column in x.T], axis=1)
 
 
@@ -150,7 +148,7 @@ KINDS: dict[str, type] = {
 
 @dataclass(frozen=True, slots=True)
 class FeatureTransform:
-    """Fitted transforms, one after the other."""
+    """Sequence of fitted transforms."""
 
     steps: tuple[Transform, ...]
 
@@ -158,12 +156,12 @@ class FeatureTransform:
     def fit(
         cls, train: Matrix, *, names: Sequence[str], steps: Sequence[Fit]
     ) -> "FeatureTransform":
-        """Fit each step on the training rows as the steps before it leave them.
+        """Fit each step on the training rows as transformed by the steps before it.
 
         Args:
             train: (rows, features), unscaled.
             names: of the features, for messages.
-            steps: such as `RobustScaler.fit`.
+            steps: for example `RobustScaler.fit`.
         """
         fitted: list[Transform] = []
         for fit in steps:
@@ -173,17 +171,17 @@ class FeatureTransform:
         return cls(tuple(fitted))
 
     def transform(self, x: Matrix) -> Float[np.ndarray, "rows features"]:
-        """All steps; the result is float32, as the net takes it."""
+        """Apply all steps; the result is float32."""
         out = np.empty(x.shape, dtype=np.float32)
-        for first in range(0, len(x), _PIECE):
-            part = x[first : first + _PIECE]
+        for start in range(0, len(x), _BLOCK_ROWS):
+            block = x[start : start + _BLOCK_ROWS]
             for step in self.steps:
-                part = step.transform(part)
-            out[first : first + _PIECE] = part
+                block = step.transform(block)
+            out[start : start + _BLOCK_ROWS] = block
         return out
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Every step's arrays, named `<position>/<kind>/<array>`."""
+        """Return the arrays of every step, named `<position>/<kind>/<array>`."""
         return {
             f"{position}/{type(step).__name__}/{name}": value
             for position, step in enumerate(self.steps)
@@ -192,9 +190,14 @@ class FeatureTransform:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "FeatureTransform":
-        """The transform that `arrays` came from."""
+        """Restore a transform from its `arrays`."""
         steps: dict[tuple[int, str], dict[str, np.ndarray]] = {}
         for key, value in arrays.items():
             position, kind, name = key.split("/")
             steps.setdefault((int(position), kind), {})[name] = value
         return cls(tuple(KINDS[kind](**steps[position, kind]) for position, kind in sorted(steps)))
+
+
+def arrays_below(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Return the arrays whose name starts with `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Several runs compared on the rows that all of them were tested on."""
+"""Compare several runs on the rows that all of them were tested on."""
 
 import math
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from rich.table import Table
 
 from robust_fin.evaluation.intervals import DateBootstrap, DatedRows, Sums, column
 from robust_fin.evaluation.multiple_testing import (
-    DATES_A_BLOCK,
-    LEAST_BLOCKS,
+    DATES_PER_BLOCK,
+    MIN_BLOCKS,
     PBO,
     SPATest,
     pbo,
@@ -32,18 +32,20 @@ from robust_fin.evaluation.significance import (
 )
 from robust_fin.evaluation.verdict import format_interval, format_percent_interval
 
-LEAST_DATES = LEAST_BLOCKS * DATES_A_BLOCK
+_ROW = ["time", "contract"]
+_MIN_AGREEMENT = 0.95  # share of equal outcomes below which runs differ in bars or target
+_MEASURED = ["score", "trivial", "target", "outcome"]
 
 
 @dataclass(frozen=True, slots=True)
 class RunSelection:
-    """What choosing among runs means.
+    """How much picking the best of several runs means.
 
     Attributes:
         names: of the runs.
-        dates: trading dates that all of them were tested on.
-        overfitting: of picking the run with the greatest ICIR; None where the dates are too few.
-        superiority: of the best run's loss over that of the constant; likewise.
+        dates: number of trading dates that all of them were tested on.
+        overfitting: of picking the run with the highest ICIR; None for too few dates.
+        spa_test: of the best run's loss against that of the constant; None for too few dates.
     """
 
     names: tuple[str, ...]
@@ -53,22 +55,20 @@ class RunSelection:
 
 
 def daily_series(predictions: pd.DataFrame) -> pd.DataFrame:
-    """A run in two numbers a trading date.
+    """Reduce a run to two numbers per trading date.
 
     Args:
-        predictions: the table of a run; rows whose outcome is not known yet are left out.
+        predictions: of a run; rows without outcome are left out.
 
     Returns:
-        By trading date: ic, the rank IC within the date (NaN where it has none), and gain, the
-        mean Huber loss of the constant less that of the net.
+        By trading date: ic, the rank IC within the date (NaN if undefined), and gain, the mean
+        Huber loss of the constant minus that of the net.
     """
-    known = predictions[predictions["outcome"].notna()]
-    net = known[known["model"] == NET]
-    trivial = known.loc[known["model"] == CONSTANT, "score"].to_numpy(dtype=np.float64)
-    rows, score = (
-        DatedRows.from_frame(net, trivial=trivial),
-        net["score"].to_numpy(dtype=np.float64),
-    )
+    labelled = predictions[predictions["outcome"].notna()]
+    net = labelled[labelled["model"] == NET]
+    trivial = labelled.loc[labelled["model"] == CONSTANT, "score"].to_numpy(dtype=np.float64)
+    rows = DatedRows.from_frame(net, trivial=trivial)
+    score = net["score"].to_numpy(dtype=np.float64)
     sums = rows.sums(score)
     gain = (column(sums, "trivial") - column(sums, "loss")) / column(sums, "n")
     return pd.DataFrame({"ic": rows.daily_ic(score), "gain": gain}, index=pd.Index(rows.dates))
@@ -77,14 +77,14 @@ def daily_series(predictions: pd.DataFrame) -> pd.DataFrame:
 def judge_selection(
     runs: Mapping[str, pd.DataFrame], *, draws: int = DRAWS, seed: int = 0
 ) -> RunSelection:
-    """Judge the choice among some runs, on the dates that all of them were tested on.
+    """Judge the choice among runs, on the dates that all of them were tested on.
 
-    A date on which a run ranks nothing counts as a rank IC of 0.
+    A date on which a run has no rank IC counts as a rank IC of 0.
 
     Args:
-        runs: `daily_series` of each, by name.
+        runs: `daily_series` of each run, by name.
         draws: bootstrap samples.
-        seed: of the resampling.
+        seed: of the bootstrap.
     """
     assert len(runs) > 1
     shared = pd.concat(list(runs.values()), axis=1, keys=list(runs), join="inner")
@@ -105,48 +105,43 @@ def _matrix(shared: pd.DataFrame, name: str) -> Float[np.ndarray, "dates runs"]:
     return shared.xs(name, axis=1, level=1).to_numpy(dtype=np.float64)
 
 
-def selection_sentences(found: RunSelection) -> list[str]:
-    """What it says, one line a test."""
-    runs = len(found.names)
-    if found.overfitting is None or found.spa_test is None:
+def selection_sentences(selection: RunSelection) -> list[str]:
+    """Describe the result in words, one line per test."""
+    runs, overfitting, test = len(selection.names), selection.overfitting, selection.spa_test
+    if overfitting is None or test is None:
         return [
-            f"No PBO and no SPA: the {runs} runs share {found.dates} trading dates, needed are "
-            f"{LEAST_DATES}."
+            f"No PBO and no SPA: the {runs} runs share {selection.dates} trading dates, and "
+            f"{MIN_BLOCKS * DATES_PER_BLOCK} are needed."
         ]
-    fitted, test = found.overfitting, found.spa_test
     if math.isnan(test.consistent):
         return [f"No PBO and no SPA: none of the {runs} runs differs from the constant."]
-    chance = "no better than drawing lots" if fitted.probability >= 0.5 else "0.5 is drawing lots"
-    said = "better than the constant" if test.consistent < 0.05 else "not shown to beat it"
+    chance = "no better than chance" if overfitting.probability >= 0.5 else "chance: 0.5"
+    result = "better than the constant" if test.consistent < 0.05 else "not shown to beat it"
     return [
         f"Picking the best of these {runs} by ICIR: probability of backtest overfitting "
-        f"{fitted.probability:.2f}, the share of {fitted.ways:,} ways to halve {found.dates} dates "
-        f"in which the best on one half is below the median on the other ({chance}).",
-        f"The best of these {runs} by skill, {found.names[test.best]}, is {said}: SPA test against "
-        f"the constant p {_small(test.consistent)} (lower {test.lower:.3f}, upper "
-        f"{test.upper:.3f}); runs that were tried and are not listed here are not counted.",
+        f"{overfitting.probability:.2f}. This is the share of {overfitting.ways:,} ways to halve "
+        f"{selection.dates} dates in which the best run on one half is below the median on the "
+        f"other ({chance}).",
+        f"The best of these {runs} by skill, {selection.names[test.best]}, is {result}: SPA test "
+        f"against the constant p {_format_p(test.consistent)} (lower {test.lower:.3f}, upper "
+        f"{test.upper:.3f}). Runs that were tried and are not listed here are not counted.",
     ]
 
 
-def _small(p_value: float) -> str:
+def _format_p(p_value: float) -> str:
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
-
-
-_ROW = ["time", "contract"]
-_AGREEING = 0.95  # share of outcomes below which the runs are not of the same bars and target
-_MEASURED = ["score", "trivial", "target", "outcome"]
 
 
 @dataclass(frozen=True, slots=True)
 class RunComparison:
-    """The nets of two runs on the same rows and samples of dates.
+    """The nets of two runs, compared on the same rows and bootstrap samples.
 
     Attributes:
-        rows: that both were tested on.
-        dates: trading dates of these rows.
-        first: what the net of the one carries on them.
-        second: what that of the other does.
-        difference: the first less the second.
+        rows: number of rows that both were tested on.
+        dates: number of trading dates of these rows.
+        first: metrics of the first net.
+        second: metrics of the second net.
+        difference: the first minus the second.
     """
 
     rows: int
@@ -159,74 +154,81 @@ class RunComparison:
 def compare_runs(
     first: pd.DataFrame, second: pd.DataFrame, *, draws: int = DRAWS, seed: int = 0
 ) -> RunComparison | None:
-    """Compare two nets on the rows of the same time, contract and outcome.
+    """Compare two nets on the rows with the same time, contract and outcome.
 
-    Skill is that of each run over its own constant, on its own rank target.
+    The skill of each run is over its own constant, on its own rank target.
 
     Args:
         first: predictions table of a run.
-        second: of another.
+        second: predictions table of another run.
         draws: bootstrap samples.
-        seed: of the resampling.
+        seed: of the bootstrap.
 
     Returns:
-        None where they share no row, or the same bars have other outcomes.
+        None if they share no row, or if the same bars have other outcomes.
     """
     both = net_rows(first).merge(net_rows(second), on=_ROW, suffixes=("_first", "_second"))
-    alike = both["outcome_first"] == both["outcome_second"]
-    if both.empty or alike.mean() < _AGREEING:
+    equal = both["outcome_first"] == both["outcome_second"]
+    if both.empty or equal.mean() < _MIN_AGREEMENT:
         return None
-    both = both[alike]
-    one, other = (_sums(both, which) for which in ("first", "second"))
-    samples = date_bootstrap(one, draws=draws, seed=seed)
+    both = both[equal]
+    first_sums, second_sums = (_sums(both, suffix) for suffix in ("first", "second"))
+    samples = date_bootstrap(first_sums, draws=draws, seed=seed)
     return RunComparison(
         rows=len(both),
-        dates=len(one),
-        first=significance_from_sums(one, samples),
-        second=significance_from_sums(other, samples),
-        difference=paired_difference(one, other, samples),
+        dates=len(first_sums),
+        first=significance_from_sums(first_sums, samples),
+        second=significance_from_sums(second_sums, samples),
+        difference=paired_difference(first_sums, second_sums, samples),
     )
 
 
 def net_rows(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The net's labelled rows beside the constant's forecast.
+    """Return the net's labelled rows with the constant's forecast as column `trivial`.
 
     A row that several folds tested counts once, with the mean of their forecasts.
     """
     models = rows_by_model(predictions[predictions["outcome"].notna()])
     net = models[NET].assign(trivial=models[CONSTANT]["score"].to_numpy())
     net = net.astype({"contract": str, "score": np.float64, "trivial": np.float64})
-    kept = net[[*_ROW, "trading_date", *_MEASURED]]
-    if not kept.duplicated(_ROW).any():
-        return kept
-    return kept.groupby([*_ROW, "trading_date"], as_index=False)[_MEASURED].mean()
+    rows = net[[*_ROW, "trading_date", *_MEASURED]]
+    if not rows.duplicated(_ROW).any():
+        return rows
+    return rows.groupby([*_ROW, "trading_date"], as_index=False)[_MEASURED].mean()
 
 
-def _sums(both: pd.DataFrame, which: str) -> Sums:
-    own = pd.DataFrame({name: both[f"{name}_{which}"] for name in _MEASURED})
-    own = own.assign(trading_date=both["trading_date_first"])
-    rows = DatedRows.from_frame(own, trivial=own["trivial"].to_numpy())
-    return rows.sums(own["score"].to_numpy())
+def _sums(both: pd.DataFrame, suffix: str) -> Sums:
+    table = pd.DataFrame({name: both[f"{name}_{suffix}"] for name in _MEASURED})
+    table = table.assign(trading_date=both["trading_date_first"])
+    rows = DatedRows.from_frame(table, trivial=table["trivial"].to_numpy())
+    return rows.sums(table["score"].to_numpy())
 
 
-def comparison_tables(found: RunComparison | None, first: str, second: str) -> list[Table | str]:
-    """What the keyboard shows of a comparison.
+def comparison_tables(
+    comparison: RunComparison | None, first: str, second: str
+) -> list[Table | str]:
+    """Tabulate a comparison for the console.
 
     Args:
-        found: see `paired`.
-        first: name of the one run.
-        second: of the other.
+        comparison: from `compare_runs`.
+        first: name of the first run.
+        second: name of the second run.
     """
-    if found is None:
+    if comparison is None:
         return [f"{first} and {second} tested no rows in common: nothing can be paired."]
     title = (
-        f"nets on the {found.rows:,} rows of {found.dates:,} trading dates that both runs "
-        "tested, with 95 % intervals"
+        f"nets on the {comparison.rows:,} rows of {comparison.dates:,} trading dates that both "
+        "runs tested, with 95 % intervals"
     )
     table = Table(title=title, title_justify="left")
     for heading in ("", "skill", "rank IC"):
         table.add_column(heading, justify="right" if heading else "left")
-    apart = f"{first} less {second}"
-    for name, one in ((first, found.first), (second, found.second), (apart, found.difference)):
-        table.add_row(name, format_percent_interval(one.skill), format_interval(one.rank_ic))
+    for name, metrics in (
+        (first, comparison.first),
+        (second, comparison.second),
+        (f"{first} vs {second}", comparison.difference),
+    ):
+        table.add_row(
+            name, format_percent_interval(metrics.skill), format_interval(metrics.rank_ic)
+        )
     return [table]

@@ -1,11 +1,11 @@
-"""The judgement of a test span: figures with intervals and paired differences to the baselines."""
+"""Judge a test span: metrics with intervals, and paired differences to the baselines."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from robust_fin.errors import BundleError
 from robust_fin.evaluation.breakdowns import Calibration, Edge, Instrument, calibration, edge
@@ -27,14 +27,18 @@ from robust_fin.evaluation.intervals import (
 from robust_fin.metrics import huber_terms, span_metrics
 from robust_fin.runtime.terminal import progress_bar
 
+DRAWS = 2000
+NET, CONSTANT = "net", "constant"
+_KEYS = ("fold", "time", "contract")
+
 
 def model_metrics(
     predictions: pd.DataFrame, *, train_median: Sequence[float], train_mean: Sequence[float]
 ) -> dict[str, dict[str, float]]:
-    """`robust_fin.metrics.span_metrics` of every model in the table, on its labelled rows.
+    """Compute `robust_fin.metrics.span_metrics` of every model on its labelled rows.
 
     Args:
-        predictions: with fold, model, score, target, outcome.
+        predictions: with columns fold, model, score, target and outcome.
         train_median: of the target over the training rows of each fold, in rank units.
         train_mean: likewise.
     """
@@ -52,25 +56,20 @@ def model_metrics(
     }
 
 
-DRAWS = 2000
-NET, CONSTANT = "net", "constant"
-_KEYS = ("fold", "time", "contract")
-
-
 @dataclass(frozen=True, slots=True)
 class Significance:
-    """What one model's forecasts of a span carry.
+    """Metrics of one model on a span, with intervals.
 
     Attributes:
         skill: Huber skill over the constant.
         rank_ic: Spearman correlation with the outcome, over all rows.
         daily_ic: the same within a trading date, mean over dates.
-        icir: mean over standard deviation of the daily one.
-        hit_rate: share of rows whose direction was right, against the constant's; a row where the
-            forecast or the outcome has none counts half, so that a coin scores 0.5.
-        tie_share: share of such rows.
-        dates: trading dates the intervals rest on.
-        block: mean length of the resampled blocks, in dates.
+        icir: mean / standard deviation of the daily rank IC.
+        hit_rate: share of rows with the right direction relative to the constant; rows whose
+            forecast or outcome has no direction count half, so chance is 0.5.
+        tie_share: share of rows without direction.
+        dates: number of trading dates.
+        block: mean length of a bootstrap block, in dates.
     """
 
     skill: Interval
@@ -83,18 +82,18 @@ class Significance:
     block: float
 
     def intervals(self) -> dict[str, Interval]:
-        """Figures by name."""
-        found = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {name: value for name, value in found.items() if isinstance(value, Interval)}
+        """Return the metrics that have an interval, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Interval)}
 
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
-    """A model less another, on the same rows and samples.
+    """Metrics of one model minus those of another, on the same rows and bootstrap samples.
 
     Attributes:
         skill: difference of the Huber skills over the constant.
-        rank_ic: difference of the rank ICs; NaN against a model that ranks nothing.
+        rank_ic: difference of the rank ICs; NaN if one of them ranks nothing.
     """
 
     skill: Interval
@@ -103,14 +102,14 @@ class PairedDifference:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """All that a predictions table says of a net.
+    """Results of a net on its test span.
 
     Attributes:
-        net: what its forecasts carry.
-        baselines: the same of each baseline.
-        against: the net less each baseline.
+        net: metrics of the net.
+        baselines: metrics of each baseline.
+        against: difference of the net to each baseline.
         calibration: of the net, by decile of its forecasts.
-        edge: what the net's first and last decile earn.
+        edge: mean outcome of the net's highest and lowest decile.
     """
 
     net: Significance
@@ -127,14 +126,15 @@ def significance(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Significance:
-    """Every figure of one model, with intervals.
+    """Compute the metrics of one model, with intervals.
 
     Args:
-        predictions: labelled rows of one model and span, with trading_date, score, target, outcome.
-        trivial: the constant forecast skill is measured against, in rank units; one a row where
-            rows are of several folds.
+        predictions: labelled rows of one model and span, with columns trading_date, score, target
+            and outcome.
+        trivial: constant forecast that skill is measured against, in rank units; one per row if
+            rows come from several folds.
         draws: bootstrap samples.
-        seed: of the resampling.
+        seed: of the bootstrap.
     """
     rows = DatedRows.from_frame(predictions, trivial=trivial)
     sums = rows.sums(predictions["score"].to_numpy(dtype=np.float64))
@@ -151,43 +151,44 @@ def judge(
     """Judge the net of a predictions table against its baselines.
 
     Args:
-        predictions: the table of a run; rows whose outcome is not known yet are left out.
-        instrument: what a tick is, and what trading costs; None gives basis points alone.
+        predictions: of a run; rows without outcome are left out.
+        instrument: provides tick size and half-spread; None gives basis points only.
         draws: bootstrap samples.
-        seed: of the resampling.
+        seed: of the bootstrap.
 
     Raises:
-        BundleError: the table has no net or no constant, or its models differ in their rows.
+        BundleError: the net or the constant is missing, or the models have different rows.
     """
     models = rows_by_model(predictions[predictions["outcome"].notna()])
     shared = models[NET]
     rows = DatedRows.from_frame(
         shared, trivial=models[CONSTANT]["score"].to_numpy(dtype=np.float64)
     )
-    scores = {name: one["score"].to_numpy(dtype=np.float64) for name, one in models.items()}
+    scores = {name: table["score"].to_numpy(dtype=np.float64) for name, table in models.items()}
     sums = {name: rows.sums(score) for name, score in scores.items()}
     samples = date_bootstrap(sums[NET], draws=draws, seed=seed)
-    others = [name for name in models if name != NET]
-    figures, against = dict[str, Significance](), dict[str, PairedDifference]()
-    with progress_bar("intervals", total=len(models) + len(others)) as advance:
-        for name, one in sums.items():
-            figures[name] = significance_from_sums(one, samples)
+    baselines = [name for name in models if name != NET]
+    metrics, against = dict[str, Significance](), dict[str, PairedDifference]()
+    with progress_bar("intervals", total=len(models) + len(baselines)) as advance:
+        for name in models:
+            metrics[name] = significance_from_sums(sums[name], samples)
             advance(1)
-        for name in others:
+        for name in baselines:
             against[name] = paired_difference(sums[NET], sums[name], samples)
             advance(1)
     close = shared["close"].to_numpy(dtype=np.float64) if "close" in shared else None
+    traded = _instrument_of(shared, instrument)
     return Judgement(
-        net=figures[NET],
-        baselines={name: figures[name] for name in others},
+        net=metrics[NET],
+        baselines={name: metrics[name] for name in baselines},
         against=against,
         calibration=calibration(rows, scores[NET], samples),
-        edge=edge(rows, scores[NET], samples, close=close, instrument=_traded(instrument, shared)),
+        edge=edge(rows, scores[NET], samples, close=close, instrument=traded),
     )
 
 
-def _traded(instrument: Instrument | None, rows: pd.DataFrame) -> Instrument | None:
-    """The instrument, where the rows are of its contracts."""
+def _instrument_of(rows: pd.DataFrame, instrument: Instrument | None) -> Instrument | None:
+    """Return the instrument if the rows are of its contracts."""
     if instrument is None or "contract" not in rows:
         return None
     codes = [str(code) for code in rows["contract"].unique()]
@@ -195,36 +196,36 @@ def _traded(instrument: Instrument | None, rows: pd.DataFrame) -> Instrument | N
 
 
 def rows_by_model(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows of each model.
+    """Split a predictions table by model.
 
     Raises:
-        BundleError: there is no net or no constant, or the models differ in their rows.
+        BundleError: the net or the constant is missing, or the models have different rows.
     """
     models = {str(name): rows for name, rows in predictions.groupby("model", sort=False)}
-    for needed in (NET, CONSTANT):
-        if needed not in models:
+    for required in (NET, CONSTANT):
+        if required not in models:
             raise BundleError(
-                f"the predictions table has no rows of model {needed}, only of "
-                f"{', '.join(models) or 'none'}; a figure without its baseline is not shown"
+                f"the predictions table has no rows of model {required}, only of "
+                f"{', '.join(models) or 'none'}; results are not shown without their baseline"
             )
     keys = models[NET][[name for name in _KEYS if name in predictions]].reset_index(drop=True)
     for name, rows in models.items():
         if not rows[keys.columns].reset_index(drop=True).equals(keys):
             raise BundleError(
                 f"the predictions table has other rows of {name} ({len(rows)}) than of the net "
-                f"({len(keys)}); write it anew with python -m robust_fin.train"
+                f"({len(keys)}); write it again with python -m robust_fin.train"
             )
     return models
 
 
 def date_bootstrap(sums: Sums, *, draws: int, seed: int) -> DateBootstrap:
-    """Samples with blocks as long as the losses saved and the ranks shared want them, by date."""
+    """Draw samples with the block length of the daily loss savings and rank products."""
     saved = column(sums, "trivial") - column(sums, "loss")
     return DateBootstrap.for_series(saved, column(sums, "xy"), draws=draws, seed=seed)
 
 
 def significance_from_sums(sums: Sums, samples: DateBootstrap) -> Significance:
-    """Every figure of one model, from its sums."""
+    """Compute the metrics of one model from its sums per date."""
     return Significance(
         skill=samples.interval(sums, skill_of),
         rank_ic=samples.interval(sums, rank_ic_of),
@@ -237,14 +238,14 @@ def significance_from_sums(sums: Sums, samples: DateBootstrap) -> Significance:
     )
 
 
-def paired_difference(one: Sums, other: Sums, samples: DateBootstrap) -> PairedDifference:
-    """A model less another, from their sums on the same dates."""
+def paired_difference(model: Sums, other: Sums, samples: DateBootstrap) -> PairedDifference:
+    """Compute a model's metrics minus another's, from their sums on the same dates."""
     width = len(COLUMNS)
-    both = np.concatenate([one, other], axis=1)
+    both = np.concatenate([model, other], axis=1)
 
-    def difference(figure: Statistic) -> Interval:
+    def difference(metric: Statistic) -> Interval:
         return samples.interval(
-            both, lambda drawn: figure(drawn[:, :width]) - figure(drawn[:, width:])
+            both, lambda drawn: metric(drawn[:, :width]) - metric(drawn[:, width:])
         )
 
     return PairedDifference(skill=difference(skill_of), rank_ic=difference(rank_ic_of))
@@ -252,75 +253,72 @@ def paired_difference(one: Sums, other: Sums, samples: DateBootstrap) -> PairedD
 
 @dataclass(frozen=True, slots=True)
 class SkillPath:
-    """Where each model stands after each date; the last value is its skill.
+    """Cumulative skill of each model by date; the last value is its skill.
 
     Attributes:
         dates: trading dates of the test span, increasing.
-        saved: by model, loss saved up to and with the date over the constant's whole loss.
+        saved: by model, loss saved up to and including each date / total loss of the constant.
     """
 
     dates: np.ndarray
     saved: Mapping[str, Float[np.ndarray, " dates"]]
 
-    def month_ends(self) -> list[int]:
-        """Places of the last date of each month."""
+    def month_ends(self) -> Int[np.ndarray, " months"]:
+        """Return the index of the last date of each month."""
         months = self.dates.astype("datetime64[M]")
-        return [int(place) for place in np.flatnonzero(np.append(months[1:] != months[:-1], True))]
+        return np.flatnonzero(np.append(months[1:] != months[:-1], True))
 
 
 def skill_path(models: Mapping[str, pd.DataFrame]) -> SkillPath:
-    """The path of every model but the constant.
+    """Compute the path of every model except the constant.
 
     Args:
-        models: labelled rows of each, as `robust_fin.evaluation.significance.models_of` has them.
+        models: labelled rows of each model, from `rows_by_model`.
     """
     trivial = models[CONSTANT]["score"].to_numpy(dtype=np.float64)
     rows = DatedRows.from_frame(models[NET], trivial=trivial)
-    constant = rows.added(huber_terms(rows.trivial, rows.target))
+    constant = rows.sum_by_date(huber_terms(rows.trivial, rows.target))
     saved = {}
-    for name in (one for one in models if one != CONSTANT):
+    for name in (name for name in models if name != CONSTANT):
         score = models[name]["score"].to_numpy(dtype=np.float64)
-        loss = rows.added(huber_terms(score, rows.target))
+        loss = rows.sum_by_date(huber_terms(score, rows.target))
         saved[name] = np.cumsum(constant - loss) / constant.sum()
     return SkillPath(rows.dates, saved)
 
 
-def judgement_metrics(found: Judgement) -> dict[str, float]:
-    """Intervals of the net, paired differences to each baseline, calibration and edge.
+def judgement_metrics(judgement: Judgement) -> dict[str, float]:
+    """Flatten a judgement for metrics.json.
 
     Returns:
         test/NAME with test/NAME_low and test/NAME_high, the ends of the 95 % interval;
-        against/BASELINE/NAME, the net less the baseline, likewise; edge/NAME.
+        against/BASELINE/NAME, the net minus the baseline, likewise; edge/NAME.
     """
-    figures = {
-        "test/tie_share": found.net.tie_share,
-        "test/dates": found.net.dates,
-        "test/block_dates": found.net.block,
-        "test/calibration_error": found.calibration.error,
+    net = judgement.net
+    metrics = {
+        "test/tie_share": net.tie_share,
+        "test/dates": net.dates,
+        "test/block_dates": net.block,
+        "test/calibration_error": judgement.calibration.error,
     }
-    for name, interval in found.net.intervals().items():
-        figures |= interval_metrics(f"test/{name}", interval)
-    for name, one in found.against.items():
-        figures |= interval_metrics(f"against/{name}/skill", one.skill)
-        figures |= interval_metrics(f"against/{name}/rank_ic", one.rank_ic)
-    return figures | edge_metrics(found.edge)
-
-
-def edge_metrics(found: Edge) -> dict[str, float]:
-    """What the first and the last decile earn, and the cost beside it."""
-    figures: dict[str, float] = {}
-    for unit in ("bp", "ticks"):
-        for side in ("top", "bottom", "trade"):
-            figures |= interval_metrics(f"edge/{side}_{unit}", getattr(found, f"{side}_{unit}"))
-    return figures | {
-        "edge/half_spread_ticks": found.half_spread_ticks,
-        "edge/half_spread_bp": found.half_spread_bp,
-        "edge/break_even_ticks": found.break_even_ticks,
-        "edge/trades": found.trades,
+    for name, interval in net.intervals().items():
+        metrics |= interval_metrics(f"test/{name}", interval)
+    for name, difference in judgement.against.items():
+        metrics |= interval_metrics(f"against/{name}/skill", difference.skill)
+        metrics |= interval_metrics(f"against/{name}/rank_ic", difference.rank_ic)
+    edge = judgement.edge
+    for name in (
+        f"{side}_{unit}" for unit in ("bp", "ticks") for side in ("top", "bottom", "trade")
+    ):
+        metrics |= interval_metrics(f"edge/{name}", getattr(edge, name))
+    return metrics | {
+        "edge/half_spread_ticks": edge.half_spread_ticks,
+        "edge/half_spread_bp": edge.half_spread_bp,
+        "edge/break_even_ticks": edge.break_even_ticks,
+        "edge/trades": edge.trades,
     }
 
 
 def interval_metrics(name: str, interval: Interval) -> dict[str, float]:
-    """An estimate and the ends of its 95 % interval."""
+    """Return the estimate as NAME and the ends of the interval as NAME_low and NAME_high."""
     ends = {f"{name}_low": interval.low, f"{name}_high": interval.high}
     return {name: interval.estimate} | ends

@@ -28,7 +28,7 @@ from robust_fin.data.folds import Market
 from robust_fin.data.splits import Timeline
 from robust_fin.errors import BundleError, ConfigError
 from robust_fin.evaluation.significance import Judgement, interval_metrics, judge
-from robust_fin.ledger.record import ledger_of, now, seen_from
+from robust_fin.ledger.record import find_ledger, now, seen_from
 from robust_fin.ledger.trials import Look, Trials, append, config_hash
 from robust_fin.runtime.atomic_files import null_for_nan, write_atomic
 from robust_fin.training.baselines import constant, minus_last_return
@@ -39,7 +39,7 @@ _LOGGED = ("skill", "skill_low", "skill_high", "rank_ic", "rank_ic_low", "rank_i
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class LockboxResult:
     """What a look shows.
 
     Attributes:
@@ -53,7 +53,7 @@ class Opened:
     words: str
 
 
-def open_lockbox(run: Path) -> Opened:
+def open_lockbox(run: Path) -> LockboxResult:
     """Score the locked rows with a run's bundle; the look is logged before anything is shown.
 
     Nothing is fitted here: features, transform and target are those of the run's training rows.
@@ -68,7 +68,7 @@ def open_lockbox(run: Path) -> Opened:
     """
     bundle = load_bundle(run)
     config = read_plain_config(run)
-    share, ledger = _share(run, config), ledger_of(run)
+    share, ledger = _share(run, config), find_ledger(run)
     if ledger is None:
         raise ConfigError(
             f"{run} names no trial ledger to log the look in: it was made before there were "
@@ -96,7 +96,7 @@ def open_lockbox(run: Path) -> Opened:
     content: dict[str, float | int | str | None] = {**span, "rows": own.rows, **figures}
     content |= {"look": own.time, "looks_before": len(before.looks)}
     write_atomic(run / LOCKBOX, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-    return Opened(found, content, look_words(before, share=share))
+    return LockboxResult(found, content, look_words(before, share=share))
 
 
 def score_lockbox(bundle: Bundle, run: Path, *, share: float) -> pd.DataFrame:

@@ -24,7 +24,7 @@ SCORES = ("skill", "rank_ic")
 COLUMNS = ["trading_date", "model", "score", "target", "outcome"]
 
 
-def ledger_of(run: Path) -> Path | None:
+def find_ledger(run: Path) -> Path | None:
     """Return the ledger that a run is counted in; None if the run's config names none.
 
     If the project was moved, it is the ledger above the run folder that contains the run.
@@ -56,7 +56,7 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def daily_of(run: Path) -> pd.DataFrame:
+def read_daily_series(run: Path) -> pd.DataFrame:
     """`daily_series` of a finished run."""
     models = [("model", "in", ["net", "constant"])]
     return daily_series(
@@ -81,10 +81,10 @@ class Finished:
     @classmethod
     def of(cls, run: Path) -> "Finished | None":
         """From what a run left in its folder; None for one from before there were ledgers."""
-        ledger = ledger_of(run)
+        ledger = find_ledger(run)
         if ledger is None:
             return None
-        daily = daily_of(run)["ic"].to_numpy()
+        daily = read_daily_series(run)["ic"].to_numpy()
         return cls(
             ledger,
             trial_of(run, ledger=ledger, track=SharpeMoments.from_daily(daily)),
@@ -143,7 +143,7 @@ def record_trial(run: Path) -> str:
     return _words(own)
 
 
-def deflated_words(run: Path) -> str:
+def summarize_trials(run: Path) -> str:
     """How many trials looked at a run's bars, and what its ICIR is worth after them.
 
     Args:

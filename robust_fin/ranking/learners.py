@@ -130,12 +130,7 @@ class TrainingSpan:
             refit=False,
         )
         try:
-            yield from scheme.each_fold(
-                self.examples.time[self.rows],
-                self.examples.label_end[self.rows],
-                trading_date=trading_date,
-                contract=self.examples.contract[self.rows],
-            )
+            yield from scheme.each_fold(self.examples.labelled_rows(self.rows))
         except SplitError:
             raise SplitError(
                 f"{count} parts after the first {first:g} of the training rows cannot be cut: "

@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.errors import ConfigError, RobustFinError
-from robust_fin.runs.settings import USER_ERRORS, readable, typed
+from robust_fin.runs.schema import USER_ERRORS, apply_schema, format_error
 from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.devices import check_trainer
 from robust_fin.runtime.launcher import (
@@ -175,7 +175,7 @@ def run_rank(words: Sequence[str], work: Work) -> int:
         configure_log(OmegaConf.create(task["logging"]))
     config = OmegaConf.create(task["config"])
     assert isinstance(config, DictConfig)
-    job = Job(typed(config), Path(task["run"]), task["resume"])
+    job = Job(apply_schema(config), Path(task["run"]), task["resume"])
     if module is not None:
         part = partial(start, job, work, module=module, logging=task["logging"])
     else:
@@ -185,7 +185,7 @@ def run_rank(words: Sequence[str], work: Work) -> int:
         0 if place is None else place.rank,
         part,
         errors=USER_ERRORS,
-        readable=readable,
+        readable=format_error,
     )
 
 

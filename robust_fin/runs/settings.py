@@ -1,21 +1,16 @@
-"""The schema of the training config, and the typed settings that are built from a config."""
+"""Typed settings of a fit, built once from the composed config."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
 from hydra.utils import instantiate, to_absolute_path
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from robust_fin.errors import ConfigError, RobustFinError
-from robust_fin.runtime.terminal import DETAILED, NORMAL, QUIET
+from robust_fin.errors import ConfigError
 from robust_fin.training.losses import check_warmup
 from robust_fin.training.settings import (
     CheckpointSettings,
@@ -25,125 +20,6 @@ from robust_fin.training.settings import (
     StabilitySettings,
     TrainerSettings,
 )
-
-USER_ERRORS = (RobustFinError, HydraException, OmegaConfBaseException)
-
-OF_SWEEPS = ("sweep", "executor")  # groups that no run sees
-
-
-@dataclass
-class PredictionSettings:
-    """The table of the test span.
-
-    Attributes:
-        members: of a population, how many keep their single scores.
-    """
-
-    members: int = MISSING
-
-
-@dataclass
-class ReportSettings:
-    """report.html.
-
-    Attributes:
-        pictures: drawn where matplotlib is installed, into the report and into TensorBoard.
-    """
-
-    pictures: bool = MISSING
-
-
-@dataclass
-class TrainSettings:
-    """Top level of conf/train.yaml, which has the values; a group is what its constructor takes.
-
-    Attributes:
-        name: folder of the runs.
-        ledger: file in which every run of the project is a line.
-        seed: of initialisation, dropout and the order of rows.
-        batch_size: rows a training batch and process.
-        score_batch_size: rows a validation batch.
-        threads: of torch.
-        verbose: how much a run says: 0, 1 or 2.
-        predictions: what is kept of them.
-        report: how it is written.
-    """
-
-    name: str = MISSING
-    ledger: str = MISSING
-    seed: int = MISSING
-    batch_size: int = MISSING
-    score_batch_size: int = MISSING
-    threads: int = MISSING
-    verbose: int = MISSING
-    predictions: PredictionSettings = field(default_factory=PredictionSettings)
-    report: ReportSettings = field(default_factory=ReportSettings)
-    source: Any = MISSING
-    cache: Any = MISSING
-    features: Any = MISSING
-    target: Any = MISSING
-    target_scale: Any = MISSING
-    transform: Any = MISSING
-    split: Any = MISSING
-    model: Any = MISSING
-    link: Any = MISSING
-    loss: Any = MISSING
-    optimizer: Any = MISSING
-    schedule: Any = MISSING
-    engine: Any = MISSING
-    population: Any = MISSING
-    trainer: Any = MISSING
-    hardware: Any = MISSING
-    checkpoint: Any = MISSING
-    stability: Any = MISSING
-    callbacks: Any = MISSING
-    logger: Any = MISSING
-    baselines: Any = MISSING
-    instrument: Any = MISSING
-    debug: Any = MISSING
-    sweep: Any = MISSING
-    executor: Any = MISSING
-
-
-@dataclass
-class SelectSettings(TrainSettings):
-    """Top level of conf/select.yaml.
-
-    Attributes:
-        select: how candidates are ranked.
-    """
-
-    select: Any = MISSING
-
-
-@dataclass
-class LeakcheckSettings(TrainSettings):
-    """Top level of conf/leakcheck.yaml.
-
-    Attributes:
-        leaks: what is tried on the rest.
-    """
-
-    leaks: Any = MISSING
-
-
-def register_schema() -> None:
-    """Let conf/train.yaml, select.yaml and leakcheck.yaml name their schemas in their defaults."""
-    ConfigStore.instance().store(name="train_schema", node=TrainSettings)
-    ConfigStore.instance().store(name="select_schema", node=SelectSettings)
-    ConfigStore.instance().store(name="leakcheck_schema", node=LeakcheckSettings)
-
-
-def typed(config: DictConfig) -> DictConfig:
-    """A config read from a file, held against the schema as one composed by Hydra is."""
-    merged = OmegaConf.merge(OmegaConf.structured(TrainSettings), config)
-    assert isinstance(merged, DictConfig)
-    return merged if any(key in config for key in OF_SWEEPS) else of_run(merged)
-
-
-def of_run(config: DictConfig) -> DictConfig:
-    """The settings of one run alone: without what only a sweep needs, so that no hash knows it."""
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key not in OF_SWEEPS])
 
 
 def with_absolute_ledger(config: DictConfig) -> DictConfig:
@@ -247,32 +123,3 @@ def plain_values(config: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
-
-
-def verbosity_of(config: DictConfig) -> int:
-    """What a config asks for; the usual one for a run from before there was a choice.
-
-    Raises:
-        ConfigError: it is no such number.
-    """
-    asked = OmegaConf.select(config, "verbose")
-    if asked is None:
-        return NORMAL
-    if asked not in (QUIET, NORMAL, DETAILED):
-        raise ConfigError(
-            f"verbose={asked} is not 0 (errors and the verdict), 1 (the usual) or 2 (details)"
-        )
-    return int(asked)
-
-
-def readable(error: BaseException) -> str:
-    """The message that helps: ours as it is, Hydra's with the cause it hides."""
-    cause = error.__cause__
-    while cause is not None:
-        if isinstance(cause, RobustFinError):
-            return str(cause)
-        cause = cause.__cause__
-    text = str(error)
-    if isinstance(error.__cause__, OmegaConfBaseException) and str(error.__cause__) not in text:
-        text = f"{text}\n{error.__cause__}"
-    return text

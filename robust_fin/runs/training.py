@@ -27,13 +27,14 @@ from robust_fin.evaluation.verdict import verdict
 from robust_fin.ledger.record import record_trial
 from robust_fin.runs.job import Job, reason_kept
 from robust_fin.runs.results import METRICS, FoldRun, write_results
-from robust_fin.runs.settings import check_ranges, fit_settings, verbosity_of, with_absolute_ledger
+from robust_fin.runs.schema import get_verbosity
+from robust_fin.runs.settings import check_ranges, fit_settings, with_absolute_ledger
 from robust_fin.runtime.atomic_files import explain_full_disk
 from robust_fin.runtime.rank_info import first_local_rank_first, is_first, require_equal_on_ranks
 from robust_fin.runtime.terminal import DETAILS, RESULT, hide_progress, show, verbosity
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.population.fit import fit_population
-from robust_fin.training.population.members import wants_population
+from robust_fin.training.population.members import is_population
 from robust_fin.training.recovery.checkpoint_files import (
     can_resume_refit,
     check_same_bars,
@@ -78,7 +79,7 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
         if not resume:
             remove_checkpoints(run)
         start_bundle(run, config, bars=bars)
-        start_session(run, members=wants_population(settings.population, folds=len(folds)))
+        start_session(run, members=is_population(settings.population, folds=len(folds)))
         show(target_table(folds[0].outcome("train"), folds[0].target("train")))
     plan = FitPlan(run, stage="", max_steps=None, resume=resume)
     chosen = final = fit_folds(settings, folds, plan)
@@ -130,7 +131,7 @@ def fit_folds(
     settings: FitSettings, folds: Sequence[BarDataModule], plan: FitPlan
 ) -> tuple[Fit, ...]:
     """One net on one fold, or the members of all folds in one run."""
-    if wants_population(settings.population, folds=len(folds)):
+    if is_population(settings.population, folds=len(folds)):
         return fit_population(settings, folds, plan)
     (data,) = folds
     return (fit(settings, data, plan),)
@@ -216,7 +217,7 @@ def work(job: Job) -> None:
         explain_full_disk(job.run),
         reason_kept(job.run),
         mark_failure(job.run),
-        verbosity(verbosity_of(job.config)),
+        verbosity(get_verbosity(job.config)),
         hide_progress(when=not job.config.trainer.enable_progress_bar),
     ):
         if OmegaConf.select(job.config, "debug.check") is None:

@@ -50,12 +50,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def null_for_nan(metrics: Mapping[str, float | int | None]) -> dict[str, float | int | None]:
-    """Replace non-finite floats by None, as JSON has no NaN."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in metrics.items()
-    }
+def null_for_nan(value: Any) -> Any:
+    """Replace non-finite floats by None, in nested dicts and lists too, as JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {name: null_for_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [null_for_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def remove_partial_files(folder: Path) -> None:

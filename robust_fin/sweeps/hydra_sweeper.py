@@ -14,10 +14,10 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from robust_fin.cli.composition import require_known
+from robust_fin.cli.composition import check_added_keys
 from robust_fin.errors import ConfigError, Interrupted, RobustFinError
 from robust_fin.runs.job import refuse_outside_ranks
-from robust_fin.runs.settings import OF_SWEEPS
+from robust_fin.runs.schema import SWEEP_KEYS
 from robust_fin.runtime.terminal import show
 from robust_fin.sweeps.job import RECORD, Composer, SweepRecord
 from robust_fin.sweeps.strategy import FAILED, Outcome, Strategy
@@ -83,11 +83,11 @@ class JobSweeper(Sweeper):
             parser.parse_overrides([f"{key}={value}" for key, value in self.params.items()]),
             parser.parse_overrides(arguments),
         )
-        require_known(self.config, verb="train", words=arguments)
+        check_added_keys(self.config, verb="train", words=arguments)
         self._require_keys(words)
         composer = Composer(loader, self.config)
         record = self._record(composer.folder)
-        strategy, executor = (instantiate(self.config[key]) for key in OF_SWEEPS)
+        strategy, executor = (instantiate(self.config[key]) for key in SWEEP_KEYS)
         check_workers(strategy)
         with only_command(record.folder), contextlib.closing(executor):
             sweep = Sweep(strategy, executor, composer, record, self.verb, self.retry_failed)
@@ -182,7 +182,7 @@ def one_a_key(swept: Sequence[Override], given: Sequence[Override]) -> list[Over
     found: dict[str, Override] = {}
     for word in (*swept, *given):
         key = word.get_key_element().lstrip("+~")
-        if key.partition(".")[0].partition("@")[0] not in OF_SWEEPS:
+        if key.partition(".")[0].partition("@")[0] not in SWEEP_KEYS:
             found[key] = word
         elif word.is_sweep_override():
             raise ConfigError(f"{word.input_line} cannot be swept: it is a setting of the sweep")

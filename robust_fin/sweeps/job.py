@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from robust_fin.errors import ConfigError, Pruned
 from robust_fin.runs.job import FAILURE, Job, task_of
 from robust_fin.runs.results import METRICS
-from robust_fin.runs.settings import of_run, with_absolute_ledger
+from robust_fin.runs.schema import without_sweep_keys
+from robust_fin.runs.settings import with_absolute_ledger
 from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.launcher import LAUNCHED, write_task
 from robust_fin.runtime.process_state import RankExit
@@ -83,7 +84,7 @@ class Composer:
 def _frozen(config: DictConfig, folder: Path) -> Composed:
     hydra = config.hydra
     plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    settings = of_run(plain)
+    settings = without_sweep_keys(plain)
     resolved = OmegaConf.create(OmegaConf.to_container(settings, resolve=True))
     assert isinstance(resolved, DictConfig)
     files = {

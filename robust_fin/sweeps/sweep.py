@@ -14,9 +14,9 @@ import pandas as pd
 from hydra.core.override_parser.types import Override
 
 from robust_fin.bundle.folder import flatten_config, read_flat_config
-from robust_fin.cli.composition import explained
+from robust_fin.cli.composition import explain_error
 from robust_fin.errors import BundleError, ConfigError
-from robust_fin.runs.settings import USER_ERRORS
+from robust_fin.runs.schema import USER_ERRORS
 from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.process_state import count_signals
 from robust_fin.sweeps.job import (
@@ -322,7 +322,7 @@ class Sweep:
             composed = self.composer.compose(trial)
         except USER_ERRORS as error:
             folder = self.composer.folder / str(trial.number)
-            reason = one_line(explained(error, verb="train", words=trial.overrides))
+            reason = one_line(explain_error(error, verb="train", words=trial.overrides))
             keep_failure(folder, type(error).__name__, reason)
             self._end(Outcome(trial, folder, FAILED, reason, {}, seconds), told)
             return

@@ -16,7 +16,7 @@ from robust_fin.bundle.folder import read_provenance
 from robust_fin.errors import BundleError
 from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.multiple_testing import (
-    LEAST_DATES,
+    MIN_DATES,
     BBCResult,
     bbc_cv,
     expected_maximum,
@@ -24,7 +24,7 @@ from robust_fin.evaluation.multiple_testing import (
 )
 from robust_fin.evaluation.tables import judgement_tables
 from robust_fin.evaluation.verdict import format_percent_interval
-from robust_fin.ledger.record import deflated_words, ledger_of
+from robust_fin.ledger.record import find_ledger, summarize_trials
 from robust_fin.ledger.trials import Trials
 from robust_fin.runs.results import VAL_LOSSES
 from robust_fin.runs.run import Run
@@ -162,8 +162,8 @@ def deflated_choice(rows: Sequence[Row], *, default_job: int | None) -> BBCResul
         gains = gains_of(known)
     except BundleError as error:
         return str(error)
-    if len(gains) < LEAST_DATES:
-        return f"val has {len(gains)} trading dates, and {LEAST_DATES} are needed"
+    if len(gains) < MIN_DATES:
+        return f"val has {len(gains)} trading dates, and {MIN_DATES} are needed"
     numbers = [row.number for row in known]
     reference = numbers.index(default_job) if default_job in numbers else None
     return bbc_cv(gains, reference=reference)
@@ -290,7 +290,7 @@ def _tell_choice(rows: Sequence[Row], chosen: Row, *, default_job: int | None) -
         show(*choice_words(deflated, default_job=default_job))
     show(*best.words(counted=_counted_trials(run)))
     if chosen.member is None:
-        show(*judgement_tables(run.judgement), deflated_words(chosen.folder))
+        show(*judgement_tables(run.judgement), summarize_trials(chosen.folder))
         show(run.verdict, level=RESULT)
     else:
         show(*_member_lines(chosen))
@@ -309,7 +309,7 @@ def _member_lines(chosen: Row) -> list[str]:
 
 def _counted_trials(run: Run) -> int | None:
     """Trials on the same bars in the ledger; None where there is none."""
-    ledger = ledger_of(run.folder)
+    ledger = find_ledger(run.folder)
     if ledger is None or not ledger.is_file():
         return None
     known = Trials.read(ledger).same_data(read_provenance(run.folder)["data_sha256"])

@@ -33,7 +33,9 @@ def trivial_objective(settings: FitSettings, folds: Sequence[BarDataModule]) -> 
         return math.nan
     loss, found = settings.loss, []
     for data in folds:
-        trained = data.scale.trained(outcome=data.outcome("train"), rank=data.target("train"))
+        trained = data.scale.training_target(
+            outcome=data.outcome("train"), rank=data.target("train")
+        )
         wanted = torch.from_numpy(trained)
         constants = (wanted.median(), wanted.mean())
         found.append(min(float(loss(one.expand_as(wanted), wanted)) for one in constants))

@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 
 from robust_fin.data.batches import Call, TrainCalls
 from robust_fin.data.datamodule import StepWindow, TrainWindows
-from robust_fin.training.engine.step_state import StepState, only_group, step_keys
+from robust_fin.training.engine.step_state import StepState, adamw_group, step_keys
 from robust_fin.training.engine.steps import StepLoop, StepResult
 from robust_fin.training.recovery.record import NonFiniteStep, net_tensors, optimizer_tensors
 
 
-class StepCalls:
+class CompiledSteps:
     """Runs the compiled steps of one net for `robust_fin.training.module.Forecaster`.
 
     Args:
@@ -43,7 +43,7 @@ class StepCalls:
             rate_factor: of the learning rate, beside the schedule's.
         """
         (optimizer,) = trainer.optimizers
-        self._base_lr = float(only_group(optimizer)["initial_lr"]) * rate_factor
+        self._base_lr = float(adamw_group(optimizer)["initial_lr"]) * rate_factor
         self.state = StepState(net)
         self.state.load(net, optimizer)
 
@@ -83,7 +83,7 @@ class StepCalls:
             target=call.target,
             rows=call.rows[:count],
             lr=self.rates(first, count),
-            weight_decay=float(only_group(optimizer)["weight_decay"]),
+            weight_decay=float(adamw_group(optimizer)["weight_decay"]),
             seed=self.seed,
         )
 

@@ -66,12 +66,12 @@ class Browser:
         told |= {"sessionId": self.page} if self.page else {}
         os.write(self.give, json.dumps(told).encode() + b"\0")
         while True:
-            said = self._read()
-            if said.get("method") == "Runtime.exceptionThrown":
-                self.errors.append(str(said["params"]["exceptionDetails"]))
-            if said.get("id") == self._count:
-                assert "error" not in said, (method, said["error"])
-                return said["result"]
+            text = self._read()
+            if text.get("method") == "Runtime.exceptionThrown":
+                self.errors.append(str(text["params"]["exceptionDetails"]))
+            if text.get("id") == self._count:
+                assert "error" not in text, (method, text["error"])
+                return text["result"]
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
@@ -99,9 +99,9 @@ class Browser:
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""
         words = {"expression": script, "returnByValue": True, "awaitPromise": True}
-        found = self.ask("Runtime.evaluate", **words)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        result = self.ask("Runtime.evaluate", **words)
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
 
     def shown(self) -> list[str]:
         """All words that the page shows, piece by piece."""
@@ -165,11 +165,11 @@ def browser(folder: Path) -> Iterator[Browser]:
     )
     os.close(theirs_in)
     os.close(theirs_out)
-    found = Browser(give, take)
+    result = Browser(give, take)
     try:
-        yield found
-        found.page = ""
-        found.ask("Browser.close")
+        yield result
+        result.page = ""
+        result.ask("Browser.close")
         process.wait(20)
     finally:
         process.kill()

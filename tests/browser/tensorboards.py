@@ -33,8 +33,8 @@ def tensorboard(folder: Path) -> Iterator[str]:
         said = []
         for line in process.stderr:
             said.append(line)
-            if found := re.search(r"http://\S+", line):
-                yield found.group(0)
+            if result := re.search(r"http://\S+", line):
+                yield result.group(0)
                 break
         else:
             raise AssertionError("".join(said))

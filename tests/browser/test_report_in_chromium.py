@@ -52,12 +52,12 @@ def colours(seen: Seen, place: int) -> tuple[int, float]:
     region = np.asarray(seen.image.crop((round(x), round(y), round(x + width), round(y + height))))
     assert region.size > 0
     packed = region.reshape(-1, 3).astype(np.int64) @ [1 << 16, 1 << 8, 1]
-    found, counts = np.unique(packed, return_counts=True)
-    return len(found), float(1 - counts.max() / counts.sum())
+    result, counts = np.unique(packed, return_counts=True)
+    return len(result), float(1 - counts.max() / counts.sum())
 
 
 @pytest.mark.parametrize("which", ["screen", "phone"])
-def test_it_says_all_it_has_to_and_asks_for_nothing(
+def test_page_shows_all_plots_and_fetches_nothing(
     which: str, request: pytest.FixtureRequest
 ) -> None:
     seen: Seen = request.getfixturevalue(which)
@@ -72,7 +72,7 @@ def test_it_says_all_it_has_to_and_asks_for_nothing(
 
 @pytest.mark.parametrize("which", ["screen", "phone"])
 @pytest.mark.parametrize("title", TITLES)
-def test_a_picture_shows_something_with_its_labels(
+def test_plot_is_drawn_with_its_labels(
     which: str, title: str, request: pytest.FixtureRequest
 ) -> None:
     seen: Seen = request.getfixturevalue(which)
@@ -85,21 +85,21 @@ def test_a_picture_shows_something_with_its_labels(
     assert 0.01 < drawn < 0.6
 
 
-def test_a_picture_without_marks_would_be_seen(screen: Seen) -> None:
+def test_check_detects_an_empty_plot(screen: Seen) -> None:
     x, y, *_ = screen.probe["pictures"][0]["box"]
     blank = screen.image.copy()
     blank.paste((255, 255, 255), (round(x), round(y), round(x) + 600, round(y) + 600))
     assert colours(Seen(screen.probe, [], blank), 0)[1] < 0.01
 
 
-def test_it_is_dark_where_the_reader_prefers_that(html: str, tmp_path: Path) -> None:
+def test_page_is_dark_if_the_reader_prefers_it(html: str, tmp_path: Path) -> None:
     seen = look(html, tmp_path / "look", width=PHONE, height=HEIGHT, dark=True)
     assert seen.image.getpixel((2, 2)) == (0x14, 0x17, 0x1B)
     for place in range(len(TITLES)):
         assert colours(seen, place)[1] > 0.01
 
 
-def test_pure_noise_is_shown_as_no_skill(tmp_path: Path) -> None:
+def test_noise_is_shown_as_no_skill(tmp_path: Path) -> None:
     find_browser()
     write_run(tmp_path / "run", scored(strength=0.0), pictures=False)
     html = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
@@ -108,14 +108,14 @@ def test_pure_noise_is_shown_as_no_skill(tmp_path: Path) -> None:
     assert "\nNo skill\n" in seen.probe["text"]
 
 
-def test_what_a_page_fetches_or_gets_wrong_would_be_seen(html: str, tmp_path: Path) -> None:
+def test_check_detects_fetches_and_script_errors(html: str, tmp_path: Path) -> None:
     wrong = '<img src="http://127.0.0.1:9/x.png" alt=""><script>missing()</script></main>'
     seen = look(html.replace("</main>", wrong, 1), tmp_path / "l", width=PHONE, height=1000)
     assert any("127.0.0.1:9/x.png" in line for line in seen.console)
     assert any("missing is not defined" in line for line in seen.console)
 
 
-def test_a_browser_that_is_required_is_not_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_required_browser_is_not_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.browser.chromium.shutil.which", lambda _: None)
     monkeypatch.setenv("ROBUST_FIN_REQUIRE_BROWSER", "1")
     with pytest.raises(pytest.fail.Exception, match="none of chromium, chromium-browser, google-"):

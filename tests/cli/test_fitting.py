@@ -65,7 +65,7 @@ def test_bars_given_as_a_table_are_kept_with_the_run(
     assert untimed(other.metrics) == untimed(run.metrics)
     assert other.config.source.path == str(tmp_path / "run" / "bars.parquet")
     assert len(pd.read_parquet(tmp_path / "run" / "bars.parquet")) == 9000
-    with pytest.raises(ConfigError, match=r"source\.path=a\.csv and bars= both name bars"):
+    with pytest.raises(ConfigError, match=r"source\.path=a\.csv and bars= were both given"):
         fit("smoke", "source.path=a.csv", bars=bars, folder=tmp_path / "both")
     five = bars.iloc[::5]
     with pytest.raises(SchemaError, match=r"less than 300 s apart.*; write source\.bar=300s"):
@@ -132,7 +132,7 @@ def test_a_run_reads_what_lies_in_its_folder(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_sweep_and_a_wrong_word_are_refused() -> None:
-    with pytest.raises(ConfigError, match="ladder is a sweep of many runs, and fit trains one"):
+    with pytest.raises(ConfigError, match="ladder is a sweep of several runs, but fit trains one"):
         fit("ladder")
     with pytest.raises(ConfigError, match=r"optimizer\.learning_rate"):
         fit("smoke", "optimizer.learning_rate=1")

@@ -2,10 +2,10 @@
 
 import pytest
 
-from robust_fin.cli.composition import composed, explained
+from robust_fin.cli.composition import compose_config, explain_error
 from robust_fin.errors import ConfigError
 
-NO_EXPERIMENT = "+experiment=topfive is no choice; did you mean +experiment=top5? There are "
+NO_EXPERIMENT = "+experiment=topfive does not exist; did you mean +experiment=top5? Choices: "
 
 
 @pytest.mark.parametrize(
@@ -28,19 +28,19 @@ NO_EXPERIMENT = "+experiment=topfive is no choice; did you mean +experiment=top5
         (["hydra.run.dri=x"], "hydra.run.dri is not a key; did you mean hydra.run.dir?"),
         (
             ["optimizer.learning_rate=1"],
-            "optimizer.learning_rate is not a key. Below optimizer there are lr, weight_decay, "
-            "betas, fused; +optimizer.learning_rate=VALUE adds another",
+            "optimizer.learning_rate is not a key. Keys of optimizer: lr, weight_decay, betas, "
+            "fused; +optimizer.learning_rate=VALUE adds one",
         ),
         (
             ["model=residul_mlp"],
-            "model=residul_mlp is no choice; did you mean model=residual_mlp? "
-            "There are plain_mlp, prenorm_mlp, residual_mlp",
+            "model=residul_mlp does not exist; did you mean model=residual_mlp? "
+            "Choices: plain_mlp, prenorm_mlp, residual_mlp",
         ),
         (["experiment=top5"],
-         "experiment is added to the defaults: write +experiment=NAME, with a plus"),
-        (["top5"], "top5 sets nothing; did you mean +experiment=top5?"),
-        (["huber"], "huber sets nothing; did you mean loss=huber?"),
-        (["nothing"], "nothing sets nothing; words are key=value, as --help shows"),
+         "experiment must be added to the defaults: write +experiment=NAME, with a plus"),
+        (["top5"], "top5 has no value; did you mean +experiment=top5?"),
+        (["huber"], "huber has no value; did you mean loss=huber?"),
+        (["nothing"], "nothing has no value; overrides are key=value, as --help shows"),
         (["+experimnt=top5"], "experimnt is not a key; did you mean +experiment?"),
         (["+sead=3"], "sead is not a key; did you mean seed?"),
         (
@@ -52,13 +52,13 @@ NO_EXPERIMENT = "+experiment=topfive is no choice; did you mean +experiment=top5
 )  # fmt: skip
 def test_the_nearest_is_named(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        composed("train", words)
+        compose_config("train", words)
     assert str(raised.value) == message
 
 
 def test_experiments_are_named_with_their_plus() -> None:
     with pytest.raises(ConfigError) as raised:
-        composed("train", ["+experiment=topfive"])
+        compose_config("train", ["+experiment=topfive"])
     assert str(raised.value).startswith(NO_EXPERIMENT)
 
 
@@ -69,15 +69,15 @@ def test_experiments_are_named_with_their_plus() -> None:
 def test_what_a_constructor_takes_may_be_added(word: str) -> None:
     if "max_epochs" in word:
         word = f"+{word}"  # two for what is there already
-    composed("train", [word])
+    compose_config("train", [word])
 
 
 def test_an_argument_that_a_constructor_refuses_is_answered_too() -> None:
     said = "unexpected keyword argument 'residul'\nfull_key: model"
-    message = explained(ValueError(said), verb="train", words=["+model.residul=true"])
+    message = explain_error(ValueError(said), verb="train", words=["+model.residul=true"])
     assert message == f"{said}\nmodel.residul is not a key; did you mean model.residual?"
 
 
 def test_another_verb_has_keys_of_its_own() -> None:
     with pytest.raises(ConfigError, match=r"^lockbx is not a key; did you mean lockbox\?$"):
-        composed("evaluate", ["lockbx=true"])
+        compose_config("evaluate", ["lockbx=true"])

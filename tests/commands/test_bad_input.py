@@ -215,10 +215,10 @@ def test_train_refuses_what_is_no_bar_file(
         ("learning_rate=0.1", "learning_rate is not a key"),
         (
             "optimizer.learning_rate=0.1",
-            "optimizer.learning_rate is not a key. Below optimizer there",
+            "optimizer.learning_rate is not a key. Keys of optimizer:",
         ),
         ("+model.use_residual=true", "unexpected keyword argument 'use_residual'"),
-        ("model=transformer", "model=transformer is no choice. There are plain_mlp, prenorm_mlp"),
+        ("model=transformer", "model=transformer does not exist. Choices: plain_mlp, prenorm_mlp"),
         ("features.names=[close_change_pct,moon]", "no feature is named moon; registered are"),
         ("features.names=[vwap,vwap]", "features.names=['vwap', 'vwap'] must name each"),
         ("source.stamp=middle", "source.stamp=middle must be start or end"),
@@ -226,7 +226,7 @@ def test_train_refuses_what_is_no_bar_file(
         ("source.bar=often", "source.bar=often is no length"),
         ("source.calendar=CME_Equities", "source.calendar='CME_Equities' is no calendar"),
         ("source.vix_path=gone.csv", "no VIX file at gone.csv"),
-        ("target.horizon=0", "target.horizon=0 must be a whole number of bars, at least 1"),
+        ("target.horizon=0", "target.horizon=0 must be an integer number of bars, >= 1"),
     ],
 )
 def test_train_refuses_a_wrong_setting(
@@ -240,7 +240,7 @@ def test_train_refuses_a_wrong_setting(
 def test_train_refuses_an_unknown_experiment(tmp_path: Path, capfd: Capture) -> None:
     words = ["+experiment=moonshot", f"hydra.run.dir={tmp_path / 'run'}"]
     message = refusal(train.main, words, folder=tmp_path, capfd=capfd)
-    assert "+experiment=moonshot is no choice. There are " in message
+    assert "+experiment=moonshot does not exist. Choices: " in message
     assert [name for name in ("smoke", "study", "top5") if name not in message] == []
 
 

@@ -143,7 +143,7 @@ def test_the_vix_close_of_the_same_day_is_found(
     ("word", "message"),
     [
         ("leaks.cuts=0", "leaks.cuts=0 must be a whole number, at least 1"),
-        ("leaks.depth=3", "leaks.depth is not a key. Below leaks there are"),
+        ("leaks.depth=3", "leaks.depth is not a key. Keys of leaks:"),
         ("source.path=none.csv", "none.csv"),
     ],
 )

@@ -41,7 +41,7 @@ def test_stop_is_one_message_and_exit_code_1(
 ) -> None:
     assert start(tmp_path / "run") == 1
     errors = capsys.readouterr().err
-    assert errors.startswith("error: the loss is nan and the gradient's norm nan at step 8, before")
+    assert errors.startswith("error: the loss is nan and the gradient norm nan at step 8, before")
     assert "Traceback" not in errors
     assert not (tmp_path / "run/metrics.json").exists()
     assert not (tmp_path / "run/bundle/model.safetensors").exists()
@@ -95,7 +95,7 @@ def test_two_processes_decide_the_same(policy: str, records: int, tmp_path: Path
     command += [f"stability.on_nonfinite={policy}", "stability.max_rollbacks=1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    assert "at step 1, before the weights were changed; weights that are not finite" in done.stderr
+    assert "at step 1, before the weights were changed; weights that were not finite" in done.stderr
     found = sorted(path.name for path in (tmp_path / "nonfinite").iterdir())
     names = [f"rank_{rank}_step_1{end}" for rank in (0, 1) for end in ("", "_2")[:records]]
     assert found == [f"{name}.safetensors" for name in names]
@@ -105,7 +105,7 @@ def test_two_processes_decide_the_same(policy: str, records: int, tmp_path: Path
 
 def test_fp16_on_a_cpu_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert start(tmp_path / "run", "trainer.precision=16-mixed") == 1
-    assert "is for a GPU; on a CPU write trainer.precision=bf16-mixed" in capsys.readouterr().err
+    assert "needs a GPU; on a CPU use trainer.precision=bf16-mixed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

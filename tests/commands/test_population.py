@@ -217,7 +217,7 @@ def test_a_frozen_member_is_reported_and_takes_no_part_in_the_results(
         ),
         (
             ("population.members=2", "trainer.precision=bf16-mixed"),
-            "trainer.precision=bf16-mixed is not for a population, which knows 32-true",
+            "trainer.precision=bf16-mixed is not for a population, which supports 32-true",
         ),
         (
             ("population.members=2", "population.lr=[1e30,1e30]"),

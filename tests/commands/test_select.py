@@ -15,7 +15,7 @@ from robust_fin.ranking.learners import LEARNERS, TrainingSpan
 from tests.bars import config
 from tests.candidates import elsewhere_changed, planted
 
-HOLDOUT = Holdout(0.1, 0.2, 0, False)
+HOLDOUT = Holdout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False)
 QUICK = ("cache.folder=null", "select.draws=50", "select.repeats=2", "select.parts=3")
 
 
@@ -126,7 +126,7 @@ def test_every_fold_is_ranked_and_rows_that_others_judge_are_said(
         (("select.learner=forest",), "select.learner=forest must be one of ridge, lightgbm"),
         (("select.k=0",), "select.k=0 must be a whole number, at least 1"),
         (("select.parts=60",), "60 parts after the first 0.3 of the training rows cannot be cut"),
-        (("select.best=3",), "select.best is not a key. Below select there are"),
+        (("select.best=3",), "select.best is not a key. Keys of select:"),
     ],
 )
 def test_what_cannot_be_done_is_one_message(

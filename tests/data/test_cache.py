@@ -13,10 +13,18 @@ import pandas as pd
 import pytest
 import torch
 
-from robust_fin.data import cache_key as identity
+from robust_fin.data import cache as cache_module
 from robust_fin.data import folds
-from robust_fin.data.cache import Cache, FolderArrays, MemoryArrays, Sink
-from robust_fin.data.cache_key import NotCacheableError, cache_key, describe, surroundings
+from robust_fin.data.cache import (
+    ArraySink,
+    Cache,
+    FolderSink,
+    MemorySink,
+    NotCacheableError,
+    cache_key,
+    environment_fingerprint,
+    fingerprint,
+)
 from robust_fin.data.datamodule import BarDataModule, Market
 from robust_fin.data.splits import Holdout
 from robust_fin.data.targets import ForwardReturn
@@ -32,7 +40,7 @@ ROWS = 12_000
 @pytest.fixture(autouse=True)
 def code_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file saved while the tests run must not switch the cache off under them."""
-    monkeypatch.setattr(identity, "process_start", lambda: float("inf"))
+    monkeypatch.setattr(cache_module, "process_start", lambda: float("inf"))
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +155,9 @@ def test_every_setting_of_the_data_has_a_key_of_its_own(parquet: Path) -> None:
 
 def keys_of(path: Path, *words: str) -> tuple[str, str]:
     settings = config(f"source.path={path}", "source.timezone=UTC", *words)
-    parts = {name: describe(instantiate(settings[name])) for name in ("source", "features")}
-    parts["target"] = describe(instantiate(settings.target))
-    rest = {name: describe(instantiate(settings[name])) for name in ("transform", "split")}
+    parts = {name: fingerprint(instantiate(settings[name])) for name in ("source", "features")}
+    parts["target"] = fingerprint(instantiate(settings.target))
+    rest = {name: fingerprint(instantiate(settings[name])) for name in ("transform", "split")}
     return cache_key(parts), cache_key(parts | rest)
 
 
@@ -190,25 +198,25 @@ def test_a_change_of_the_code_or_a_library_has_another_key(
         (tmp_path / room / "one.py").write_text("x = 1\n")
     for name in ("metrics.py", "errors.py"):
         (tmp_path / name).write_text("")
-    monkeypatch.setattr(identity, "PACKAGE", tmp_path)
-    keys = [cache_key(surroundings())]
+    monkeypatch.setattr(cache_module, "PACKAGE", tmp_path)
+    keys = [cache_key(environment_fingerprint())]
     (tmp_path / "features" / "one.py").write_text("x = 2\n")
-    keys.append(cache_key(surroundings()))
-    monkeypatch.setattr(identity, "_version", lambda _: "0.0")
-    keys.append(cache_key(surroundings()))
+    keys.append(cache_key(environment_fingerprint()))
+    monkeypatch.setattr(cache_module, "library_version", lambda _: "0.0")
+    keys.append(cache_key(environment_fingerprint()))
     assert len(set(keys)) == 3
 
 
 def test_code_changed_under_a_running_process_is_not_trusted(
     parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(identity, "process_start", lambda: 0.0)
-    with pytest.raises(NotCacheableError, match=r"\.py was changed after this process began"):
-        surroundings()
+    monkeypatch.setattr(cache_module, "process_start", lambda: 0.0)
+    with pytest.raises(NotCacheableError, match=r"\.py was changed after this process started"):
+        environment_fingerprint()
     with caplog.at_level(logging.INFO):
         loaded(parquet, Cache(str(tmp_path), 1.0))
     assert entries(Cache(str(tmp_path), 1.0)) == set()
-    assert "prepared arrays are not kept" in caplog.text
+    assert "not caching prepared arrays" in caplog.text
 
 
 def test_features_from_elsewhere_are_not_kept(
@@ -227,10 +235,10 @@ def test_features_from_elsewhere_are_not_kept(
 )
 def test_code_that_is_not_ours_has_no_description(foreign: object) -> None:
     if foreign is RobustScaler.fit.__func__:
-        assert "RobustScaler.fit" in describe(foreign)
+        assert "RobustScaler.fit" in fingerprint(foreign)
         return
-    with pytest.raises(NotCacheableError, match="is no code of this package"):
-        describe(foreign)
+    with pytest.raises(NotCacheableError, match="is not code of this package"):
+        fingerprint(foreign)
 
 
 def test_descriptions_tell_steps_and_their_arguments_apart() -> None:
@@ -238,9 +246,13 @@ def test_descriptions_tell_steps_and_their_arguments_apart() -> None:
     steps = [[RobustScaler.fit], [RobustScaler.fit, clip[0]], [RobustScaler.fit, clip[1]]]
     steps += [[clip[0], RobustScaler.fit], [partial(QuantileNormal.fit, levels=11)]]
     whole = [partial(FeatureTransform.fit, steps=one) for one in steps]
-    others = [ForwardReturn(1, None), ForwardReturn(1, 1.0), Holdout(0.1, 0.2, 0, False)]
+    others = [
+        ForwardReturn(1, None),
+        ForwardReturn(1, 1.0),
+        Holdout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False),
+    ]
     others += [FeatureSet.of(["vwap"]), FeatureSet.of(["vix"])]
-    assert len({json.dumps(describe(one)) for one in [*whole, *others]}) == len(whole + others)
+    assert len({json.dumps(fingerprint(one)) for one in [*whole, *others]}) == len(whole + others)
 
 
 def damage_byte(entry: Path) -> None:
@@ -289,12 +301,12 @@ def test_a_damaged_entry_is_made_anew_and_said(
     assert "is damaged" not in caplog.text
 
 
-def write(sink: Sink, scratch: Path) -> Mapping[str, Any]:  # noqa: ARG001
+def write(sink: ArraySink, scratch: Path) -> Mapping[str, Any]:  # noqa: ARG001
     sink.append("a", np.arange(3.0))
     return {"said": 1}
 
 
-def stop(sink: Sink, scratch: Path) -> Mapping[str, Any]:
+def stop(sink: ArraySink, scratch: Path) -> Mapping[str, Any]:
     write(sink, scratch)
     raise KeyboardInterrupt
 
@@ -302,7 +314,7 @@ def stop(sink: Sink, scratch: Path) -> Mapping[str, Any]:
 def test_a_build_that_stops_leaves_nothing(tmp_path: Path) -> None:
     cache = Cache(str(tmp_path), 1.0)
     with pytest.raises(KeyboardInterrupt):
-        cache.prepared({"a": 1}, stop)
+        cache.get_or_build({"a": 1}, stop)
     assert entries(cache) == set()
 
 
@@ -311,19 +323,19 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_and_not_the_run(
 ) -> None:
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING):
-        found = Cache(str(tmp_path / "file" / "kept"), 1.0).prepared({"a": 1}, write)
+        found = Cache(str(tmp_path / "file" / "kept"), 1.0).get_or_build({"a": 1}, write)
     assert found.arrays["a"].tolist() == [0, 1, 2]
-    assert "cannot be kept in cache.folder" in caplog.text
+    assert "cannot write to cache.folder" in caplog.text
 
 
 def test_another_process_that_was_faster_wins(tmp_path: Path) -> None:
     cache = Cache(str(tmp_path), 1.0)
 
-    def overtaken(sink: Sink, scratch: Path) -> Mapping[str, Any]:
-        cache.prepared({"a": 1}, write)
+    def overtaken(sink: ArraySink, scratch: Path) -> Mapping[str, Any]:
+        cache.get_or_build({"a": 1}, write)
         return write(sink, scratch)
 
-    found = cache.prepared({"a": 1}, overtaken)
+    found = cache.get_or_build({"a": 1}, overtaken)
     assert found.arrays["a"].tolist() == [0, 1, 2]
     assert len(entries(cache)) == 1
 
@@ -332,7 +344,7 @@ def test_what_was_used_longest_ago_is_removed_and_the_newest_stays(tmp_path: Pat
     cache = Cache(str(tmp_path), 6e-7)  # 600 bytes: two entries
 
     def used(number: int, seconds: int) -> str:
-        cache.prepared({"number": number}, write)
+        cache.get_or_build({"number": number}, write)
         entry = tmp_path / cache_key({"number": number})
         if entry.is_dir():
             os.utime(entry, (seconds, seconds))
@@ -345,7 +357,7 @@ def test_what_was_used_longest_ago_is_removed_and_the_newest_stays(tmp_path: Pat
     assert first in entries(cache)
     assert second not in entries(cache)
     tiny = Cache(str(tmp_path), 1e-9)
-    tiny.prepared({"number": 4}, write)
+    tiny.get_or_build({"number": 4}, write)
     assert entries(tiny) == {cache_key({"number": 4})}
 
 
@@ -355,18 +367,18 @@ def test_a_build_abandoned_long_ago_is_removed(tmp_path: Path) -> None:
         then = os.stat(tmp_path).st_mtime - age
         os.utime(tmp_path / name, (then, then))
     cache = Cache(str(tmp_path), 1.0)
-    cache.prepared({"a": 1}, write)
+    cache.get_or_build({"a": 1}, write)
     assert entries(cache) == {".unfinished-going-on", cache_key({"a": 1})}
 
 
 @pytest.mark.parametrize("size", [0.0, -1.0, float("nan")])
 def test_a_cache_has_room(size: float) -> None:
-    with pytest.raises(ConfigError, match=rf"cache\.max_gb={size} must be above 0"):
+    with pytest.raises(ConfigError, match=rf"cache\.max_gb={size} must be > 0"):
         Cache(None, size)
 
 
 def test_arrays_grow_alike_in_memory_and_in_a_folder(tmp_path: Path) -> None:
-    memory, folder = MemoryArrays(), FolderArrays(tmp_path)
+    memory, folder = MemorySink(), FolderSink(tmp_path)
     for sink in (memory, folder):
         for rows in (3, 0, 2):
             sink.append("x", np.full((rows, 2), rows, dtype=np.float32))

@@ -24,7 +24,7 @@ def module(*, split: Holdout | None = None, **settings: int) -> BarDataModule:
         Market.from_bars(synthetic_bars(ROWS), features=FEATURES, target=ForwardReturn(1, None)),
         features=FEATURES,
         transform=SCALED,
-        split=split or Holdout(0.1, 0.2, embargo=0, refit=True),
+        split=split or Holdout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=True),
         scale=RankScale(start=0.5),
         **{"batch_size": 64, "score_batch_size": 500, "seed": 3} | settings,
     )
@@ -89,7 +89,10 @@ def test_an_epoch_has_the_steps_it_says(data: BarDataModule) -> None:
 
 @pytest.mark.parametrize(
     "split",
-    [Holdout(0.1, 0.2, embargo=0, refit=False), Holdout(0.0, 0.3, embargo=25, refit=False)],
+    [
+        Holdout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False),
+        Holdout(val_fraction=0.0, test_fraction=0.3, embargo=25, refit=False),
+    ],
 )
 def test_the_ledger_accounts_for_every_row(split: Holdout) -> None:
     ledger = module(split=split).ledger()
@@ -121,7 +124,7 @@ def test_bars_without_a_label_are_said() -> None:
             Market.from_bars(bars, features=features, target=target),
             features=features,
             transform=SCALED,
-            split=Holdout(0.1, 0.2, embargo=0, refit=False),
+            split=Holdout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False),
             scale=RankScale(start=0.5),
             batch_size=1,
             score_batch_size=1,

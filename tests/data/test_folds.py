@@ -73,9 +73,9 @@ def test_a_contracts_test_block_holds_that_contract_alone(market: Market) -> Non
 
 
 def test_a_fold_that_is_not_there_is_said(market: Market) -> None:
-    with pytest.raises(SplitError, match="there is no fold 5: the split has 5, from 0 on"):
+    with pytest.raises(SplitError, match=r"fold 5 does not exist: the split has folds 0\.\.4"):
         fitted(market, split_of("purged_kfold"), 5)
-    with pytest.raises(SplitError, match="there is no fold -1"):
+    with pytest.raises(SplitError, match="fold -1 does not exist"):
         fitted(market, split_of("holdout"), -1)
 
 

@@ -7,10 +7,10 @@ import pandas as pd
 import purgedcv
 import pytest
 
-from robust_fin.data.splits import FoldGroup, backtest_paths
-from robust_fin.data.time_series_folds import Cpcv, PurgedKFold, purged_kfold
+from robust_fin.data.splits import Fold, FoldGroup, LabelledRows, backtest_paths
+from robust_fin.data.time_series_folds import Cpcv, PurgedKFold
 from robust_fin.errors import ConfigError, SplitError
-from tests.tables import Labelled, cut, grid, lists, minutes, random_table
+from tests.tables import cut, grid, lists, minutes, random_table
 
 COMMON: dict[str, Any] = {"val_fraction": 0.0, "embargo": 0, "lockbox": 0.0, "refit": False}
 
@@ -19,12 +19,19 @@ def kfold(k: int, **settings: Any) -> PurgedKFold:
     return PurgedKFold(k=k, **COMMON | settings)
 
 
+def purged_kfold(label_row: np.ndarray, *, folds: int, embargo: int) -> list[Fold]:
+    """Folds of rows that are one bar each; row r has a label up to the bar of label_row[r]."""
+    rows = np.arange(label_row.size)
+    contract = pd.Categorical(["A"] * rows.size)
+    return cut(kfold(folds, embargo=embargo), LabelledRows(rows, label_row + 1, rows, contract))
+
+
 def cpcv(groups: int, test_groups: int, **settings: Any) -> Cpcv:
     return Cpcv(groups=groups, test_groups=test_groups, **COMMON | settings)
 
 
 def test_folds_of_nine_rows_with_an_embargo() -> None:
-    folds = list(purged_kfold(np.minimum(np.arange(9) + 1, 8), folds=3, embargo=1))
+    folds = purged_kfold(np.minimum(np.arange(9) + 1, 8), folds=3, embargo=1)
     assert [f.test.tolist() for f in folds] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     assert [f.train.tolist() for f in folds] == [[5, 6, 7, 8], [0, 1, 8], [0, 1, 2, 3, 4]]
     assert [f.purged for f in folds] == [
@@ -173,7 +180,7 @@ def test_the_lockbox_is_left_out_and_purged_against() -> None:
     ]
 
 
-def theirs(table: Labelled, k: int, test_groups: int | None, **settings: Any) -> list[Any]:
+def theirs(table: LabelledRows, k: int, test_groups: int | None, **settings: Any) -> list[Any]:
     """The index sets of purgedcv."""
     known = {"prediction_times": table.time, "evaluation_times": table.label_end, **settings}
     if test_groups is None:
@@ -181,7 +188,7 @@ def theirs(table: Labelled, k: int, test_groups: int | None, **settings: Any) ->
     return list(purgedcv.CombinatorialPurgedCV(k, test_groups, **known).split(table.time))
 
 
-def assert_same(table: Labelled, k: int, test_groups: int | None, *, embargo: int = 0) -> None:
+def assert_same(table: LabelledRows, k: int, test_groups: int | None, *, embargo: int = 0) -> None:
     settings = {"embargo": pd.Timedelta(minutes=embargo - 1)} if embargo else {}
     split = cpcv(k, test_groups, embargo=embargo) if test_groups else kfold(k, embargo=embargo)
     expected = theirs(table, k, test_groups, **settings)
@@ -199,7 +206,7 @@ def test_index_sets_are_those_of_purgedcv(seed: int, k: int, test_groups: int | 
     assert_same(random_table(seed, rows=300 + seed), k, test_groups)
 
 
-def uneven(seed: int) -> Labelled:
+def uneven(seed: int) -> LabelledRows:
     """Labels of which some reach across several groups."""
     table, draw = grid(240), np.random.default_rng(seed)
     ahead = np.where(draw.random(240) < 0.05, draw.integers(1, 90, 240), draw.integers(1, 5, 240))
@@ -229,7 +236,7 @@ def test_what_is_purged_among_overlapping_contracts_is_what_purgedcv_purges(seed
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"k": 1}, r"split\.k=1 must be a whole number, at least 2"),
+        ({"k": 1}, r"split\.k=1 must be an integer >= 2"),
         ({"k": 5, "embargo": -1}, r"split\.embargo=-1: needed are"),
         ({"k": 5, "val_fraction": 1.0}, r"split\.val_fraction=1\.0, split\.embargo=0: needed are"),
         ({"k": 5, "lockbox": -0.1}, r"split\.lockbox=-0\.1 must be a share of all rows"),
@@ -244,8 +251,8 @@ def test_impossible_settings_of_k_folds_are_said(settings: dict[str, Any], words
 @pytest.mark.parametrize(
     ("groups", "test_groups", "words"),
     [
-        (1, 1, r"split\.groups=1 must be a whole number, at least 2"),
-        (6, 0, r"split\.test_groups=0 must be a whole number, at least 1"),
+        (1, 1, r"split\.groups=1 must be an integer >= 2"),
+        (6, 0, r"split\.test_groups=0 must be an integer >= 1"),
         (4, 4, r"split\.test_groups=4 must be below split\.groups=4"),
     ],
 )
@@ -260,7 +267,7 @@ def test_a_fold_without_a_training_row_is_said_with_the_reach_of_the_labels() ->
         r"embargo=0, in 10 rows\. Use fewer folds, a shorter horizon or a smaller embargo"
     )
     with pytest.raises(SplitError, match=words):
-        list(purged_kfold(np.full(10, 9), folds=2, embargo=0))
+        (purged_kfold(np.full(10, 9), folds=2, embargo=0))
     with pytest.raises(SplitError, match=r"labels reach 1 bars ahead and embargo=50, in 20 rows"):
         cut(kfold(4, embargo=50), grid(20))
 

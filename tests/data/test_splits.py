@@ -18,7 +18,10 @@ def cut(
     split: Holdout, *, rows: int = 20, ends: int = NEXT_BAR, time: list[int] | None = None
 ) -> Fold:
     start = np.array(time if time is not None else range(rows))
-    return split.fold(minutes(*start), minutes(*(start + ends)))
+    (fold,) = every_fold(
+        split, grid(start.size)._replace(time=minutes(*start), label_end=minutes(*(start + ends)))
+    )
+    return fold
 
 
 def spans(fold: Fold) -> list[list[int]]:
@@ -26,25 +29,27 @@ def spans(fold: Fold) -> list[list[int]]:
 
 
 def test_the_row_whose_label_reaches_into_the_next_span_is_purged() -> None:
-    fold = cut(Holdout(0.1, 0.2, embargo=0, refit=False))
+    fold = cut(Holdout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False))
     assert spans(fold) == [list(range(13)), [14], [16, 17, 18, 19]]
     assert fold.purged == {"purged: label reaches into the next span": 2}
 
 
 def test_a_label_that_ends_as_the_next_span_starts_stays() -> None:
-    fold = cut(Holdout(0.1, 0.2, embargo=0, refit=False), ends=1)
+    fold = cut(Holdout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False), ends=1)
     assert spans(fold) == [list(range(14)), [14, 15], [16, 17, 18, 19]]
     assert fold.purged == {}
 
 
 def test_a_longer_horizon_purges_more() -> None:
-    fold = cut(Holdout(0.25, 0.25, embargo=0, refit=False), ends=THIRD_BAR)
+    fold = cut(
+        Holdout(val_fraction=0.25, test_fraction=0.25, embargo=0, refit=False), ends=THIRD_BAR
+    )
     assert spans(fold) == [[0, 1, 2, 3, 4, 5, 6], [10, 11], [15, 16, 17, 18, 19]]
     assert fold.purged == {"purged: label reaches into the next span": 6}
 
 
 def test_an_embargo_is_on_top_of_the_purge_before_each_border() -> None:
-    fold = cut(Holdout(0.25, 0.25, embargo=2, refit=False))
+    fold = cut(Holdout(val_fraction=0.25, test_fraction=0.25, embargo=2, refit=False))
     assert spans(fold) == [[0, 1, 2, 3, 4, 5, 6], [10, 11], [15, 16, 17, 18, 19]]
     assert fold.purged == {
         "purged: label reaches into the next span": 2,
@@ -54,17 +59,18 @@ def test_an_embargo_is_on_top_of_the_purge_before_each_border() -> None:
 
 def test_purging_goes_by_the_labels_end_not_by_a_count() -> None:
     time, ends = minutes(*range(10)), minutes(9, 1, 2, 3, 4, 5, 6, 7, 8, 9)
-    fold = Holdout(0.0, 0.5, embargo=0, refit=False).fold(time, ends)
+    split = Holdout(val_fraction=0.0, test_fraction=0.5, embargo=0, refit=False)
+    (fold,) = every_fold(split, grid(10)._replace(time=time, label_end=ends))
     assert spans(fold) == [[1, 2, 3, 4], [], [5, 6, 7, 8, 9]]
 
 
 def test_without_a_val_span_train_reaches_to_test() -> None:
-    fold = cut(Holdout(0.0, 0.2, embargo=0, refit=False))
+    fold = cut(Holdout(val_fraction=0.0, test_fraction=0.2, embargo=0, refit=False))
     assert spans(fold) == [list(range(15)), [], [16, 17, 18, 19]]
 
 
 def test_giving_val_to_train_leaves_test_as_it_is() -> None:
-    split = Holdout(0.25, 0.25, embargo=1, refit=True)
+    split = Holdout(val_fraction=0.25, test_fraction=0.25, embargo=1, refit=True)
     first, again = cut(split), cut(split.without_val())
     assert spans(first) == [[0, 1, 2, 3, 4, 5, 6, 7], [10, 11, 12], [15, 16, 17, 18, 19]]
     assert spans(again) == [list(range(13)), [], [15, 16, 17, 18, 19]]
@@ -73,7 +79,7 @@ def test_giving_val_to_train_leaves_test_as_it_is() -> None:
 @pytest.mark.parametrize("rows", [10, 101, 1_073_305])
 @pytest.mark.parametrize("val", [0.1, 0.15, 0.3])
 def test_the_test_span_is_the_same_with_and_without_val(rows: int, val: float) -> None:
-    split = Holdout(val, 0.2, embargo=0, refit=True)
+    split = Holdout(val_fraction=val, test_fraction=0.2, embargo=0, refit=True)
     with_val, without = cut(split, rows=rows, ends=1), cut(split.without_val(), rows=rows, ends=1)
     assert np.array_equal(with_val.test, without.test)
     assert with_val.test.size == round(0.2 * rows)
@@ -83,13 +89,17 @@ def test_the_test_span_is_the_same_with_and_without_val(rows: int, val: float) -
 def test_rows_of_one_stamp_stay_on_one_side() -> None:
     # two contracts a stamp: the borders 7 and 8 of ten rows both fall to a pair's first row
     time = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
-    fold = cut(Holdout(0.3, 0.3, embargo=0, refit=False), time=time, ends=1)
+    fold = cut(
+        Holdout(val_fraction=0.3, test_fraction=0.3, embargo=0, refit=False), time=time, ends=1
+    )
     assert spans(fold) == [[0, 1, 2, 3], [4, 5], [6, 7, 8, 9]]
 
 
 def test_no_row_is_lost_or_used_twice() -> None:
     time = np.sort(np.random.default_rng(0).integers(0, 4000, 5000)).tolist()
-    fold = cut(Holdout(0.1, 0.2, embargo=7, refit=False), time=time, ends=5)
+    fold = cut(
+        Holdout(val_fraction=0.1, test_fraction=0.2, embargo=7, refit=False), time=time, ends=5
+    )
     used = np.concatenate([fold.train, fold.val, fold.test])
     assert np.unique(used).size == used.size == 5000 - sum(fold.purged.values())
     start = np.array(time)
@@ -105,20 +115,20 @@ def test_impossible_fractions_are_said_with_their_values(val, test, embargo) -> 
         rf"split\.val_fraction={val}, split\.test_fraction={test}, split\.embargo={embargo}: needed"
     )
     with pytest.raises(ConfigError, match=words):
-        Holdout(val, test, embargo=embargo, refit=False)
+        Holdout(val_fraction=val, test_fraction=test, embargo=embargo, refit=False)
 
 
 def test_a_refit_needs_something_to_choose_on() -> None:
     with pytest.raises(ConfigError, match=r"split\.refit=true needs a val span"):
-        Holdout(0.0, 0.2, embargo=0, refit=True)
+        Holdout(val_fraction=0.0, test_fraction=0.2, embargo=0, refit=True)
 
 
 @pytest.mark.parametrize(
     ("split", "rows", "span"),
     [
-        (Holdout(0.1, 0.2, embargo=50, refit=False), 20, "train"),
-        (Holdout(0.1, 0.2, embargo=1, refit=False), 20, "val"),
-        (Holdout(0.4, 0.01, embargo=0, refit=False), 20, "test"),
+        (Holdout(val_fraction=0.1, test_fraction=0.2, embargo=50, refit=False), 20, "train"),
+        (Holdout(val_fraction=0.1, test_fraction=0.2, embargo=1, refit=False), 20, "val"),
+        (Holdout(val_fraction=0.4, test_fraction=0.01, embargo=0, refit=False), 20, "test"),
     ],
 )
 def test_a_span_without_rows_is_named(split: Holdout, rows: int, span: str) -> None:
@@ -127,29 +137,33 @@ def test_a_span_without_rows_is_named(split: Holdout, rows: int, span: str) -> N
 
 
 def test_the_folds_of_a_holdout_are_its_one_fold() -> None:
-    split, table = Holdout(0.1, 0.2, embargo=0, refit=False), grid(20)
+    split, table = Holdout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False), grid(20)
     (fold,) = every_fold(split, table)
     assert spans(fold) == spans(cut(split)) == [list(range(13)), [14], [16, 17, 18, 19]]
     assert fold.test_group().tolist() == fold.test_path().tolist() == [0, 0, 0, 0]
 
 
 def test_the_lockbox_comes_after_test_and_no_label_reaches_into_it() -> None:
-    fold = cut(Holdout(0.1, 0.2, embargo=0, refit=False, lockbox=0.15))
+    fold = cut(Holdout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False, lockbox=0.15))
     assert spans(fold) == [list(range(10)), [11], [13, 14, 15]]
     assert fold.purged == {
         "purged: label reaches into the next span": 2,
         "purged: label reaches into the lockbox": 1,
         "lockbox: never looked at": 3,
     }
-    again = cut(Holdout(0.1, 0.2, embargo=0, refit=True, lockbox=0.15).without_val())
+    again = cut(
+        Holdout(
+            val_fraction=0.1, test_fraction=0.2, embargo=0, refit=True, lockbox=0.15
+        ).without_val()
+    )
     assert spans(again) == [list(range(12)), [], [13, 14, 15]]
 
 
 def test_the_lockbox_takes_its_share_of_the_rows() -> None:
     with pytest.raises(ConfigError, match=r"val \+ test \+ lockbox < 1 \(split\.lockbox=0\.7\)"):
-        Holdout(0.1, 0.2, embargo=0, refit=False, lockbox=0.7)
+        Holdout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False, lockbox=0.7)
     with pytest.raises(ConfigError, match=r"split\.lockbox=-0\.1 must be a share of all rows"):
-        Holdout(0.1, 0.2, embargo=0, refit=False, lockbox=-0.1)
+        Holdout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False, lockbox=-0.1)
 
 
 def test_every_split_locks_the_same_rows() -> None:
@@ -157,7 +171,7 @@ def test_every_split_locks_the_same_rows() -> None:
     locked = [
         sum(fold.purged["lockbox: never looked at"] for fold in every_fold(split, table)[:1])
         for split in (
-            Holdout(0.1, 0.2, embargo=0, refit=False, lockbox=0.2),
+            Holdout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False, lockbox=0.2),
             instantiate(config("split=walk_forward", "split.lockbox=0.2").split),
             instantiate(config("split=purged_kfold", "split.lockbox=0.2").split),
             instantiate(config("split=cpcv", "split.lockbox=0.2").split),

@@ -16,14 +16,14 @@ TARGET = RankTarget.fit(returns(0.0003, 0.0, -0.0001, 0.0002, 0.0))
 
 def test_ranks_are_trained_and_judged_as_they_are() -> None:
     scale, rank = RankScale(start=0.5), np.array([0.25, 0.5], dtype=np.float32)
-    assert scale.trained(outcome=returns(0.1, 0.2), rank=rank) is rank
+    assert scale.training_target(outcome=returns(0.1, 0.2), rank=rank) is rank
     forecast = np.array([[0.4, 1.7]], dtype=np.float32)
     assert scale.to_rank(forecast, target=TARGET) is forecast
 
 
 def test_a_return_is_trained_in_units() -> None:
     percent = ReturnScale(unit=0.01, start=0.0)
-    got = percent.trained(outcome=returns(0.0003, -0.02), rank=returns(1.0, 0.0))
+    got = percent.training_target(outcome=returns(0.0003, -0.02), rank=returns(1.0, 0.0))
     np.testing.assert_allclose(got, [0.03, -2.0], rtol=1e-15)
 
 

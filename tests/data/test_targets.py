@@ -80,12 +80,12 @@ def test_a_horizon_as_long_as_the_contract_labels_nothing() -> None:
 @pytest.mark.parametrize("horizon", [0, -1])
 def test_a_horizon_looks_ahead(horizon: int) -> None:
     with pytest.raises(
-        ConfigError, match=rf"target\.horizon={horizon} must be a whole number of bars, at least 1"
+        ConfigError, match=rf"target\.horizon={horizon} must be an integer number of bars, >= 1"
     ):
         ForwardReturn(horizon, None)
 
 
 @pytest.mark.parametrize("max_gap", [0.0, -5.0])
 def test_a_gap_is_above_zero(max_gap: float) -> None:
-    with pytest.raises(ConfigError, match=rf"target\.max_gap={max_gap} must be above 0 minutes"):
+    with pytest.raises(ConfigError, match=rf"target\.max_gap={max_gap} must be > 0 minutes"):
         ForwardReturn(1, max_gap)

@@ -45,7 +45,7 @@ def test_smooth_clip_is_the_identity_near_0_and_bounded_far_out() -> None:
 
 @pytest.mark.parametrize("limit", [0.0, -2.0])
 def test_a_limit_is_above_zero(limit: float) -> None:
-    with pytest.raises(ConfigError, match=rf"the limit of SmoothClip is {limit}; it must be above"):
+    with pytest.raises(ConfigError, match=rf"SmoothClip: limit={limit} must be > 0"):
         SmoothClip.fit(column(0, 1), names=["calm"], limit=limit)
 
 

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from purgedcv import WalkForwardSplit, purge
 
-from robust_fin.data.splits import Fold, Holdout
+from robust_fin.data.splits import Fold, Holdout, LabelledRows
 from robust_fin.data.time_series_folds import WalkForward, contract_starts
 from robust_fin.errors import ConfigError, SplitError
-from tests.tables import Labelled, cut, grid, lists, minutes, random_table
+from tests.tables import cut, grid, lists, minutes, random_table
 
 SETTINGS: dict[str, Any] = {
     "by": "rows",
@@ -26,7 +26,7 @@ def walk(**settings: Any) -> WalkForward:
     return WalkForward(**SETTINGS | settings)
 
 
-def spans(split: WalkForward, table: Labelled) -> list[list[list[int]]]:
+def spans(split: WalkForward, table: LabelledRows) -> list[list[list[int]]]:
     return [lists(fold) for fold in cut(split, table)]
 
 
@@ -130,12 +130,12 @@ def test_a_window_of_trading_dates() -> None:
     ]
 
 
-def overlapping() -> Labelled:
+def overlapping() -> LabelledRows:
     """Contracts A to minute 5, B from 3 to 9, C from 8 on, one row a minute and contract."""
     rows = [(at, "A") for at in range(6)] + [(at, "B") for at in range(3, 10)]
     rows = sorted(rows + [(at, "C") for at in range(8, 15)])
     time = [at for at, _ in rows]
-    return Labelled(
+    return LabelledRows(
         minutes(*time),
         minutes(*[at + 1 for at in time]),
         minutes(*time).astype("datetime64[D]") + np.array(time) // 6,
@@ -192,11 +192,11 @@ def test_a_unit_of_which_the_lockbox_leaves_no_row_to_test_makes_no_block() -> N
 
 
 def test_one_block_of_rows_is_the_holdout() -> None:
-    table = Labelled(*(part[:440] for part in random_table(5, contracts=3)))
+    table = LabelledRows(*(part[:440] for part in random_table(5, contracts=3)))
     assert np.unique(table.time).size < table.time.size == 440
     split = walk(test_blocks=1, first_test=0.8, val_fraction=0.1, embargo=3)
     (fold,) = cut(split, table)
-    (holdout,) = cut(Holdout(0.1, 0.2, embargo=3, refit=False), table)
+    (holdout,) = cut(Holdout(val_fraction=0.1, test_fraction=0.2, embargo=3, refit=False), table)
     assert lists(fold) == lists(holdout)
     assert fold.purged == holdout.purged
 
@@ -231,8 +231,8 @@ def said(**settings: Any) -> Fold:
     ("settings", "words"),
     [
         ({"by": "weeks"}, r"split\.by=weeks must be one of rows, trading_date, contract"),
-        ({"test_blocks": 0}, r"split\.test_blocks=0 must be a whole number, at least 1"),
-        ({"window": 0}, r"split\.window=0 must be a whole number, at least 1"),
+        ({"test_blocks": 0}, r"split\.test_blocks=0 must be an integer >= 1"),
+        ({"window": 0}, r"split\.window=0 must be an integer >= 1"),
         ({"test_blocks": None}, r"split\.test_blocks=null .* with split\.by=rows give a number"),
         (
             {"val_fraction": 0.5},
@@ -264,7 +264,7 @@ def test_impossible_settings_are_said(settings: dict[str, Any], words: str) -> N
         ),
         (
             {"by": "rows", "window": 11},
-            r"split\.window=11 rows before each test block, however only 10 come before the first",
+            r"split\.window=11 rows before each test block, but only 10 come before the first",
         ),
         (
             {"val_fraction": 0.45},

@@ -67,15 +67,15 @@ class Page(HTMLParser):
 
     def tables(self) -> dict[str, list[list[str]]]:
         """By caption: rows of cells, the headings first."""
-        found: dict[str, list[list[str]]] = {}
+        result: dict[str, list[list[str]]] = {}
         for one in self.elements:
             if one.tag == "caption":
-                rows = found.setdefault(one.text, [])
+                rows = result.setdefault(one.text, [])
             elif one.tag == "tr":
                 rows.append([])
             elif one.tag in ("th", "td"):
                 rows[-1].append(one.text)
-        return found
+        return result
 
     def table(self, start: str) -> dict[str, dict[str, str]]:
         """Of the one table whose caption begins so: row -> column -> cell."""

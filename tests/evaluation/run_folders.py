@@ -74,17 +74,17 @@ def write_run(
     }
     write_events(run / "tensorboard", curves, name="1.host")
     write_events(run / "tensorboard" / "refit", {"train/gradient_norm": {9: 0.5}}, name="2.host")
-    found = judge(table)
+    result = judge(table)
     spans = model_metrics(table, train_median=[0.5], train_mean=[0.5])
-    metrics: dict[str, Any] = judgement_metrics(found) | {"train/objective_trivial": 0.0833}
+    metrics: dict[str, Any] = judgement_metrics(result) | {"train/objective_trivial": 0.0833}
     for name, figures in spans.items():
         prefix = "test" if name == "net" else f"baseline/{name}"
         metrics |= {f"{prefix}/{key}": value for key, value in figures.items()}
     metrics = null_for_nan(metrics | {"parameters": 289, "steps": 200})
     if members:
         _write_members(run, metrics, members)
-    publish(run, table, found, metrics=metrics, pictures=pictures)
-    return found, metrics
+    publish(run, table, result, metrics=metrics, pictures=pictures)
+    return result, metrics
 
 
 def _write_members(run: Path, metrics: Mapping[str, Any], count: int) -> None:

@@ -22,7 +22,7 @@ def figures(skill: tuple[float, ...], ic: tuple[float, ...], dates: int = 100) -
         ((0.001, -0.001, 0.003), (0.04, 0.03, 0.05), "No skill over the constant: 0.100 %"),
     ],
 )
-def test_the_verdict_follows_the_intervals(
+def test_verdict_follows_the_intervals(
     skill_ends: tuple[float, float, float], ic: tuple[float, float, float], words: str
 ) -> None:
     assert verdict(figures(skill_ends, ic)).startswith(words)
@@ -39,50 +39,50 @@ def test_a_planted_signal_is_called_skill() -> None:
     assert verdict(significance(predictions(strength=0.1), trivial=0.5)).startswith("Skill")
 
 
-def test_a_constant_forecast_is_called_constant() -> None:
+def test_constant_forecast_is_called_constant() -> None:
     table = predictions(strength=0.1).assign(score=0.5)
     assert verdict(significance(table, trivial=0.5)).endswith("the forecast is constant.")
 
 
-def test_one_date_supports_no_claim() -> None:
-    found = significance(predictions(strength=0.5, dates=1), trivial=0.5)
-    assert verdict(found) == "No skill can be claimed: the test span has 1 trading date."
+def test_single_date_supports_no_claim() -> None:
+    result = significance(predictions(strength=0.5, dates=1), trivial=0.5)
+    assert verdict(result) == "No skill can be claimed: the test span has 1 trading date."
 
 
-def test_few_dates_are_said() -> None:
-    found = significance(predictions(strength=0.5, dates=5), trivial=0.5)
-    assert verdict(found).endswith(
+def test_few_dates_are_mentioned() -> None:
+    result = significance(predictions(strength=0.5, dates=5), trivial=0.5)
+    assert verdict(result).endswith(
         "With only 5 trading dates, the intervals themselves are uncertain."
     )
 
 
-def test_each_rival_is_named_with_its_paired_interval() -> None:
+def test_each_baseline_is_named_with_its_paired_interval() -> None:
     table = predictions(strength=0.2)
     noise = np.random.default_rng(0).normal(size=len(table))
     worse = 0.5 + 0.5 * (table["score"].to_numpy() - 0.5) + 0.2 * noise
     alike = table["score"].to_numpy() + 0.001 * np.random.default_rng(5).normal(size=len(table))
-    said = verdict(judge(with_models(table, {"ridge": worse, "lightgbm": alike})))
-    assert "better than ridge by " in said
-    assert "not better than LightGBM (" in said
+    text = verdict(judge(with_models(table, {"ridge": worse, "lightgbm": alike})))
+    assert "better than ridge by " in text
+    assert "not better than LightGBM (" in text
     timid = 0.5 + 0.2 * (table["score"].to_numpy() - 0.5)
-    said = verdict(judge(with_models(table.assign(score=timid), {"lightgbm": alike})))
-    assert "worse than LightGBM (-" in said
+    text = verdict(judge(with_models(table.assign(score=timid), {"lightgbm": alike})))
+    assert "worse than LightGBM (-" in text
 
 
-def test_the_edge_stands_beside_the_half_spread() -> None:
+def test_edge_is_compared_with_the_half_spread() -> None:
     from robust_fin.evaluation.breakdowns import Instrument
 
     table = with_models(predictions(strength=0.1), {})
-    said = verdict(judge(table, instrument=Instrument(**ES)))
-    assert "; the edge is 0.3" in said
-    assert "below a half-spread of 0.5." in said
+    text = verdict(judge(table, instrument=Instrument(**ES)))
+    assert "; the edge is 0.3" in text
+    assert "below a half-spread of 0.5." in text
     assert "; the edge is 0.1" in verdict(judge(table))  # basis points alone
     assert " bp [" in verdict(judge(table))
 
 
-def test_what_reversal_orders_as_well_is_said() -> None:
+def test_reversal_that_ranks_as_well_is_mentioned() -> None:
     table = predictions(strength=0.1)
-    said = verdict(judge(with_models(table, {"minus_last_return": table["score"].to_numpy()})))
-    assert said.endswith(
+    text = verdict(judge(with_models(table, {"minus_last_return": table["score"].to_numpy()})))
+    assert text.endswith(
         "It orders the outcomes no better than minus the last return (0.0000 [0.0000, 0.0000])."
     )

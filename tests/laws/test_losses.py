@@ -52,7 +52,7 @@ def test_a_target_that_would_broadcast_is_refused(name: str, shape: tuple[int, .
 
 def test_a_net_whose_scores_would_broadcast_is_refused_before_it_is_compiled() -> None:
     settings = StepSettings(clip=None, betas=(0.9, 0.999), eps=1e-8)
-    with pytest.raises(ConfigError, match=r"score has the shape \(16, 1\) and target \(16,\)"):
+    with pytest.raises(ConfigError, match=r"score has shape \(16, 1\) and target \(16,\)"):
         StepLoop(
             torch.nn.Linear(5, 1),
             link=identity,
@@ -64,5 +64,5 @@ def test_a_net_whose_scores_would_broadcast_is_refused_before_it_is_compiled() -
 
 
 def test_the_refusal_says_both_shapes_and_needs_no_type_checker() -> None:
-    with pytest.raises(ConfigError, match=r"score has the shape \(4,\) and target \(4, 1\)"):
+    with pytest.raises(ConfigError, match=r"score has shape \(4,\) and target \(4, 1\)"):
         check_same_shape(SCORE, TARGET.unsqueeze(1))

@@ -7,11 +7,19 @@ from math import comb
 import numpy as np
 
 from robust_fin.cli.composition import conf_folder
-from robust_fin.data.splits import INTO_LOCKBOX, LOCKED, Fold, Holdout, Split, backtest_paths
+from robust_fin.data.splits import (
+    INTO_LOCKBOX,
+    LOCKED,
+    Fold,
+    Holdout,
+    LabelledRows,
+    Split,
+    backtest_paths,
+)
 from robust_fin.data.time_series_folds import Cpcv, PurgedKFold, WalkForward
 from tests.bars import config, instantiate
 from tests.every import for_every
-from tests.tables import Labelled, cut, overlap, random_table
+from tests.tables import cut, overlap, random_table
 
 CHOICES = sorted(path.stem for path in (conf_folder() / "split").glob("*.yaml"))
 SETTINGS = {
@@ -45,14 +53,14 @@ def split_of(choice: str, words: tuple[str, ...]) -> Split:
 
 
 @cache
-def table_of(seed: int, contracts: int) -> Labelled:
+def table_of(seed: int, contracts: int) -> LabelledRows:
     return random_table(seed, contracts=contracts)
 
 
 @cache
 def case(
     choice: str, words: tuple[str, ...], seed: int, contracts: int
-) -> tuple[Split, Labelled, tuple[Fold, ...]]:
+) -> tuple[Split, LabelledRows, tuple[Fold, ...]]:
     split, table = split_of(choice, words), table_of(seed, contracts)
     return split, table, cut(split, table)
 

@@ -23,7 +23,7 @@ FEATURES = FeatureSet(("close_change_pct", "price_range"))
 SPLITS = sorted(path.stem for path in (conf_folder() / "split").glob("*.yaml"))
 TRANSFORMS = sorted(path.stem for path in (conf_folder() / "transform").glob("*.yaml"))
 FOLDS = {"holdout": 1, "walk_forward": 5, "purged_kfold": 5, "cpcv": 15}
-HOLDOUT = Holdout(0.1, 0.2, 0, refit=False)
+HOLDOUT = Holdout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False)
 
 
 @cache
@@ -54,7 +54,9 @@ def test_no_transform_of_the_project_leaks(choice: str) -> None:
 
 @pytest.mark.parametrize(("horizon", "rows"), [(1, 1), (9, 9)])
 def test_an_unpurged_split_is_found(horizon: int, rows: int) -> None:
-    found = checked(PlainHoldout(0.1, 0.2, 0, refit=False), horizon=horizon)
+    found = checked(
+        PlainHoldout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False), horizon=horizon
+    )
     first = found.leaks[0]
     assert first.column == "split, fold 0"
     assert "shares time with labels of val" in str(first)

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from robust_fin import evaluate
 from robust_fin.bundle.folder import read_config, write_config
-from robust_fin.ledger.record import deflated_words, ledger_of, record_trial
+from robust_fin.ledger.record import find_ledger, record_trial, summarize_trials
 from robust_fin.ledger.trials import Trials
 from robust_fin.runs.settings import with_absolute_ledger
 from tests.ledger.runs import SHA256, finished_run, usual_settings
@@ -58,8 +58,8 @@ def test_the_words_say_what_purgedcv_says(tmp_path: Path, ledger: Path) -> None:
         f"above {expected.sr_star:.3f}, which the best of 4 trials without skill is expected to "
         "reach by luck."
     )
-    assert deflated_words(tmp_path / "3") == words
-    assert deflated_words(tmp_path / "0").startswith("Trial 1 of 4 on these bars.")
+    assert summarize_trials(tmp_path / "3") == words
+    assert summarize_trials(tmp_path / "0").startswith("Trial 1 of 4 on these bars.")
 
 
 def test_a_swept_population_takes_as_many_places_as_it_has_settings(
@@ -105,12 +105,12 @@ def test_too_few_dates_are_said(tmp_path: Path, ledger: Path) -> None:
 
 def test_what_is_not_known_is_said(tmp_path: Path, ledger: Path) -> None:
     run = finished_run(tmp_path / "a", ledger=ledger)
-    assert deflated_words(run) == (
+    assert summarize_trials(run) == (
         f"No trial ledger at {ledger}: how often these bars were tried before is not known, and "
         "nothing is deflated."
     )
     record_trial(finished_run(tmp_path / "b", ledger=ledger, seed=1))
-    assert "is not in the trial ledger" in deflated_words(run)
+    assert "is not in the trial ledger" in summarize_trials(run)
     with ledger.open("a") as file:
         file.write('{"kind": "trial", "ti')
     assert record_trial(run).endswith(
@@ -152,8 +152,8 @@ def test_a_project_that_was_moved_keeps_its_ledger(tmp_path: Path) -> None:
     before = record_trial(run)
     (tmp_path / "old").rename(tmp_path / "moved")
     moved = tmp_path / "moved" / "top5" / "a"
-    assert ledger_of(moved) == tmp_path / "moved" / "trials.jsonl"
-    assert deflated_words(moved) == before
+    assert find_ledger(moved) == tmp_path / "moved" / "trials.jsonl"
+    assert summarize_trials(moved) == before
 
 
 def test_runs_side_by_side_are_told_what_picking_the_best_is_worth(

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from robust_fin.data.cache_key import cache_key, describe
+from robust_fin.data.cache import cache_key, fingerprint
 from robust_fin.errors import ConfigError
 from robust_fin.market.schema import PRICES, check_bars
 from robust_fin.market.sources import SPIKED_BARS, Bars, Spikes
@@ -81,7 +81,7 @@ def test_a_source_spikes_after_reading_whole_and_in_blocks_alike(
     assert whole.reports[SPIKED_BARS] == count > 50
     assert whole.origin == "es.parquet, 1 % of bars spiked 10-fold"
     assert bars_of(parquet, "source.fraction=0.9").fingerprint() != whole.fingerprint()
-    keys = [describe(instantiate(config(*some).source)) for some in (words, words[:1], ())]
+    keys = [fingerprint(instantiate(config(*some).source)) for some in (words, words[:1], ())]
     assert (
         len({cache_key({"source": one}) for one in keys}) == 3
     )  # none is taken for another's cache

@@ -9,7 +9,7 @@ from robust_fin.errors import SplitError
 from robust_fin.ranking.learners import TrainingPart, TrainingSpan
 from tests.candidates import elsewhere_changed, planted
 
-HOLDOUT = Holdout(0.1, 0.2, 0, False)
+HOLDOUT = Holdout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False)
 WALK = WalkForward(
     by="trading_date", test_blocks=3, first_test=0.5, window=None, val_fraction=0.1, embargo=0,
     lockbox=0.0, refit=False,

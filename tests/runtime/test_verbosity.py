@@ -11,7 +11,8 @@ from robust_fin.bundle.folder import read_config
 from robust_fin.errors import ConfigError
 from robust_fin.ledger.trials import config_hash
 from robust_fin.runs.run import Run
-from robust_fin.runs.settings import plain_values, verbosity_of
+from robust_fin.runs.schema import get_verbosity
+from robust_fin.runs.settings import plain_values
 from robust_fin.runtime.terminal import DETAILED, NORMAL, QUIET, progress_is_shown, show, verbosity
 from tests.runtime.test_progress import console
 
@@ -90,6 +91,6 @@ def test_loggers_are_as_they_were_after() -> None:
 
 
 def test_a_number_that_means_nothing_is_refused() -> None:
-    assert verbosity_of(OmegaConf.create({})) == NORMAL  # of a run from before there was a choice
-    with pytest.raises(ConfigError, match=r"verbose=3 is not 0 \(errors and the verdict\)"):
-        verbosity_of(OmegaConf.create({"verbose": 3}))
+    assert get_verbosity(OmegaConf.create({})) == NORMAL  # of a run from before there was a choice
+    with pytest.raises(ConfigError, match=r"verbose=3 must be 0 \(errors and the verdict\)"):
+        get_verbosity(OmegaConf.create({"verbose": 3}))

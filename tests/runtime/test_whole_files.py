@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from robust_fin.errors import DiskFullError
-from robust_fin.runtime.atomic_files import explain_full_disk, remove_partial_files, write_atomic
+from robust_fin.runtime.atomic_files import (
+    explain_full_disk,
+    null_for_nan,
+    remove_partial_files,
+    write_atomic,
+)
 from tests.full_disk import FullAfter
 
 
@@ -94,3 +99,8 @@ def test_a_full_disk_is_said_with_what_to_do(tmp_path: Path, number: int) -> Non
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(PermissionError), explain_full_disk(tmp_path):
         raise PermissionError(errno.EACCES, "no")
+
+
+def test_null_replaces_nonfinite_floats_at_any_depth() -> None:
+    value = {"a": [float("nan"), 1.0], "b": ({"c": float("inf")},), "d": 2, "e": None}
+    assert null_for_nan(value) == {"a": [None, 1.0], "b": [{"c": None}], "d": 2, "e": None}

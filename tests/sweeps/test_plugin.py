@@ -51,7 +51,7 @@ def test_what_a_job_is_told_is_frozen_and_has_nothing_of_the_sweep(
     found = pd.read_csv(tmp_path / "sweep.csv").set_index("job")
     assert found["state"].to_dict() == {0: "failed", 1: "finished"}
     said = capsys.readouterr()
-    assert found.loc[0, "reason"].startswith("model=nosuch is no choice")
+    assert found.loc[0, "reason"].startswith("model=nosuch does not exist")
     assert said.out.splitlines()[1] == (
         "job 1 finished, 2 of 2: model=plain_mlp batch_size=32, val/skill +0.9877 %, 0 s"
     )

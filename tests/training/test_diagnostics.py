@@ -23,7 +23,7 @@ from robust_fin.training.diagnostics import (
     update_ratios,
 )
 from tests.training.faults import Fault, fit_with, settings
-from tests.training.test_calls import curve
+from tests.training.test_lightning_loop import curve
 from tests.training.test_module import batches_of, data, forecaster, net, trainer
 
 PLAIN = Fault("loss", "1e30", "middle", "plain", "32-true", 1, "stop")

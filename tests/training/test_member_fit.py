@@ -18,7 +18,7 @@ from robust_fin.training.assembly import make_trainer
 from robust_fin.training.engine.build import trainer_arguments
 from robust_fin.training.fitting import FitPlan
 from robust_fin.training.population.fit import check_optimizer, initial_nets, make_population
-from robust_fin.training.population.members import members_of
+from robust_fin.training.population.members import make_members
 from robust_fin.training.population.module import PopulationForecaster
 from tests.populations import (
     bars_of,
@@ -141,7 +141,7 @@ def test_a_members_net_starts_as_that_of_a_run_with_its_seed(
     if model is not None:
         config = settings("plain", "population.members=3", "seed=2", model=model)
     asked = fit_settings(config)
-    nets = initial_nets(asked, members_of(asked, sets=1), features=5)
+    nets = initial_nets(asked, make_members(asked, sets=1), features=5)
     for k, net in enumerate(nets):
         L.seed_everything(2 + k, verbose=False)
         alone = instantiate(config.model, features=5).state_dict()

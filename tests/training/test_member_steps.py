@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from robust_fin.models.links import sigmoid
-from robust_fin.training.engine.steps import StepLoop, StepResult, StepState
+from robust_fin.training.engine.step_state import StepState
+from robust_fin.training.engine.steps import StepLoop, StepResult
 from robust_fin.training.losses import huber
 from robust_fin.training.population.members import MemberStates
 from robust_fin.training.population.steps import (
-    AUTO,
     LoopedMembers,
     MemberEngine,
     MemberWork,
     StackedMembers,
 )
-from tests.training.plain_steps import (
+from robust_fin.training.settings import AUTO
+from tests.training.engine.plain_steps import (
     BATCH,
     F64,
     FEATURES,

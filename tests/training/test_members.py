@@ -7,10 +7,10 @@ from robust_fin.errors import ConfigError
 from robust_fin.runs.settings import fit_settings
 from robust_fin.training.population.members import (
     Member,
-    check_lists,
-    check_validation,
-    members_of,
-    wants_population,
+    check_member_lists,
+    check_val_limit,
+    is_population,
+    make_members,
 )
 from robust_fin.training.settings import TrainerSettings
 from tests.populations import settings
@@ -20,12 +20,12 @@ def test_by_default_a_member_is_the_single_run_with_the_next_seed() -> None:
     config = settings("plain", "population.members=3", "seed=7")
     lr, decay = config.optimizer.lr, config.optimizer.weight_decay
     wanted = tuple(Member(seed, seed, lr, decay, None, None, 0) for seed in (7, 8, 9))
-    assert members_of(fit_settings(config), sets=1) == wanted
+    assert make_members(fit_settings(config), sets=1) == wanted
 
 
 def test_every_data_set_has_the_same_members() -> None:
     config = settings("plain", "population.members=2", "population.lr=[0.1,0.2]")
-    found = members_of(fit_settings(config), sets=3)
+    found = make_members(fit_settings(config), sets=3)
     assert [one.data for one in found] == [0, 0, 1, 1, 2, 2]
     assert [one.seed for one in found] == [0, 1] * 3
     assert [one.lr for one in found] == [0.1, 0.2] * 3
@@ -37,7 +37,7 @@ def test_lists_have_a_value_a_member() -> None:
         "population.weight_decay=[0.5,0]", "population.delta=[0.1,2]", "population.dropout=[0,0.9]",
         "population.order=shared", "seed=5",
     )  # fmt: skip
-    assert members_of(fit_settings(config), sets=1) == (
+    assert make_members(fit_settings(config), sets=1) == (
         Member(9, 5, 0.0, 0.5, 0.1, 0.0),
         Member(4, 5, 1.0, 0.0, 2.0, 0.9),
     )
@@ -53,11 +53,11 @@ def test_what_is_described_is_all_of_it() -> None:
 
 def test_several_folds_are_a_population_of_one_member_each() -> None:
     config = settings("plain")
-    assert not wants_population(fit_settings(config).population, folds=1)
-    assert wants_population(fit_settings(config).population, folds=2)
+    assert not is_population(fit_settings(config).population, folds=1)
+    assert is_population(fit_settings(config).population, folds=2)
     asked = fit_settings(settings("plain", "population.members=1"))
-    assert wants_population(asked.population, folds=1)
-    assert [one.data for one in members_of(fit_settings(config), sets=2)] == [0, 1]
+    assert is_population(asked.population, folds=1)
+    assert [one.data for one in make_members(fit_settings(config), sets=2)] == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -98,21 +98,21 @@ def test_lists_without_members_are_refused(name: str) -> None:
     with pytest.raises(
         ConfigError, match=rf"population.{name}=\[1\] has a value a member, and pop"
     ):
-        wants_population(fit_settings(config).population, folds=1)
-    assert wants_population(fit_settings(config).population, folds=2)
+        is_population(fit_settings(config).population, folds=1)
+    assert is_population(fit_settings(config).population, folds=2)
 
 
 def test_a_list_that_would_change_nothing_is_refused() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))
     bare = nn.Linear(2, 2)
     rates = fit_settings(settings("plain", "population.members=1", "population.dropout=[0.2]"))
-    check_lists(rates, net)
+    check_member_lists(rates, net)
     with pytest.raises(ConfigError, match=r"dropout needs a net with nn\.Dropout layers"):
-        check_lists(rates, bare)
+        check_member_lists(rates, bare)
     deltas = ("population.members=1", "population.delta=[0.2]")
-    check_lists(fit_settings(settings("plain", "loss=huber", *deltas)), net)
+    check_member_lists(fit_settings(settings("plain", "loss=huber", *deltas)), net)
     with pytest.raises(ConfigError, match="delta needs a loss with a delta; use loss=huber"):
-        check_lists(fit_settings(settings("plain", "loss=squared", *deltas)), net)
+        check_member_lists(fit_settings(settings("plain", "loss=squared", *deltas)), net)
 
 
 def trainer_of(limit: str) -> TrainerSettings:
@@ -122,9 +122,9 @@ def trainer_of(limit: str) -> TrainerSettings:
 @pytest.mark.parametrize("limit", ["1", "0.5", "3"])
 def test_a_part_of_the_val_span_is_refused(limit: str) -> None:
     with pytest.raises(ConfigError, match=f"limit_val_batches={limit} is not for a population"):
-        check_validation(trainer_of(limit))
+        check_val_limit(trainer_of(limit))
 
 
 @pytest.mark.parametrize("limit", ["null", "0", "1.0"])
 def test_the_whole_val_span_or_none_of_it_is_taken(limit: str) -> None:
-    check_validation(trainer_of(limit))
+    check_val_limit(trainer_of(limit))

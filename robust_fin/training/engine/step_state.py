@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 from robust_fin.errors import ConfigError
 from robust_fin.training.engine.trace import UnsupportedStepError
 
+# ------------------------------------------------------------------------------------------- AdamW
+
 
 def adamw(
     parameters: Float[Tensor, " size"],
@@ -24,7 +26,7 @@ def adamw(
     betas: tuple[float, float],
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of torch.optim.AdamW: parameters and moments after it.
+    """Return parameters and moments after one step of torch.optim.AdamW.
 
     Args:
         parameters: flat.
@@ -52,55 +54,73 @@ def step_scalars(
     weight_decay: float,
     betas: tuple[float, float],
 ) -> Float[Tensor, "steps 3"]:
-    """AdamW's numbers of each step, in float64 as torch.optim computes them.
+    """Compute AdamW's scalars of each step, in float64 as torch.optim does.
 
     Args:
         lr: learning rate of each step.
         first_step: optimizer steps done before.
-        weight_decay: a step's, times the learning rate.
+        weight_decay: multiplied by the learning rate.
         betas: AdamW's.
 
     Returns:
-        lr over the first bias correction; the factor of the decay; the root of the second bias
-        correction.
+        Columns: lr over the first bias correction; the factor of the weight decay; the root of the
+        second bias correction.
     """
     lr = lr.double()
-    # torch's powers depend, in the last bit, on the place in the array: on where a call began
+    # the last bit of torch's powers depends on the position in the array, so on where a call began
     step = np.arange(first_step + 1, first_step + 1 + len(lr), dtype=np.float64)
     first, second = (torch.from_numpy(1 - beta**step) for beta in betas)
     return torch.stack([lr / first, 1 - lr * weight_decay, second.sqrt()], dim=1)
 
 
+def adamw_group(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the settings of an AdamW that the compiled step reproduces.
+
+    Raises:
+        ConfigError: another optimizer, several parameter groups, or amsgrad or maximize.
+    """
+    odd = [name for name in ("amsgrad", "maximize") if optimizer.param_groups[0].get(name)]
+    if type(optimizer) is AdamW and len(optimizer.param_groups) == 1 and not odd:
+        return optimizer.param_groups[0]
+    raise ConfigError(
+        "engine=compiled needs torch.optim.AdamW with one parameter group; this is "
+        f"{type(optimizer).__name__} with {len(optimizer.param_groups)} groups"
+        f"{''.join(f' and {word}' for word in odd)}. Use engine=plain"
+    )
+
+
+# ------------------------------------------------------------------------------------------ dropout
+
 # odd multipliers; those above 2^31 - 1 as the int32 of the same bits
 FIRST, SECOND, STRIDE = 0x7FEB352D, 0x846CA68B - 2**32, 0x9E3779B1 - 2**32
 SEED_KEY = 0x1234567
-BITS = 24  # of the hash that a rate is compared with
+BITS = 24  # of the hash that are compared with the dropout rate
 
 
 def hash32(counter: Int[Tensor, "*shape"], key: Int[Tensor, "*keys"]) -> Int[Tensor, "*out"]:
-    """Mix a counter and a key into 32 bits; int32 arithmetic that wraps, broadcast like a sum.
+    """Mix a counter and a key into 32 bits; int32 arithmetic that wraps and broadcasts.
 
-    Source: the multipliers 0x7feb352d and 0x846ca68b are Wellons' (2018), "Prospecting for hash
-    functions"; the counter's is 2^32 over the golden ratio.
+    Source: the multipliers 0x7feb352d and 0x846ca68b are from Wellons (2018), "Prospecting for
+    hash functions"; the counter's is 2^32 over the golden ratio.
     """
     bits = counter * STRIDE
-    bits = (bits ^ _shift(bits, 16)) * FIRST + key
-    bits = (bits ^ _shift(bits, 15)) * SECOND
-    return bits ^ _shift(bits, 16)
+    bits = (bits ^ _shift_right(bits, 16)) * FIRST + key
+    bits = (bits ^ _shift_right(bits, 15)) * SECOND
+    return bits ^ _shift_right(bits, 16)
 
 
-def _shift(bits: Int[Tensor, "*shape"], places: int) -> Int[Tensor, "*shape"]:
-    """Logical shift to the right; the one of int32 copies the sign."""
+def _shift_right(bits: Int[Tensor, "*shape"], places: int) -> Int[Tensor, "*shape"]:
+    """Shift logically; the shift of int32 would copy the sign."""
     return (bits >> places) & ((1 << (32 - places)) - 1)
 
 
 def step_keys(seed: int, *, first_step: int, steps: int) -> Int[Tensor, " steps"]:
-    """One int32 key a step, from which the step's masks follow.
+    """Return one int32 key per step, which determines the step's dropout masks.
 
     Args:
-        seed: of the run or member; its low 32 bits count.
+        seed: of the run or member; its low 32 bits are used.
         first_step: optimizer steps done before.
-        steps: how many keys.
+        steps: number of keys.
     """
     counter = torch.arange(first_step, first_step + steps).to(torch.int32)
     start = torch.tensor(seed & 0xFFFFFFFF).to(torch.int32)
@@ -108,13 +128,13 @@ def step_keys(seed: int, *, first_step: int, steps: int) -> Int[Tensor, " steps"
 
 
 class HashedDropout(TorchFunctionMode):
-    """Within it, F.dropout and nn.Dropout take their masks from `hash32(position, key)`.
+    """A mode in which F.dropout and nn.Dropout take their masks from `hash32(position, key)`.
 
-    Positions count on from one dropout call to the next, so enter it anew for each forward pass.
+    Positions count on from one dropout call to the next; enter a new mode for each forward pass.
 
     Args:
-        key: int32, of the step.
-        rate: share zeroed, in [0, 1), in place of each layer's own; None keeps theirs.
+        key: int32 key of the step.
+        rate: share zeroed, in [0, 1), instead of each layer's own; None keeps theirs.
     """
 
     def __init__(self, key: Int[Tensor, ""], *, rate: Float[Tensor, ""] | None = None) -> None:
@@ -125,7 +145,7 @@ class HashedDropout(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Answer F.dropout, pass on everything else."""
+        """Replace F.dropout and call every other function."""
         target = self._dropout if func is F.dropout else func
         return target(*args, **(kwargs or {}))
 
@@ -134,7 +154,7 @@ class HashedDropout(TorchFunctionMode):
         input: Tensor,
         p: float = 0.5,
         training: bool = True,
-        inplace: bool = False,  # noqa: ARG002 (the result is what counts)
+        inplace: bool = False,  # noqa: ARG002 (only the returned tensor is used)
     ) -> Tensor:
         if not training or (self._rate is None and p == 0.0):
             return input
@@ -153,51 +173,50 @@ class HashedDropout(TorchFunctionMode):
         return hash32(at.view(input.shape), self._key) & (2**BITS - 1)
 
 
-class Layout:
+# ------------------------------------------------------------------------------------ flat vectors
+
+
+class ParameterLayout:
     """Order and shapes of a net's trained parameters in one flat vector.
 
     Attributes:
         names: of the trained parameters.
         constants: names of the buffers and of the parameters that are not trained.
         dtype: of every trained parameter.
+        size: number of trained values.
     """
 
     def __init__(self, net: nn.Module) -> None:
-        """Read them off the net."""
+        """Read the layout of a net."""
         parameters = dict(net.named_parameters())
-        self.names = [name for name, one in parameters.items() if one.requires_grad]
+        self.names = [name for name, value in parameters.items() if value.requires_grad]
         trained: list[Tensor] = [parameters[name] for name in self.names]
         frozen = [name for name in parameters if name not in self.names]
         self.constants = [*frozen, *(name for name, _ in net.named_buffers())]
-        self._shapes = [one.shape for one in trained]
-        self._sizes = [one.numel() for one in trained]
-        self.dtype = _only(trained)
-
-    @property
-    def size(self) -> int:
-        """Trained numbers."""
-        return sum(self._sizes)
+        self._shapes = [value.shape for value in trained]
+        self._sizes = [value.numel() for value in trained]
+        self.size, self.dtype = sum(self._sizes), _common_dtype(trained)
 
     def unflatten(self, flat: Float[Tensor, " size"]) -> list[Tensor]:
-        """Views of `flat` in the parameters' shapes."""
+        """Return views of `flat` in the parameters' shapes."""
         parts = flat.split(self._sizes)
-        return [one.view(shape) for one, shape in zip(parts, self._shapes, strict=True)]
+        return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
     def trained(self, net: nn.Module) -> list[Tensor]:
-        """A net's trained parameters in this order."""
+        """Return a net's trained parameters in this order."""
         parameters: dict[str, Tensor] = dict(net.named_parameters())
         return [parameters[name] for name in self.names]
 
     def constants_of(self, net: nn.Module) -> list[Tensor]:
-        """A net's constants in this order."""
+        """Return a net's constants in this order."""
         tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
         return [tensors[name].detach().contiguous() for name in self.constants]
 
 
-def _only(trained: list[Tensor]) -> torch.dtype:
-    kinds = {(str(one.dtype), str(one.device)) for one in trained}
+def _common_dtype(trained: list[Tensor]) -> torch.dtype:
+    kinds = {(str(value.dtype), str(value.device)) for value in trained}
     if len(kinds) != 1:
-        raise UnsupportedStepError(f"its parameters are of the kinds {sorted(kinds)}, not of one")
+        raise UnsupportedStepError(f"its parameters have several dtypes or devices {sorted(kinds)}")
     if trained[0].device.type != "cpu":
         raise UnsupportedStepError(f"its parameters are on {trained[0].device}, not on the CPU")
     return trained[0].dtype
@@ -205,7 +224,7 @@ def _only(trained: list[Tensor]) -> torch.dtype:
 
 @runtime_checkable
 class LoopState(Protocol):
-    """What `StepLoop.run` changes in place; flat vectors, a flag, and the count of steps."""
+    """The state that `StepLoop.run` updates: flat vectors, a flag, and the number of steps."""
 
     alive: Float[Tensor, "1"]
     constants: tuple[Tensor, ...]
@@ -213,64 +232,63 @@ class LoopState(Protocol):
 
     @property
     def vectors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Parameters, both moments, and whether the state is alive."""
+        """Parameters, both moments, and the flag `alive`."""
         ...
 
 
 class StepState:
-    """Parameters and AdamW moments of one net, which `StepLoop.run` changes in place.
+    """Parameters and AdamW moments of one net, updated in place by `StepLoop.run`.
 
     Args:
-        net: whose parameters it starts with, the moments at zero.
+        net: provides the first parameters; the moments start at zero.
 
     Attributes:
         parameters: flat.
         exp_avg: flat, AdamW's first moment.
         exp_avg_sq: flat, AdamW's second moment.
-        alive: 1, or 0 since a loss or gradient was not finite.
+        alive: 1, or 0 once a loss or gradient was not finite.
         count: optimizer steps done.
-        constants: buffers and frozen parameters, as the net had them when it was loaded.
+        constants: buffers and frozen parameters of the loaded net.
     """
 
     def __init__(self, net: nn.Module) -> None:
-        """Take the net's parameters."""
-        self._layout = Layout(net)
+        """Copy the net's parameters."""
+        self._layout = ParameterLayout(net)
         self.parameters = torch.zeros(self._layout.size, dtype=self._layout.dtype)
         self.exp_avg = torch.zeros_like(self.parameters)
         self.exp_avg_sq = torch.zeros_like(self.parameters)
         self.alive = torch.ones(1, dtype=self._layout.dtype)
-        vectors = (self.parameters, self.exp_avg, self.exp_avg_sq)
-        self._views = [self._layout.unflatten(one) for one in vectors]
-        self._take(net)
+        self._views = [self._layout.unflatten(vector) for vector in self.vectors[:3]]
+        self._load_parameters(net)
 
     @property
     def vectors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What a step carries on to the next."""
+        """Parameters, both moments, and the flag `alive`."""
         return self.parameters, self.exp_avg, self.exp_avg_sq, self.alive
 
     def load(self, net: nn.Module, optimizer: Optimizer) -> None:
-        """Take the state of a net and its AdamW; one without moments yet starts at zero.
+        """Copy a net's parameters and its AdamW's state; missing moments start at zero.
 
         Raises:
-            ConfigError: parameters whose counts of steps differ.
+            ConfigError: the optimizer counts different steps for different parameters.
         """
-        entries = [optimizer.state.get(one, {}) for one in self._layout.trained(net)]
-        counts = {int(one["step"]) if one else 0 for one in entries}
+        entries = [optimizer.state.get(value, {}) for value in self._layout.trained(net)]
+        counts = {int(entry["step"]) if entry else 0 for entry in entries}
         if len(counts) > 1:
             raise ConfigError(
-                "engine=compiled counts one number of steps, and the optimizer's state has "
-                f"{sorted(counts)} of different parameters. Use engine=plain"
+                "engine=compiled needs one step count for all parameters, but the optimizer's "
+                f"state has {sorted(counts)}. Use engine=plain"
             )
-        self._take(net)
+        self._load_parameters(net)
         (self.count,) = counts
         for name, views in zip(("exp_avg", "exp_avg_sq"), self._views[1:], strict=True):
             if self.count:
-                torch._foreach_copy_(views, [one[name] for one in entries])
+                torch._foreach_copy_(views, [entry[name] for entry in entries])
             else:
                 torch._foreach_zero_(views)
 
     @torch.no_grad()
-    def _take(self, net: nn.Module) -> None:
+    def _load_parameters(self, net: nn.Module) -> None:
         torch._foreach_copy_(self._views[0], self._layout.trained(net))
         self.constants = tuple(self._layout.constants_of(net))
         self.alive.fill_(1)
@@ -278,39 +296,23 @@ class StepState:
 
     @torch.no_grad()
     def store(self, net: nn.Module, optimizer: Optimizer | None = None) -> None:
-        """Write the parameters into a net, and the moments and the count into its AdamW."""
+        """Copy the parameters into a net, and moments and step count into its AdamW."""
         trained = self._layout.trained(net)
         torch._foreach_copy_(trained, self._views[0])
         if optimizer is None:
             return
-        states = [_state_of(optimizer, one) for one in trained]
-        torch._foreach_copy_([one["exp_avg"] for one in states], self._views[1])
-        torch._foreach_copy_([one["exp_avg_sq"] for one in states], self._views[2])
-        for one in states:
-            one["step"].fill_(self.count)
+        states = [_adamw_entry(optimizer, value) for value in trained]
+        for name, views in zip(("exp_avg", "exp_avg_sq"), self._views[1:], strict=True):
+            torch._foreach_copy_([entry[name] for entry in states], views)
+        for entry in states:
+            entry["step"].fill_(self.count)
 
 
-def _state_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """A parameter's entry in the optimizer's state, made as AdamW's first step makes it."""
+def _adamw_entry(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """Return a parameter's entry in the optimizer's state, created as AdamW does if missing."""
     state: dict[str, Tensor] = optimizer.state[parameter]
     if not state:
         state["step"] = torch.tensor(0.0)
         state["exp_avg"] = torch.zeros_like(parameter)
         state["exp_avg_sq"] = torch.zeros_like(parameter)
     return state
-
-
-def only_group(optimizer: Optimizer) -> dict[str, Any]:
-    """The settings of an AdamW that the compiled step computes as it does.
-
-    Raises:
-        ConfigError: another optimizer, several groups of parameters, or amsgrad or maximize.
-    """
-    odd = [name for name in ("amsgrad", "maximize") if optimizer.param_groups[0].get(name)]
-    if type(optimizer) is AdamW and len(optimizer.param_groups) == 1 and not odd:
-        return optimizer.param_groups[0]
-    raise ConfigError(
-        "engine=compiled trains with torch.optim.AdamW and one group of parameters; this is "
-        f"{type(optimizer).__name__} with {len(optimizer.param_groups)} groups"
-        f"{''.join(f' and {word}' for word in odd)}. Use engine=plain"
-    )

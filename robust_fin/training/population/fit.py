@@ -21,21 +21,20 @@ from robust_fin.training.engine.build import (
     step_settings,
     trainer_arguments,
 )
-from robust_fin.training.engine.loop_library import usual_seconds
-from robust_fin.training.engine.step_state import Layout, only_group
+from robust_fin.training.engine.loop_library import expected_build_seconds
+from robust_fin.training.engine.step_state import ParameterLayout, adamw_group
 from robust_fin.training.engine.steps import TrainingStep
 from robust_fin.training.fitting import Fit, FitPlan, FitSummary, MemberFate, steps_in
 from robust_fin.training.population.members import (
     NEVER,
     Member,
     MemberStates,
-    check_lists,
-    check_validation,
-    members_of,
+    check_member_lists,
+    check_val_limit,
+    make_members,
 )
 from robust_fin.training.population.module import PopulationForecaster
 from robust_fin.training.population.steps import (
-    AUTO,
     LoopedMembers,
     MemberEngine,
     MemberPace,
@@ -43,7 +42,7 @@ from robust_fin.training.population.steps import (
 )
 from robust_fin.training.recovery.checkpoints import LastCheckpoint
 from robust_fin.training.recovery.guard import StopOnNonFiniteWeights
-from robust_fin.training.settings import FitSettings
+from robust_fin.training.settings import AUTO, FitSettings
 
 
 def fit_population(
@@ -61,7 +60,7 @@ def fit_population(
         NonFiniteError: every member is frozen.
     """
     check_trainer(settings.trainer, what="a population", processes=True)
-    check_validation(settings.trainer)
+    check_val_limit(settings.trainer)
     module = make_population(settings, [MemberData.from_datamodule(one) for one in folds], plan)
     has_val = any(len(one.val.target) for one in module.sets)
     last = LastCheckpoint(plan.checkpoints, every_n_steps=settings.checkpoint.every_n_steps)
@@ -96,7 +95,7 @@ def check_optimizer(settings: FitSettings, net: nn.Module) -> None:
         optimizer = settings.optimizer(net.parameters())
     except ValueError as error:
         raise ConfigError(f"the optimizer refuses its settings: {error}") from error
-    only_group(optimizer)
+    adamw_group(optimizer)
 
 
 def make_population(
@@ -109,10 +108,10 @@ def make_population(
         sets: what they train on, all of the same features.
         plan: its `member_steps` end members early; one with 0 steps is left out.
     """
-    members = members_of(settings, sets=len(sets))
+    members = make_members(settings, sets=len(sets))
     features = sets[0].x.shape[1]
     nets = initial_nets(settings, members, features=features)
-    check_lists(settings, nets[0])
+    check_member_lists(settings, nets[0])
     states = MemberStates(nets)
     states.leave_out([k for k, limit in enumerate(plan.member_steps or ()) if limit == 0])
     check_optimizer(settings, nets[0])
@@ -158,11 +157,11 @@ def member_engine(settings: FitSettings, net: nn.Module, *, features: int) -> Me
             own_dropout=own_dropout,
         )
         if loop is not None:
-            with progress_seconds("compiling, once", usual=usual_seconds()):
+            with progress_seconds("compiling, once", usual=expected_build_seconds()):
                 return LoopedMembers(loop, block=population.block or 1)
     step = TrainingStep(
         net,
-        Layout(net),
+        ParameterLayout(net),
         settings.link,
         objective,
         step_settings(settings),

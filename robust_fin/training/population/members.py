@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from robust_fin.errors import ConfigError
-from robust_fin.training.engine.step_state import Layout
+from robust_fin.training.engine.step_state import ParameterLayout
 from robust_fin.training.settings import (
     MEMBER_LISTS,
     OWN,
@@ -47,7 +47,7 @@ class Member:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def wants_population(population: PopulationSettings, *, folds: int) -> bool:
+def is_population(population: PopulationSettings, *, folds: int) -> bool:
     """Return True if a run has several nets: members, or one per fold.
 
     Raises:
@@ -65,7 +65,7 @@ def wants_population(population: PopulationSettings, *, folds: int) -> bool:
     return False
 
 
-def members_of(settings: FitSettings, *, sets: int) -> tuple[Member, ...]:
+def make_members(settings: FitSettings, *, sets: int) -> tuple[Member, ...]:
     """Return the members that the settings ask for, data set by data set.
 
     Member k has the seed `seed` + k unless `population.seeds` says otherwise, so that it equals
@@ -100,7 +100,7 @@ def members_of(settings: FitSettings, *, sets: int) -> tuple[Member, ...]:
     )
 
 
-def check_lists(settings: FitSettings, net: nn.Module) -> None:
+def check_member_lists(settings: FitSettings, net: nn.Module) -> None:
     """Raise ConfigError if a list of the population would change nothing.
 
     Raises:
@@ -114,7 +114,7 @@ def check_lists(settings: FitSettings, net: nn.Module) -> None:
         raise ConfigError("population.dropout needs a net with nn.Dropout layers; this has none")
 
 
-def check_validation(trainer: TrainerSettings) -> None:
+def check_val_limit(trainer: TrainerSettings) -> None:
     """Raise ConfigError if trainer.limit_val_batches cuts the val span: members have no batches."""
     limit = trainer.limit_val_batches
     if limit not in (None, 0, 1.0) or (limit == 1 and isinstance(limit, int)):
@@ -188,7 +188,7 @@ class MemberStates(nn.Module):
     def __init__(self, nets: Sequence[nn.Module]) -> None:
         """Take every net's parameters; moments start at zero."""
         super().__init__()
-        self.layout = Layout(nets[0])
+        self.layout = ParameterLayout(nets[0])
         flat = torch.stack([self._flat(net) for net in nets])
         members = len(nets)
         whole = torch.zeros(members, dtype=torch.int64)

@@ -1,6 +1,7 @@
-"""Optimizer steps of all members: through the compiled loop, or stacked by vmap."""
+"""Optimizer steps of all members: by the compiled loop, or stacked by vmap."""
 
 import copy
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from torch.func import vmap
 
 from robust_fin.data.batches import CallPlan, EpochOrder
 from robust_fin.data.datamodule import MemberData, MemberOrders, StepWindow
-from robust_fin.training.engine.loop_library import LoopLibrary
+from robust_fin.training.engine.inductor import compile_step
 from robust_fin.training.engine.step_state import step_keys, step_scalars
 from robust_fin.training.engine.steps import (
     StepLoop,
@@ -23,15 +24,17 @@ from robust_fin.training.engine.steps import (
     TrainingStep,
     first_nonfinite_step,
 )
-from robust_fin.training.engine.trace import LoopInputs, trace_step
+from robust_fin.training.engine.trace import EngineDriftError, LoopInputs, StepBody
 from robust_fin.training.population.members import Member, MemberState
+from robust_fin.training.settings import AUTO
 
-AUTO = "auto"
+log = logging.getLogger(__name__)
+
 _STACKED_TRIALS, _LOOPED_TRIALS = (16, 64, 256), (1, 8, 32)
 
 
 class MemberWork(NamedTuple):
-    """What one member does in a call; see `StepLoop.run`."""
+    """The steps of one member in one call; see `StepLoop.run`."""
 
     x: Float[Tensor, "rows features"]
     target: Float[Tensor, " rows"]
@@ -45,34 +48,33 @@ class MemberWork(NamedTuple):
 
 @runtime_checkable
 class MemberEngine(Protocol):
-    """Does the steps of some members that share a data set and a number of steps.
+    """Runs the steps of members that share a data set and a number of steps.
 
     Attributes:
-        block: members taken at once.
+        block: members per call of `run`.
     """
 
     block: int
 
     def settle(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> None:
-        """Choose the block by a short measurement where none was given; before threads share it."""
+        """Choose `block` by a short measurement if it is AUTO; call before threads share it."""
         ...
 
     def run(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> list[StepResult]:
-        """Take every member's steps, at most a block of them; the states are changed in place."""
+        """Run the steps of at most `block` members and update their states in place."""
         ...
 
 
 class LoopedMembers:
-    """Compiled: one member after the other, or a block of them in one loop.
+    """The compiled engine: members one by one, or a block of them in one loop.
 
     Args:
         loop: of one member; it holds no state.
-        block: members in one loop; a group that does not fill a block is taken one by one. AUTO
-            measures.
+        block: members in one loop; a smaller group runs one by one. AUTO measures.
     """
 
     def __init__(self, loop: StepLoop, *, block: int | str = 1) -> None:
-        """Compile the block where its size is known."""
+        """Compile the block if its size is known."""
         self.loop = loop
         self._measure = block == AUTO
         self._loops: dict[int, BlockLoop] = {}
@@ -81,24 +83,28 @@ class LoopedMembers:
             self._compile(self.block)
 
     def settle(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> None:
-        """Choose the block by a short measurement where none was given; before threads share it."""
+        """Choose `block` by a short measurement if it is AUTO."""
         if not self._measure:
             return
         sizes = [size for size in _LOOPED_TRIALS if size <= len(states)]
         for size in sizes:
             self._compile(size)
-        self.block, self._measure = fastest(self.run, sizes, states, work, steps=64), False
+        self.block, self._measure = fastest_block(self.run, sizes, states, work, steps=64), False
 
     def run(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> list[StepResult]:
-        """Take every member's steps; the states are changed in place."""
+        """Run the members' steps and update their states in place."""
         if len(states) in self._loops:
             return self._loops[len(states)].run(states, work)
         pairs = zip(states, work, strict=True)
-        return [self.loop.run(state, **one._asdict()) for state, one in pairs]
+        return [self.loop.run(state, **job._asdict()) for state, job in pairs]
 
     def _compile(self, size: int) -> None:
-        if size > 1:
+        if size == 1:
+            return
+        try:
             self._loops[size] = BlockLoop(self.loop, members=size)
+        except EngineDriftError as error:
+            log.warning("%s; members run one by one instead of %d at a time", error, size)
 
 
 class BlockLoop:
@@ -106,32 +112,32 @@ class BlockLoop:
 
     Args:
         loop: of one member.
-        members: as many as every call has.
+        members: number of members in every call.
     """
 
     def __init__(self, loop: StepLoop, *, members: int) -> None:
-        """Compile, or load from the cache."""
-        self._settings = loop.step.settings
+        """Compile the loop, or load it from the cache."""
+        self._betas = loop.step.settings.betas
         self._members, self._step = members, vmap(loop.step)
-        example = [tuple(torch.stack([one] * members) for one in part) for part in loop.example]
-        flat = tuple(one.flatten(0, 1) for one in example[2])
-        inputs = LoopInputs(example[0], example[1], flat, example[3])
-        self._library = LoopLibrary(trace_step(self._body, inputs, matmul=loop.products))
+        example = [tuple(torch.stack([x] * members) for x in field) for field in loop.example]
+        gathered = tuple(x.flatten(0, 1) for x in example[2])
+        inputs = LoopInputs(example[0], example[1], gathered, example[3])
+        self._library = compile_step(self._body, inputs, matmul=loop.products)
 
     def run(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> list[StepResult]:
-        """Take every member's steps; the states are changed in place."""
-        inputs, rows = stacked(states, work, betas=self._settings.betas)
+        """Run the members' steps and update their states in place."""
+        inputs, rows = stack_inputs(states, work, betas=self._betas)
         loss, norm = self._library.run(inputs, rows=rows.flatten(1))
-        return stored(states, inputs.carry, loss.T, norm.T)
+        return store_results(states, inputs.carry, loss.T, norm.T)
 
     def _body(self, inputs: LoopInputs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        apart = tuple(one.unflatten(0, (self._members, -1)) for one in inputs.gathered)
-        carry, outputs = self._step(inputs._replace(gathered=apart))
+        gathered = tuple(x.unflatten(0, (self._members, -1)) for x in inputs.gathered)
+        carry, outputs = self._step(inputs._replace(gathered=gathered))
         return carry, outputs
 
 
 class StackedMembers:
-    """A block of members at once, by torch.func.vmap; no compiler.
+    """The plain engine: a block of members at once by torch.func.vmap, without a compiler.
 
     Args:
         step: of one member.
@@ -139,133 +145,130 @@ class StackedMembers:
     """
 
     def __init__(self, step: TrainingStep, *, block: int | str) -> None:
-        """Nothing measured yet."""
-        self._step, self._own = step, threading.local()
-        self._settings = step.settings
+        """Keep the step."""
+        self._step, self._local = step, threading.local()
         self._measure = block == AUTO
         self.block = max(_STACKED_TRIALS) if isinstance(block, str) else block
 
     def settle(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> None:
-        """Choose the block by a short measurement where none was given; before threads share it."""
+        """Choose `block` by a short measurement if it is AUTO."""
         if self._measure:
             sizes = [size for size in _STACKED_TRIALS if size <= len(states)] or [len(states)]
-            self.block, self._measure = fastest(self.run, sizes, states, work, steps=3), False
+            self.block, self._measure = fastest_block(self.run, sizes, states, work, steps=3), False
 
     @torch.no_grad()
     def run(self, states: Sequence[MemberState], work: Sequence[MemberWork]) -> list[StepResult]:
-        """Take every member's steps; the states are changed in place."""
-        inputs, rows = stacked(states, work, betas=self._settings.betas)
+        """Run the members' steps and update their states in place."""
+        inputs, rows = stack_inputs(states, work, betas=self._step.settings.betas)
         (x, target), carry, outputs = inputs.gathered, inputs.carry, []
-        take = self._threads_own()
-        for step, taken in enumerate(rows):
-            moving = tuple(one[step] for one in inputs.moving)
-            now = LoopInputs(carry, moving, (x[taken], target[taken]), inputs.fixed)
-            carry, output = take(now)
+        step = self._step_of_thread()
+        for number, batch in enumerate(rows):
+            moving = tuple(tensor[number] for tensor in inputs.moving)
+            carry, output = step(LoopInputs(carry, moving, (x[batch], target[batch]), inputs.fixed))
             outputs.append(output)
-        loss, norm = (torch.stack(one, dim=1) for one in zip(*outputs, strict=True))
-        return stored(states, carry, loss, norm)
+        loss, norm = (torch.stack(values, dim=1) for values in zip(*outputs, strict=True))
+        return store_results(states, carry, loss, norm)
 
-    def _threads_own(self) -> Callable[[LoopInputs], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
-        """The step on a copy of the net: a functional call puts its weights there for a while."""
-        if not hasattr(self._own, "step"):
-            self._own.step = vmap(replace(self._step, net=copy.deepcopy(self._step.net)))
-        return self._own.step
-
-
-Run = Callable[[Sequence[MemberState], Sequence[MemberWork]], list[StepResult]]
+    def _step_of_thread(self) -> StepBody:
+        """Return the step on this thread's copy of the net: a functional call swaps its weights."""
+        if not hasattr(self._local, "step"):
+            self._local.step = vmap(replace(self._step, net=copy.deepcopy(self._step.net)))
+        step: StepBody = self._local.step
+        return step
 
 
-def fastest(
-    run: Run,
+def fastest_block(
+    run: Callable[[Sequence[MemberState], Sequence[MemberWork]], list[StepResult]],
     sizes: Sequence[int],
     states: Sequence[MemberState],
     work: Sequence[MemberWork],
     *,
     steps: int,
 ) -> int:
-    """The block size with the most member-steps a second, tried on copies of the first members.
+    """Return the block size with the most member-steps per second, on copies of the first members.
 
     Args:
-        run: takes as many members as it is given.
-        sizes: to choose from, none above the number of members.
-        states: left as they are.
-        work: of those members.
-        steps: of a trial.
+        run: runs the steps of the members it is given.
+        sizes: candidates, none above the number of members.
+        states: not changed.
+        work: of the same members.
+        steps: per trial.
     """
     seconds: dict[int, float] = {}
-    few = [one._replace(rows=one.rows[:steps], lr=one.lr[:steps]) for one in work]
+    few = [job._replace(rows=job.rows[:steps], lr=job.lr[:steps]) for job in work]
     for size in sizes:
         trial = [state.copied() for state in states[:size]]
-        run(trial, few[:size])  # the first call pays for what torch sets up
+        run(trial, few[:size])  # warm up
         began = time.perf_counter()
         run(trial, few[:size])
         seconds[size] = (time.perf_counter() - began) / size
     return min(seconds, key=lambda size: seconds[size])
 
 
-def stacked(
+def stack_inputs(
     states: Sequence[MemberState], work: Sequence[MemberWork], *, betas: tuple[float, float]
 ) -> tuple[LoopInputs, Int[Tensor, "steps members batch"]]:
-    """Inputs of a vmapped step, moving ones with a leading axis of steps; and the row numbers.
+    """Return the inputs of a vmapped step and the row numbers.
 
     Args:
         states: copied into the carry.
-        work: of each, on one data set and as many steps.
+        work: of each member, with one data set and number of steps.
         betas: AdamW's.
+
+    Returns:
+        Inputs with an axis of members, moving ones with a leading axis of steps; the row numbers.
     """
-    first = work[0]
     dtype = states[0].parameters.dtype
     scalars, keys, fixed = [], [], []
-    for state, one in zip(states, work, strict=True):
+    for state, job in zip(states, work, strict=True):
         numbers = step_scalars(
-            one.lr, first_step=state.count, weight_decay=one.weight_decay, betas=betas
+            job.lr, first_step=state.count, weight_decay=job.weight_decay, betas=betas
         )
         scalars.append(numbers.to(dtype))
-        keys.append(step_keys(one.seed, first_step=state.count, steps=len(one.lr)))
-        given = [one.loss_setting, one.dropout]
-        fixed.append((*(v.to(dtype) for v in given if v is not None), *state.constants))
+        keys.append(step_keys(job.seed, first_step=state.count, steps=len(job.lr)))
+        given = [job.loss_setting, job.dropout]
+        fixed.append((*(value.to(dtype) for value in given if value is not None), *state.constants))
     return LoopInputs(
-        _columns([state.vectors for state in states]),
+        _stack_columns([state.vectors for state in states]),
         (torch.stack(scalars, dim=1), torch.stack(keys, dim=1)),
-        (first.x, first.target),
-        _columns(fixed),
-    ), torch.stack([one.rows for one in work], dim=1)
+        (work[0].x, work[0].target),
+        _stack_columns(fixed),
+    ), torch.stack([job.rows for job in work], dim=1)
 
 
-def stored(
+def store_results(
     states: Sequence[MemberState],
     carry: tuple[Tensor, ...],
     loss: Float[Tensor, "members steps"],
     norm: Float[Tensor, "members steps"],
 ) -> list[StepResult]:
-    """Write a stacked carry back into the states, and say what each member's steps did."""
+    """Write a stacked carry back into the states, and return the result of each member."""
     results = []
     for number, state in enumerate(states):
-        torch._foreach_copy_(list(state.vectors), [one[number] for one in carry])
+        torch._foreach_copy_(list(state.vectors), [x[number] for x in carry])
         bad = None if bool(state.alive) else first_nonfinite_step(loss[number], norm[number])
         state.count += loss.shape[1] if bad is None else bad
         results.append(StepResult(loss[number], norm[number], bad))
     return results
 
 
-def _columns(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    return tuple(torch.stack(list(one)) for one in zip(*parts, strict=True))
-
-
-Schedule = Callable[[int], float]
+def _stack_columns(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(torch.stack(list(column)) for column in zip(*parts, strict=True))
 
 
 class MemberPace:
-    """Each member goes through its own data set at its own pace, as a run of its own would.
+    """The steps, rows and learning rates of each member in a window of the population.
+
+    Each member passes through its own data set at its own pace, as in a single run.
 
     Args:
         members: their settings.
-        sets: what they train on.
-        batch_size: rows a step.
-        epoch_steps: optimizer steps an epoch of each data set.
-        schedules: of each data set: optimizer step, counted from 0 -> factor of the learning rate.
+        sets: the data sets.
+        batch_size: rows per step.
+        epoch_steps: optimizer steps per epoch of each data set.
+        schedules: per data set: optimizer step, counted from 0 -> factor of the learning rate.
         plan: windows on the scale of the data set with the most steps.
-        limits: optimizer steps after which a member is done; None trains all to the end.
+        limits: optimizer steps after which each member ends; None trains all to the end.
     """
 
     def __init__(
@@ -275,67 +278,69 @@ class MemberPace:
         *,
         batch_size: int,
         epoch_steps: Sequence[int],
-        schedules: Sequence[Schedule],
+        schedules: Sequence[Callable[[int], float]],
         plan: CallPlan,
         limits: Sequence[int] | None = None,
     ) -> None:
-        """Nothing is drawn yet."""
+        """Share equal orders of rows; nothing is drawn yet."""
         self.members, self.sets, self.plan = members, sets, plan
         self._epoch_steps, self._schedules, self._limits = epoch_steps, schedules, limits
         shared: dict[tuple[int, int], EpochOrder] = {}
-        for one in members:
-            order = EpochOrder(sets[one.data].size, batch_size=batch_size, seed=one.order_seed)
-            shared.setdefault((one.data, one.order_seed), order)
-        self._orders = MemberOrders([shared[one.data, one.order_seed] for one in members])
-        self._factors: dict[tuple[int, int, int], Float[torch.Tensor, " steps"]] = {}
+        for member in members:
+            order = EpochOrder(
+                sets[member.data].size, batch_size=batch_size, seed=member.order_seed
+            )
+            shared.setdefault((member.data, member.order_seed), order)
+        self._orders = MemberOrders([shared[m.data, m.order_seed] for m in members])
+        self._factors: dict[tuple[int, int, int], Float[Tensor, " steps"]] = {}
 
     def enter(self, epoch: int) -> None:
-        """Forget the orders of another epoch; before any thread asks for rows."""
+        """Drop the orders of other epochs; call before threads ask for rows."""
         self._orders.enter(epoch)
         self._factors = {}
 
     def span(self, member: int, window: StepWindow) -> tuple[int, int]:
-        """First step of a member's epoch in the window, and the step after its last."""
-        own, whole = self._epoch_steps[self.members[member].data], self.plan.steps
-        start, stop = (own * step // whole for step in (window.start, window.stop))
+        """Return the first step of a member's epoch in the window, and the step after its last."""
+        steps, longest = self._epoch_steps[self.members[member].data], self.plan.steps
+        start, stop = (steps * step // longest for step in (window.start, window.stop))
         if self._limits is not None:
-            left = self._limits[member] - window.epoch * own
-            start, stop = min(start, max(0, left)), min(stop, max(0, left))
+            left = max(0, self._limits[member] - window.epoch * steps)
+            start, stop = min(start, left), min(stop, left)
         return start, stop
 
     def blocks(
         self, members: Sequence[int], window: StepWindow, *, size: int
     ) -> Iterator[Sequence[int]]:
-        """Members with steps in the window, in blocks of one data set and number of steps."""
+        """Yield blocks of members that have steps in the window and share data and step count."""
 
-        def alike(member: int) -> tuple[int, int]:
+        def key(member: int) -> tuple[int, int]:
             start, stop = self.span(member, window)
             return self.members[member].data, stop - start
 
-        busy = [one for one in members if alike(one)[1]]
-        for _, some in groupby(sorted(busy, key=alike), key=alike):
-            group = list(some)
-            yield from (group[first : first + size] for first in range(0, len(group), size))
+        busy = [member for member in members if key(member)[1]]
+        for _, group in groupby(sorted(busy, key=key), key=key):
+            alike = list(group)
+            yield from (alike[first : first + size] for first in range(0, len(alike), size))
 
     def work(self, member: int, window: StepWindow) -> MemberWork:
-        """What one member does in the window."""
+        """Return the work of one member in the window."""
         settings = self.members[member]
-        one, (start, stop) = self.sets[settings.data], self.span(member, window)
+        data, (start, stop) = self.sets[settings.data], self.span(member, window)
         rows = self._orders.rows(member, start, stop)
-        done = window.epoch * self._epoch_steps[settings.data]
+        first = window.epoch * self._epoch_steps[settings.data] + start
         return MemberWork(
-            one.x,
-            one.target,
-            rows if one.rows is None else one.rows[rows],
-            self._factor(settings.data, done + start, stop - start) * settings.lr,
+            data.x,
+            data.target,
+            rows if data.rows is None else data.rows[rows],
+            self._lr_factors(settings.data, first, stop - start) * settings.lr,
             settings.weight_decay,
             settings.seed,
             _scalar(settings.delta),
             _scalar(settings.dropout),
         )
 
-    def _factor(self, data: int, first: int, count: int) -> Float[torch.Tensor, " steps"]:
-        """The schedule's factors, once for all members of a data set."""
+    def _lr_factors(self, data: int, first: int, count: int) -> Float[Tensor, " steps"]:
+        """Return the schedule's factors, computed once for all members of a data set."""
         key = (data, first, count)
         if key not in self._factors:
             factors = [self._schedules[data](step) for step in range(first, first + count)]
@@ -343,5 +348,5 @@ class MemberPace:
         return self._factors[key]
 
 
-def _scalar(value: float | None) -> Float[torch.Tensor, ""] | None:
+def _scalar(value: float | None) -> Float[Tensor, ""] | None:
     return None if value is None else torch.tensor(value, dtype=torch.float64)

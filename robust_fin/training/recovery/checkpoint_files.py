@@ -1,4 +1,4 @@
-"""Checkpoint files: sealed, read without running code, and checked before a resume."""
+"""Checkpoint files: written atomically, read without running code, checked before a resume."""
 
 import hashlib
 import io
@@ -21,24 +21,28 @@ from robust_fin.training.lightning_loop import epochs_done
 
 log = logging.getLogger(__name__)
 
+CHECKPOINTS, REFIT = "checkpoints", "refit"
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
-_SEAL = b"sha256:"
-_SEAL_BYTES = len(_SEAL) + 64
+_CHECKSUM = b"sha256:"
+_CHECKSUM_BYTES = len(_CHECKSUM) + 64
 _NO_COMMENT = b"\0\0"
-_NEEDED = {"global_step", "state_dict", "loops", "session", "lineage"}
+_REQUIRED_KEYS = {"global_step", "state_dict", "loops", "session", "lineage"}
 _PICKLES = [pickle.PROTO + bytes([protocol]) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)]
 _UNREADABLE = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
     *(EOFError, RuntimeError, ValueError, LookupError),
 )
+_MAY_CHANGE = "trainer.max_"  # prefix of the keys that a resume may change
+_BAR_KEYS = ("data_sha256", "data", "rows_in", "first_bar", "last_bar")
+_SHOWN = 5  # differences in a message
 
 
 class DamagedCheckpointError(ResumeError):
-    """A checkpoint that is not what was written."""
+    """A checkpoint that is missing, incomplete or changed since it was written."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """How the Trainer reads and writes checkpoints, last.ckpt and best.ckpt alike."""
+    """Lightning plugin that reads and writes every checkpoint of a run."""
 
     def save_checkpoint(
         self,
@@ -46,7 +50,7 @@ class AtomicCheckpointIO(CheckpointIO):
         path: str | Path,
         storage_options: object = None,  # noqa: ARG002
     ) -> None:
-        """Write in one piece; last.ckpt keeps the one before it as previous.ckpt."""
+        """Write atomically; rename the old last.ckpt to previous.ckpt."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         previous = path.with_name(PREVIOUS) if path.name == LAST else None
@@ -58,7 +62,7 @@ class AtomicCheckpointIO(CheckpointIO):
         map_location: object = None,  # noqa: ARG002
         weights_only: bool | None = None,  # noqa: ARG002
     ) -> dict[str, Any]:
-        """Read onto the CPU, tensors and plain values alone, whatever is asked for."""
+        """Read onto the CPU with `weights_only=True`, whatever the arguments are."""
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
@@ -67,45 +71,45 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def checkpoint_bytes(checkpoint: dict[str, Any]) -> bytes:
-    """The bytes of a checkpoint, with their checksum as the comment of the archive."""
+    """Serialise a checkpoint, with its SHA-256 as the comment of the zip archive."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     content = buffer.getvalue()
-    assert content.endswith(_NO_COMMENT), "the length of its comment ends a zip archive"
-    content = content[: -len(_NO_COMMENT)] + _SEAL_BYTES.to_bytes(2, "little")
-    return content + _SEAL + hashlib.sha256(content).hexdigest().encode()
+    assert content.endswith(_NO_COMMENT), "a zip archive ends with the length of its comment"
+    content = content[: -len(_NO_COMMENT)] + _CHECKSUM_BYTES.to_bytes(2, "little")
+    return content + _CHECKSUM + hashlib.sha256(content).hexdigest().encode()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU, without running any code that it holds.
+    """Read a checkpoint onto the CPU without running any code in it.
 
     Raises:
-        DamagedCheckpointError: the file is missing, cut short or changed.
-        ResumeError: the file asks for code to be run, or is another program's.
+        DamagedCheckpointError: the file is missing, incomplete or changed.
+        ResumeError: the file contains code, or is not a checkpoint of a training run.
     """
     if not path.is_file():
         raise DamagedCheckpointError(f"{path} is missing")
     content = path.read_bytes()
     if content[:2] in _PICKLES:
-        raise _code_in(path, "it is a pickle")
-    if not _is_whole(content):
-        raise DamagedCheckpointError(f"{path} is damaged: it is not what was written")
-    found = _loaded(path, content)
-    if not isinstance(found, dict) or not found.keys() >= _NEEDED:
-        raise ResumeError(f"{path} is no checkpoint of a training run")
-    return found
+        raise _code_error(path, "it is a pickle")
+    if not _is_intact(content):
+        raise DamagedCheckpointError(f"{path} is damaged: its checksum does not match")
+    checkpoint = _load_weights_only(path, content)
+    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= _REQUIRED_KEYS:
+        raise ResumeError(f"{path} is not a checkpoint of a training run")
+    return checkpoint
 
 
 def checkpoint_checksum(path: Path) -> str:
-    """What tells a checkpoint from every other one."""
-    return path.read_bytes()[-_SEAL_BYTES:].decode("ascii", "replace")
+    """Return the checksum that identifies a checkpoint."""
+    return path.read_bytes()[-_CHECKSUM_BYTES:].decode("ascii", "replace")
 
 
 def restore_last_checkpoint(folder: Path) -> None:
-    """Make last.ckpt the newest whole checkpoint of a folder, saying so where it was not.
+    """Replace a damaged last.ckpt by previous.ckpt, with a warning.
 
     Raises:
-        ResumeError: there are checkpoints and none is whole, or one holds code.
+        ResumeError: all checkpoints of the folder are damaged, or one contains code.
     """
     remove_partial_files(folder)
     last, previous = folder / LAST, folder / PREVIOUS
@@ -113,22 +117,22 @@ def restore_last_checkpoint(folder: Path) -> None:
         return
     try:
         read_checkpoint(last)
-    except DamagedCheckpointError as damage:
+    except DamagedCheckpointError as error:
         try:
             step = read_checkpoint(previous)["global_step"]
-        except DamagedCheckpointError as both:
+        except DamagedCheckpointError as second_error:
             raise ResumeError(
-                f"{damage}, and {both}: there is nothing to go on from. Remove {folder} and resume "
-                "again: the run then starts anew, with the same config"
+                f"{error}, and {second_error}, so the run cannot resume. Remove {folder} and "
+                "resume again: the run then starts over with the same config"
             ) from None
-        log.warning("%s; going on from %s, which is of step %d", damage, PREVIOUS, step)
+        log.warning("%s; resuming from %s of step %d", error, PREVIOUS, step)
         previous.replace(last)
 
 
-def _is_whole(content: bytes) -> bool:
-    """Whether the seal fits; without one, whether the checksums inside the archive do."""
-    body, seal = content[:-_SEAL_BYTES], content[-_SEAL_BYTES:]
-    if seal == _SEAL + hashlib.sha256(body).hexdigest().encode():
+def _is_intact(content: bytes) -> bool:
+    """Check the checksum in the comment or, without a comment, those of the archive's members."""
+    body, comment = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
+    if comment == _CHECKSUM + hashlib.sha256(body).hexdigest().encode():
         return True
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -137,39 +141,33 @@ def _is_whole(content: bytes) -> bool:
         return False
 
 
-def _loaded(path: Path, content: bytes) -> object:
+def _load_weights_only(path: Path, content: bytes) -> object:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content))
         if not names:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        raise ResumeError(f"{path} is no checkpoint of ours; it was not loaded") from error
-    raise _code_in(path, f"it names {', '.join(names)}")
+        raise ResumeError(f"{path} is not a checkpoint; it was not loaded") from error
+    raise _code_error(path, f"it names {', '.join(names)}")
 
 
-def _code_in(path: Path, found: str) -> ResumeError:
+def _code_error(path: Path, reason: str) -> ResumeError:
     return ResumeError(
-        f"{path} holds code, which no checkpoint of ours does ({found}); it was not loaded. Find "
-        "out who wrote it, and remove it"
+        f"{path} contains code ({reason}), which checkpoints of robust_fin never do; it was not "
+        "loaded. Find out who wrote it, and remove it"
     )
 
 
-CHECKPOINTS, REFIT = "checkpoints", "refit"
-_LONGER = "trainer.max_"  # what a run that goes on may change
-_BARS = ("data_sha256", "data", "rows_in", "first_bar", "last_bar")
-_SHOWN = 5  # differences in a message
-
-
 def run_origin(run: Path, stage: Path) -> dict[str, Any]:
-    """What a checkpoint keeps of the run that writes it.
+    """Return the entry of a checkpoint that says which run wrote it.
 
     Args:
-        run: the run folder; empty of a bundle where a fit stands alone.
-        stage: folder of the checkpoint; one of a refit keeps which choice it follows.
+        run: run folder; without a bundle the entry is empty.
+        stage: folder of the checkpoint; that of a refit stores the checksum of the chosen fit.
     """
-    choice = stage.parent / LAST
     if not (run / "bundle").is_dir():
         return {"config": {}, "provenance": {}, "choice": None}
+    choice = stage.parent / LAST
     return {
         "config": read_flat_config(run),
         "provenance": read_provenance(run),
@@ -178,39 +176,38 @@ def run_origin(run: Path, stage: Path) -> dict[str, Any]:
 
 
 def prepare_resume(run: Path, *, max_epochs: int | None) -> None:
-    """Make the checkpoints of a run ready to go on from.
+    """Restore the checkpoints of a run, and check that its config is unchanged.
 
     Args:
-        run: the run folder.
-        max_epochs: that it is asked to go on to; None or -1 for no limit.
+        run: run folder.
+        max_epochs: of the resumed run; None or -1 for no limit.
 
     Raises:
-        ResumeError: no checkpoint is whole, one holds code, or the config is not the one that the
-            run was started with.
-        ConfigError: the run is already past max_epochs.
+        ResumeError: a checkpoint cannot be restored or contains code, or the config changed.
+        ConfigError: the run has more epochs than max_epochs.
     """
     folder = run / CHECKPOINTS
     for stage in (folder, folder / REFIT):
         restore_last_checkpoint(stage)
     if not (folder / LAST).is_file():
-        log.warning("%s has no checkpoint yet; the run starts anew", run)
+        log.warning("%s has no checkpoint yet; the run starts over", run)
         return
-    kept = read_checkpoint(folder / LAST)
-    _require_same(
-        _but_longer(kept["lineage"]["config"]),
-        _but_longer(read_flat_config(run)),
-        what=f"{run / 'bundle' / 'config.yaml'} is not the config that the run was started with",
-        remedy="Put it back, or start another run with other settings",
+    checkpoint = read_checkpoint(folder / LAST)
+    _check_equal(
+        _fixed_keys(checkpoint["lineage"]["config"]),
+        _fixed_keys(read_flat_config(run)),
+        what=f"{run / 'bundle' / 'config.yaml'} changed since the run was started",
+        remedy="Restore it, or start another run with other settings",
     )
-    done = epochs_done(kept)
+    done = epochs_done(checkpoint)
     if max_epochs is not None and -1 < max_epochs < done:
         raise ConfigError(
-            f"trainer.max_epochs={max_epochs} is fewer than the {done} epochs that the run has had"
+            f"trainer.max_epochs={max_epochs} is below the {done} epochs that the run has completed"
         )
 
 
 def remove_checkpoints(run: Path) -> None:
-    """Remove those of an earlier run in the same folder, which the new one must not go on from."""
+    """Remove the checkpoints of an earlier run in the same folder."""
     folder = run / CHECKPOINTS
     for stage in (folder, folder / REFIT):
         for name in (LAST, PREVIOUS, BEST):
@@ -218,45 +215,41 @@ def remove_checkpoints(run: Path) -> None:
 
 
 def check_same_bars(run: Path, bars: BarSummary) -> None:
-    """Refuse to go on with other bars; warn of other versions of what computes.
-
-    Raises:
-        ResumeError: names what differs.
-    """
+    """Raise ResumeError if the bars changed since the run was started; warn of other versions."""
     now, last = provenance(bars), run / CHECKPOINTS / LAST
-    before = [read_provenance(run)]
-    if last.is_file():
-        before.append(read_checkpoint(last)["lineage"]["provenance"])
-    for one in before:
-        if one and one["data_sha256"] != now["data_sha256"]:
-            _require_same(
-                {key: one[key] for key in _BARS},
-                {key: now[key] for key in _BARS},
-                what="the bars are not those that the run was started with",
-                remedy="Put the file back, or start another run",
+    started = read_provenance(run)
+    saved = read_checkpoint(last)["lineage"]["provenance"] if last.is_file() else {}
+    for before in (started, saved):
+        if before and before["data_sha256"] != now["data_sha256"]:
+            _check_equal(
+                {key: before[key] for key in _BAR_KEYS},
+                {key: now[key] for key in _BAR_KEYS},
+                what="the bars changed since the run was started",
+                remedy="Restore the file, or start another run",
             )
-    _warn_of_versions(before[0].get("versions", {}), now["versions"])
+    _warn_of_versions(started.get("versions", {}), now["versions"])
 
 
 def can_resume_refit(run: Path) -> bool:
-    """Whether the refit's checkpoint follows the choice as it is now, and was to go as far."""
-    folder = run / CHECKPOINTS
-    if not (folder / REFIT / LAST).is_file() or not (folder / LAST).is_file():
+    """Return True if the refit's checkpoint belongs to the current choice and config."""
+    choice, refit = run / CHECKPOINTS / LAST, run / CHECKPOINTS / REFIT / LAST
+    if not refit.is_file() or not choice.is_file():
         return False
-    kept = read_checkpoint(folder / REFIT / LAST)["lineage"]
-    return kept["choice"] == checkpoint_checksum(folder / LAST) and kept[
-        "config"
-    ] == read_flat_config(run)
+    origin = read_checkpoint(refit)["lineage"]
+    return (origin["choice"], origin["config"]) == (
+        checkpoint_checksum(choice),
+        read_flat_config(run),
+    )
 
 
-def _but_longer(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if not key.startswith(_LONGER)}
+def _fixed_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if not key.startswith(_MAY_CHANGE)}
 
 
-def _require_same(
+def _check_equal(
     before: Mapping[str, Any], now: Mapping[str, Any], *, what: str, remedy: str
 ) -> None:
-    absent = "not there"
+    absent = "absent"
     differ = [
         f"{key} is {now.get(key, absent)}, was {before.get(key, absent)}"
         for key in {**before, **now}
@@ -272,7 +265,7 @@ def _warn_of_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> None
               if now.get(name) != old]  # fmt: skip
     if differ:
         log.warning(
-            "the run was started with other versions, and may go on with other numbers in the last "
+            "the run was started with other versions, so its results may differ in the last "
             "digits: %s",
             ", ".join(differ),
         )

@@ -12,21 +12,22 @@ from torch import Tensor, nn
 from robust_fin.errors import ConfigError, NonFiniteError
 from robust_fin.training.recovery.record import NonFiniteStep, StepRecorder
 
-HISTORY = 100  # gradient norms that a record holds
-WINDOW = 1 << 16  # and those that wait to be drawn, at most
-FP16_PRECISIONS = (16, "16", "16-mixed")
-REMEDY = "Lower optimizer.lr, or tame the features with transform=robust_clip"
+RECORDED_NORMS = 100  # gradient norms kept for a record
+_UNREAD_NORMS = 1 << 16  # gradient norms kept for the next diagnosis, at most
+_STORED = ("rollbacks", "nonfinite_steps", "largest_norm")
+_FP16 = (16, "16", "16-mixed")
+REMEDY = "Lower optimizer.lr, or limit the features with transform=robust_clip"
 
 
 class StepNumbers(NamedTuple):
-    """What a step is judged by before it is taken.
+    """The numbers that decide whether an optimizer step is taken.
 
     Attributes:
-        loss: sum over the batches of the step; read too, because under Huber or absolute loss an
-            infinite target has a finite gradient.
+        loss: sum over the batches of the step. Under Huber or absolute loss an infinite target has
+            a finite gradient, so the gradient alone is not enough.
         gradient_norm: of all gradients, before clipping.
-        weights: norm of each weight. A norm overflows where a square does, in float32 from 1.8e19
-            on: such a weight is as lost as an infinite one.
+        weights: norm of each weight. A norm overflows when a square does, in float32 from 1.8e19
+            on. Such a weight counts as not finite.
     """
 
     loss: float
@@ -35,15 +36,15 @@ class StepNumbers(NamedTuple):
 
     @property
     def finite(self) -> bool:
-        """Whether the step may be taken."""
+        """True if the step may be taken."""
         return all(map(math.isfinite, (self.loss, self.gradient_norm, *self.weights)))
 
 
 @torch.no_grad()
 def read_step(loss: Tensor, gradient_norm: Tensor, weights: Sequence[nn.Parameter]) -> StepNumbers:
-    """The numbers of a step, brought from the device at once.
+    """Copy the numbers of a step from the device in one transfer.
 
-    The weights are those that the step before left, so that a bad one is met before it is used.
+    The weights are those that the previous step left, so a bad weight is noticed before it is used.
     """
     norms = torch._foreach_norm(list(weights))
     first, second, *rest = torch.stack([loss.float(), gradient_norm, *norms]).tolist()
@@ -51,10 +52,10 @@ def read_step(loss: Tensor, gradient_norm: Tensor, weights: Sequence[nn.Paramete
 
 
 def is_skipped_by_scaler(numbers: StepNumbers, scaler: torch.amp.GradScaler | None) -> bool:
-    """Whether a step that is not finite is the fp16 scaler's to skip, and no failure.
+    """Return True if the fp16 scaler handles a step whose numbers are not all finite.
 
-    It skips a step whose gradient overflows and halves its scale. A loss or a weight that is not
-    finite it cannot heal, nor a gradient that is not finite without any scaling.
+    The scaler skips a step whose gradient overflows, and halves its scale. It cannot repair a loss
+    or a weight that is not finite, nor a gradient that is not finite at scale 1.
 
     Args:
         numbers: not all finite.
@@ -66,125 +67,115 @@ def is_skipped_by_scaler(numbers: StepNumbers, scaler: torch.amp.GradScaler | No
 
 
 class StepGuard:
-    """Refuses a step that is not finite, after recording what is needed to see it again.
+    """Rejects an optimizer step that is not finite, after writing a record for `replay`.
 
     Args:
         recorder: writes the record; None writes none.
 
     Attributes:
         norms: gradient norms of the last steps, the newest last.
-        window: those that no diagnosis has read yet.
+        window: gradient norms since the last diagnosis.
         rollbacks: of this fit so far; each halves the learning rate.
-        nonfinite_steps: that were not taken: each led to a rollback, or the fp16 scaler skipped it.
-        largest_norm: of the gradients of all steps taken, before clipping; NaN before the first.
+        nonfinite_steps: steps that were not taken: rolled back, or skipped by the fp16 scaler.
+        largest_norm: largest gradient norm so far, before clipping; NaN before the first step.
     """
 
     def __init__(self, recorder: StepRecorder | None = None) -> None:
-        """Nothing happened yet."""
         self.recorder = recorder
-        self.norms: deque[float] = deque(maxlen=HISTORY)
-        self.window: deque[float] = deque(maxlen=WINDOW)
+        self.norms: deque[float] = deque(maxlen=RECORDED_NORMS)
+        self.window: deque[float] = deque(maxlen=_UNREAD_NORMS)
         self.rollbacks = self.nonfinite_steps = 0
         self.largest_norm = math.nan
 
     @property
     def rate_factor(self) -> float:
-        """Of the learning rate."""
+        """Factor of the learning rate after the rollbacks so far."""
         return 0.5**self.rollbacks
 
-    def note(self, norms: Sequence[float]) -> None:
-        """Remember gradient norms."""
+    def add_norms(self, norms: Sequence[float]) -> None:
+        """Append gradient norms."""
         self.norms.extend(norms)
         self.window.extend(norms)
-        taken = [one for one in (*norms, self.largest_norm) if math.isfinite(one)]
-        self.largest_norm = max(taken, default=math.nan)
+        finite = [norm for norm in (*norms, self.largest_norm) if math.isfinite(norm)]
+        self.largest_norm = max(finite, default=math.nan)
 
     def state_dict(self) -> dict[str, float]:
-        """What a run that goes on must know."""
-        return {
-            "rollbacks": self.rollbacks,
-            "nonfinite_steps": self.nonfinite_steps,
-            "largest_norm": self.largest_norm,
-        }
+        """Return the counts that a checkpoint stores."""
+        return {name: getattr(self, name) for name in _STORED}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on with the counts of a checkpoint."""
-        self.rollbacks, self.nonfinite_steps = (
-            int(state[name]) for name in ("rollbacks", "nonfinite_steps")
-        )
-        self.largest_norm = state["largest_norm"]
+        """Restore the counts of a checkpoint."""
+        for name in _STORED:
+            setattr(self, name, state[name])
 
-    def reject(self, bad: NonFiniteStep) -> NoReturn:
-        """Record the step and stop.
-
-        Raises:
-            NonFiniteError: says what was not finite, and where the record lies.
-        """
-        told = "" if self.recorder is None else self.recorder.told(bad, norms=list(self.norms))
+    def reject(self, step: NonFiniteStep) -> NoReturn:
+        """Write the record of a step and raise NonFiniteError."""
+        hint = ""
+        if self.recorder is not None:
+            path = self.recorder.try_write(step, norms=list(self.norms))
+            if path is not None:
+                hint = f". python -m robust_fin.replay record={path} shows the module and the rows"
         raise NonFiniteError(
-            f"the loss is {bad.loss} and the gradient's norm {bad.gradient_norm} at step "
-            f"{bad.step}, before the weights were changed; {bad.reason}. {REMEDY}{told}"
+            f"the loss is {step.loss} and the gradient norm {step.gradient_norm} at step "
+            f"{step.step}, before the weights were changed; {step.reason}. {REMEDY}{hint}"
         )
+
+
+def nonfinite_weights(net: nn.Module) -> list[str]:
+    """Return the names of weights and buffers that are NaN, infinite or too large to square."""
+    large = {name for name, weight in net.named_parameters() if not weight.norm().isfinite()}
+    state = net.state_dict().items()
+    return [name for name, value in state if name in large or not value.isfinite().all()]
 
 
 def describe_nonfinite(net: nn.Module) -> str:
-    """The weights and gradients of a net that are not finite, in words."""
-    named = dict(net.named_parameters())
-    weights = [name for name, p in named.items() if not torch.isfinite(p.norm())]
-    if weights:
-        return f"weights that are not finite already before it: {', '.join(weights)}"
-    bad = [n for n, p in named.items() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    """Name the weights of a net that are not finite, or else the gradients."""
+    if weights := nonfinite_weights(net):
+        return f"weights that were not finite before the step: {', '.join(weights)}"
+    gradients = {name: weight.grad for name, weight in net.named_parameters()}
+    bad = [k for k, grad in gradients.items() if grad is not None and not grad.isfinite().all()]
     return f"gradients that are not finite: {', '.join(bad) or 'none'}"
 
 
 def check_finite_weights(net: nn.Module, *, when: str) -> None:
-    """Stop when a weight is NaN or infinite, or so large that its square is.
+    """Raise NonFiniteError if a weight is NaN, infinite or too large to square.
 
     Args:
-        net: whose weights are read.
+        net: the module to check.
         when: for the message, such as `at the end of epoch 3`.
-
-    Raises:
-        NonFiniteError: names the weights.
     """
-    bad = [name for name, one in net.state_dict().items() if not torch.isfinite(one).all()]
-    large = [name for name, p in net.named_parameters() if not torch.isfinite(p.norm())]
-    bad += [name for name in large if name not in bad]
-    if bad:
-        raise NonFiniteError(
-            f"weights are not finite {when}: {', '.join(bad)}. The run stops; lower optimizer.lr"
-        )
+    if bad := nonfinite_weights(net):
+        raise NonFiniteError(f"weights are not finite {when}: {', '.join(bad)}. Lower optimizer.lr")
 
 
 class StopOnNonFiniteWeights(L.Callback):
-    """Reads every weight where weights are used or handed on, so that none ends "finished"."""
+    """Stops a run whose weights are not finite before they are validated, saved or returned."""
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check before a figure could be made of them."""
+        """Check before validation."""
         check_finite_weights(pl_module, when=f"at step {trainer.global_step}")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check after the epoch's last step."""
+        """Check after the last step of the epoch."""
         check_finite_weights(pl_module, when=f"at the end of epoch {trainer.current_epoch}")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check what is handed on."""
+        """Check the final weights."""
         check_finite_weights(pl_module, when=f"after {trainer.global_step} steps")
 
 
 def check_precision(precision: int | str, *, accelerator: str) -> None:
-    """Refuse fp16 mixed precision on a CPU, where Lightning would take bf16 instead.
+    """Raise ConfigError for fp16 on a CPU, where Lightning would silently use bf16.
 
     Args:
-        precision: the Trainer's.
-        accelerator: the Trainer's.
-
-    Raises:
-        ConfigError: says what to write instead.
+        precision: of the Trainer.
+        accelerator: of the Trainer.
     """
-    automatic = accelerator == "auto" and not torch.accelerator.is_available()
-    if precision in FP16_PRECISIONS and (accelerator == "cpu" or automatic):
+    on_cpu = accelerator == "cpu" or (
+        accelerator == "auto" and not torch.accelerator.is_available()
+    )
+    if precision in _FP16 and on_cpu:
         raise ConfigError(
-            f"trainer.precision={precision} is for a GPU; on a CPU write "
+            f"trainer.precision={precision} needs a GPU; on a CPU use "
             "trainer.precision=bf16-mixed or 32-true"
         )

@@ -53,7 +53,7 @@ def strokes(figure: Figure) -> list[tuple[float, float]]:
     return [(float(one[0][1]), float(one[1][1])) for one in segments]
 
 
-def test_groups_stand_at_their_estimates_with_their_intervals() -> None:
+def test_groups_are_drawn_at_their_estimates_with_intervals() -> None:
     figure = Figure()
     draw_groups(figure, GROUPS, overall=OVERALL, axis_label="month")
     container = figure.axes[0].containers[0]
@@ -67,7 +67,7 @@ def test_groups_stand_at_their_estimates_with_their_intervals() -> None:
     assert top > 0.06
 
 
-def test_many_groups_leave_room_between_their_labels() -> None:
+def test_many_groups_get_fewer_labels() -> None:
     figure = Figure()
     many = [GroupMetrics(f"{2000 + k}-01", 1, 9, OVERALL, SKILL) for k in range(40)]
     draw_groups(figure, many, overall=OVERALL, axis_label="month")
@@ -87,7 +87,7 @@ def test_calibration_is_drawn_against_the_diagonal() -> None:
     assert strokes(figure)[1] == pytest.approx((0.5, 0.56))
 
 
-def test_the_path_is_drawn_in_percent_of_the_models_asked_for() -> None:
+def test_path_is_drawn_in_percent_for_the_given_models() -> None:
     dates = np.array(["2024-01-02", "2024-01-03", "2024-03-01"], dtype="datetime64[s]")
     saved = {"net": np.array([0.001, 0.002, 0.004]), "ridge": np.zeros(3)}
     figure = Figure()
@@ -98,7 +98,7 @@ def test_the_path_is_drawn_in_percent_of_the_models_asked_for() -> None:
     assert (labels[0], labels[-1]) == ("24-01-02", "24-03-01")
 
 
-def test_every_member_is_counted_and_has_its_stroke() -> None:
+def test_every_member_is_counted_and_marked() -> None:
     figure = Figure()
     values = np.random.default_rng(0).normal(size=50)
     draw_members(figure, {"skill": values, "IC": values[:20]}, mean={"skill": 0.5, "IC": 0.0})
@@ -108,7 +108,7 @@ def test_every_member_is_counted_and_has_its_stroke() -> None:
     assert lines(figure)["their mean forecast"][0] == [0.5, 0.5]
 
 
-def test_each_loss_stands_beside_its_constants() -> None:
+def test_each_loss_is_drawn_with_its_constant() -> None:
     figure = Figure()
     curves = {"objective on train": curve(3, 2), "loss on val": curve(2, 1)}
     draw_losses(figure, curves, trivial={"loss on val": curve(1.5, 1.5)})
@@ -116,7 +116,7 @@ def test_each_loss_stands_beside_its_constants() -> None:
     assert lines(figure, 1) == {"net": ([0, 1], [2, 1]), "constant": ([0, 1], [1.5, 1.5])}
 
 
-def test_gradient_norms_are_on_a_logarithmic_scale_with_the_clip() -> None:
+def test_gradient_norms_have_a_log_scale_and_the_clip_threshold() -> None:
     figure = Figure()
     draw_norms(figure, {"norm": curve(0.1, 10)}, clip=1.0)
     assert figure.axes[0].get_yscale() == "log"
@@ -128,7 +128,7 @@ def test_gradient_norms_are_on_a_logarithmic_scale_with_the_clip() -> None:
     assert list(lines(figure)) == ["norm"]
 
 
-def test_the_svg_is_one_element_of_the_page() -> None:
+def test_svg_is_a_single_page_element() -> None:
     svg = render_plot(picture()).svg
     assert svg.startswith('<svg role="img" aria-labelledby="months-title" aria-describedby="')
     assert svg.endswith("</svg>\n")
@@ -142,7 +142,7 @@ def test_the_svg_is_one_element_of_the_page() -> None:
     assert all(one.startswith("months-") for one in ids)
 
 
-def test_the_svg_has_the_pages_colours_and_letters() -> None:
+def test_svg_uses_the_colours_and_font_of_the_page() -> None:
     svg = render_plot(picture()).svg
     assert re.findall(r"#[0-9a-fA-F]{6}\b", svg) == []
     assert {"var(--blue)", "var(--orange)", "var(--line)", "currentColor"} <= set(
@@ -152,7 +152,7 @@ def test_the_svg_has_the_pages_colours_and_letters() -> None:
     assert "sans-serif" in svg
 
 
-def test_the_same_picture_is_the_same_file_and_another_shares_no_id() -> None:
+def test_rendering_is_deterministic_and_ids_are_unique() -> None:
     one, again, other = (
         render_plot(picture()),
         render_plot(picture()),
@@ -185,13 +185,13 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_contrast_is_aa_by_day_by_night_and_on_paper() -> None:
+def test_contrast_is_aa_in_light_dark_and_print() -> None:
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
-    found = palettes()
-    assert len(found) == 3
-    for palette in found:
+    result = palettes()
+    assert len(result) == 3
+    for palette in result:
         for name in ("ink", "soft", *COLOURS):
             assert contrast(palette[name], palette["page"]) >= 4.5, name
         assert contrast(palette["ink"], palette["box"]) >= 4.5
-    assert {name: found[0][name] for name in COLOURS} == COLOURS
-    assert (found[0]["ink"], found[0]["line"]) == (INK, LINE)
+    assert {name: result[0][name] for name in COLOURS} == COLOURS
+    assert (result[0]["ink"], result[0]["line"]) == (INK, LINE)

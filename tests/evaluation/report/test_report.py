@@ -39,7 +39,7 @@ def page(planted: tuple[Path, object, dict[str, float]]) -> Page:
     return Page.read(planted[0] / "report.html")
 
 
-def test_cells_are_set_with_their_intervals() -> None:
+def test_numbers_are_formatted_with_their_intervals() -> None:
     assert (
         format_percent_interval(Interval(0.02125, 0.01168, 0.02798)) == "+2.125 % [+1.168, +2.798]"
     )
@@ -62,15 +62,15 @@ def test_a_planted_signal_is_called_skill(page: Page, planted: tuple) -> None:
 
 
 def test_pure_noise_is_called_no_skill(tmp_path: Path) -> None:
-    found, _ = write_run(tmp_path / "noise", scored(strength=0.0), pictures=False)
+    result, _ = write_run(tmp_path / "noise", scored(strength=0.0), pictures=False)
     page = Page.read(tmp_path / "noise" / "report.html")
     assert page.all("h1")[0].text == "No skill"
     (said,) = [one.text for one in page.all("p") if one.attributes.get("class") == "verdict"]
-    assert said == verdict(found)
+    assert said == verdict(result)
     assert said.startswith("No skill")
 
 
-def test_the_table_of_models_says_what_metrics_json_says(page: Page, planted: tuple) -> None:
+def test_models_table_matches_metrics_json(page: Page, planted: tuple) -> None:
     metrics = planted[2]
     table = page.table("Test span")
     assert list(table) == ["net", "constant", "minus the last return", "ridge"]
@@ -88,7 +88,7 @@ def test_the_table_of_models_says_what_metrics_json_says(page: Page, planted: tu
         assert less == "{:.4f} [{:.4f}, {:.4f}]".format(*ends)
 
 
-def test_losses_stand_beside_the_constants(page: Page, planted: tuple) -> None:
+def test_spans_table_matches_metrics_json(page: Page, planted: tuple) -> None:
     table = page.table("Metrics by span")
     assert table["loss"]["net, test"] == f"{planted[2]['test/loss']:.6g}"
     assert table["loss_trivial"]["net, test"] == f"{planted[2]['test/loss_trivial']:.6g}"
@@ -116,11 +116,11 @@ def test_months_and_hours_have_the_rank_ic_of_their_rows(page: Page) -> None:
     assert table["03:00"]["rank IC"].split()[0] == f"{value:.4f}"
 
 
-def test_calibration_path_and_members_are_in_numbers(page: Page, planted: tuple) -> None:
-    _, found, metrics = planted
+def test_calibration_path_and_members_are_tabulated(page: Page, planted: tuple) -> None:
+    _, result, metrics = planted
     deciles = page.table("Deciles of the forecast")
     assert len(deciles) == 10
-    last = found.calibration.deciles[-1]
+    last = result.calibration.deciles[-1]
     assert deciles["10"]["mean realised rank"].startswith(f"{last.target.estimate:.4f} [")
     path = page.table("Share of the constant's loss saved")
     assert list(path) == ["2024-01-31", "2024-02-29", "2024-03-31", "2024-04-29"]
@@ -130,7 +130,7 @@ def test_calibration_path_and_members_are_in_numbers(page: Page, planted: tuple)
     assert members["rank_ic, test"]["max"] == f"{greatest:.6g}"
 
 
-def test_rows_provenance_and_config_are_there_and_escaped(page: Page) -> None:
+def test_rows_provenance_and_config_are_shown_and_escaped(page: Page) -> None:
     ledger = page.table("Every input row")
     assert {name: row["rows"] for name, row in ledger.items()} == {
         "input rows": "9,700", "dropped: vwap <undefined>": "100",
@@ -142,7 +142,7 @@ def test_rows_provenance_and_config_are_there_and_escaped(page: Page) -> None:
     assert "gradient_clip_val: 1.0" in page.all("pre")[0].text
 
 
-def test_a_screen_reader_finds_its_way(page: Page) -> None:
+def test_page_is_accessible_to_a_screen_reader(page: Page) -> None:
     assert page.unbalanced == []
     assert page.all("html")[0].attributes["lang"] == "en"
     assert [len(page.all(tag)) for tag in ("header", "nav", "main", "footer", "h1")] == [1] * 5
@@ -158,7 +158,7 @@ def test_a_screen_reader_finds_its_way(page: Page) -> None:
             assert set(one.attributes.get(named, "").split()) <= set(ids)
 
 
-def test_every_picture_is_said_in_numbers(page: Page) -> None:
+def test_every_plot_is_described_in_numbers(page: Page) -> None:
     pictures = page.all("svg")
     assert [one.attributes["aria-labelledby"] for one in pictures] == [
         f"{name}-title" for name in PICTURES
@@ -173,7 +173,7 @@ def test_every_picture_is_said_in_numbers(page: Page) -> None:
     assert said["norms-description"].endswith("largest 0.5; clipped above 1.")
 
 
-def test_nothing_is_fetched_and_nothing_runs(page: Page) -> None:
+def test_page_fetches_nothing_and_runs_no_script(page: Page) -> None:
     assert page.all("script") == []
     for one in page.elements:
         for name, value in one.attributes.items():
@@ -185,17 +185,17 @@ def test_nothing_is_fetched_and_nothing_runs(page: Page) -> None:
     assert "@import" not in style
 
 
-def test_the_same_data_write_the_same_page(planted: tuple, tmp_path: Path, page: Page) -> None:
+def test_report_is_deterministic(planted: tuple, tmp_path: Path, page: Page) -> None:
     write_run(tmp_path / "planted", scored(strength=0.2), members=16)
     again = (tmp_path / "planted" / "report.html").read_bytes()
     assert again == (planted[0] / "report.html").read_bytes()
     assert len(page.elements) > 500
 
 
-def test_the_pictures_are_in_tensorboard_once(planted: tuple) -> None:
-    run, found, metrics = planted
+def test_results_are_in_tensorboard_once(planted: tuple) -> None:
+    run, result, metrics = planted
     table = scored(strength=0.2)
-    publish(run, table, found, metrics=metrics, pictures=True)  # again
+    publish(run, table, result, metrics=metrics, pictures=True)  # again
     folder = run / "tensorboard"
     assert len(list(folder.glob("*.report"))) == 1
     events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
@@ -205,16 +205,16 @@ def test_the_pictures_are_in_tensorboard_once(planted: tuple) -> None:
     assert [one.step for one in events.Scalars("val/loss")] == [99, 199]
     skill, last = events.Scalars("report/skill/net")
     assert (skill.step, last.step, last.value) == (0, 199, skill.value)
-    assert skill.value == pytest.approx(found.net.skill.estimate, rel=1e-6)
-    for name, one in found.baselines.items():
+    assert skill.value == pytest.approx(result.net.skill.estimate, rel=1e-6)
+    for name, one in result.baselines.items():
         skill, _ = events.Scalars(f"report/skill/{name}")
         assert skill.value == pytest.approx(one.skill.estimate, rel=1e-6)
     assert "report/rank_ic/constant" not in events.Tags()["scalars"]
     (said,) = events.Tensors("report/verdict")
-    assert said.tensor_proto.string_val == [verdict(found).encode()]
+    assert said.tensor_proto.string_val == [verdict(result).encode()]
 
 
-def test_without_matplotlib_every_number_is_there(
+def test_report_without_matplotlib_has_every_number(
     page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("robust_fin.evaluation.report.plots.find_spec", lambda _: None)
@@ -229,28 +229,28 @@ def test_without_matplotlib_every_number_is_there(
     assert "report/skill/net" in events.Tags()["scalars"]
 
 
-def test_a_control_is_called_one(tmp_path: Path) -> None:
+def test_report_of_a_control_says_so(tmp_path: Path) -> None:
     table = scored(strength=0.2)
-    found, metrics = write_run(tmp_path / "run", table, pictures=False)
+    result, metrics = write_run(tmp_path / "run", table, pictures=False)
     config = tmp_path / "run" / "bundle" / "config.yaml"
     config.write_text(config.read_text().replace("kept", "shuffled"))
-    publish(tmp_path / "run", table, found, metrics=metrics, pictures=False)
+    publish(tmp_path / "run", table, result, metrics=metrics, pictures=False)
     said = [one.text for one in Page.read(tmp_path / "run" / "report.html").all("p")]
     assert "This is a control: the net was trained on shuffled labels." in said
 
 
-def test_a_folder_with_predictions_alone_gets_its_report(tmp_path: Path) -> None:
+def test_report_needs_only_predictions(tmp_path: Path) -> None:
     table = scored(strength=0.2)
-    found, metrics = write_run(tmp_path / "whole", table, pictures=False)
+    result, metrics = write_run(tmp_path / "whole", table, pictures=False)
     (tmp_path / "bare").mkdir()
-    publish(tmp_path / "bare", table, found, metrics=metrics, pictures=False)
+    publish(tmp_path / "bare", table, result, metrics=metrics, pictures=False)
     page = Page.read(tmp_path / "bare" / "report.html")
     said = [one.text for one in page.all("p")]
     assert "The run has no rows.json." in said
     assert "The run has no training curves: it used no TensorBoard logger." in said
 
 
-def test_a_net_that_is_constant_has_a_report(tmp_path: Path) -> None:
+def test_report_of_a_constant_net(tmp_path: Path) -> None:
     table = scored(strength=0.2)
     table.loc[table["model"] == "net", "score"] = 0.5
     write_run(tmp_path / "run", table)
@@ -259,7 +259,7 @@ def test_a_net_that_is_constant_has_a_report(tmp_path: Path) -> None:
     assert page.table("Rank IC by month")["2024-01"]["rank IC"] == "none"
 
 
-def test_training_and_evaluating_write_it(
+def test_train_and_evaluate_write_the_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

@@ -37,14 +37,14 @@ def begun(run: Path, settings: Mapping[str, object] = SETTINGS, *words: str) -> 
     return run / "tensorboard"
 
 
-def test_a_run_that_begins_has_its_settings_and_no_end(tmp_path: Path) -> None:
+def test_session_start_records_settings_and_no_end(tmp_path: Path) -> None:
     board = Board(begun(tmp_path / "run", SETTINGS, "optimizer.lr=0.003", "seed=1"))
     assert board.settings() == {"seed": 1.0, "optimizer.lr": 0.003}
     assert [one.title for one in board.layout().category][:2] == ["loss", "skill"]
     assert not board.has_ended()
 
 
-def test_what_training_forgets_when_it_starts_is_not_the_session(tmp_path: Path) -> None:
+def test_session_survives_the_purge_when_training_starts(tmp_path: Path) -> None:
     folder = begun(tmp_path / "run")
     write_events(folder, {"val/loss": {9: 0.5}}, name="1795460628.host.7.0")
     (curves,) = folder.glob("*.7.0")
@@ -59,7 +59,7 @@ def test_what_training_forgets_when_it_starts_is_not_the_session(tmp_path: Path)
 
 
 @pytest.mark.parametrize("curves", [True, False])
-def test_a_failure_is_marked_with_its_reason(tmp_path: Path, curves: bool) -> None:
+def test_failure_is_recorded_with_its_reason(tmp_path: Path, curves: bool) -> None:
     folder = begun(tmp_path / "run")
     if curves:
         write_events(folder, {"val/loss": {9: 0.5}}, name="1795460628.host.7.0")
@@ -79,14 +79,14 @@ def test_a_failure_is_marked_with_its_reason(tmp_path: Path, curves: bool) -> No
     assert Board(folder).end().status == api_pb2.STATUS_SUCCESS
 
 
-def test_a_run_that_was_interrupted_stays_open(tmp_path: Path) -> None:
+def test_interrupted_run_stays_open(tmp_path: Path) -> None:
     folder = begun(tmp_path / "run")
     with pytest.raises(Interrupted), mark_failure(tmp_path / "run"):
         raise Interrupted("stopped")
     assert not Board(folder).has_ended()
 
 
-def test_without_a_tensorboard_nothing_is_written(tmp_path: Path) -> None:
+def test_nothing_is_written_without_tensorboard_logger(tmp_path: Path) -> None:
     other = {**SETTINGS, "logger": {"_target_": "lightning.pytorch.loggers.CSVLogger"}}
     folder = begun(tmp_path / "run", other)
     with pytest.raises(ValueError, match="late"), mark_failure(tmp_path / "run"):
@@ -95,23 +95,23 @@ def test_without_a_tensorboard_nothing_is_written(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_curves_are_read_by_stage_and_a_resumed_run_counts_once(tmp_path: Path) -> None:
+def test_read_curves_by_stage_keeps_the_later_value_of_a_resumed_run(tmp_path: Path) -> None:
     write_events(tmp_path, {"val/loss": {9: 0.5, 19: 0.4}}, name="1.a")
     write_events(tmp_path, {"val/loss": {19: 0.25, 29: 0.125}, "lr": {0: 1.0}}, name="2.a")
     write_events(tmp_path / "refit", {"lr": {4: math.inf}}, name="3.a")
-    found = read_curves(tmp_path)
-    assert list(found) == ["", "refit"]
-    assert sorted(found[""]) == ["lr", "val/loss"]
-    assert found[""]["val/loss"].steps.tolist() == [9, 19, 29]
-    assert found[""]["val/loss"].values.tolist() == [0.5, 0.25, 0.125]
-    assert np.isnan(found["refit"]["lr"].values).tolist() == [True]
+    result = read_curves(tmp_path)
+    assert list(result) == ["", "refit"]
+    assert sorted(result[""]) == ["lr", "val/loss"]
+    assert result[""]["val/loss"].steps.tolist() == [9, 19, 29]
+    assert result[""]["val/loss"].values.tolist() == [0.5, 0.25, 0.125]
+    assert np.isnan(result["refit"]["lr"].values).tolist() == [True]
 
 
-def test_a_run_without_event_files_has_no_curves(tmp_path: Path) -> None:
+def test_read_curves_is_empty_without_event_files(tmp_path: Path) -> None:
     assert read_curves(tmp_path / "tensorboard") == {}
 
 
-def test_the_reports_own_event_file_is_none_of_training(tmp_path: Path) -> None:
+def test_report_events_are_not_training_events(tmp_path: Path) -> None:
     write_events(tmp_path, {"lr": {1: 0.5}}, name="1.a")
     write_events(tmp_path, {"lr": {1: 0.75}}, name="1.a.report")
     assert [path.name for path in event_files(tmp_path)] == ["events.out.tfevents.1.a"]

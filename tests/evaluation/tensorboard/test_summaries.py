@@ -35,7 +35,7 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def test_the_main_settings_keep_their_types() -> None:
+def test_main_settings_keep_their_types() -> None:
     assert hyperparameters(SETTINGS, []) == {
         "model": "ResidualMLP", "loss": "squared", "seed": 3.0, "batch_size": 256.0,
         "model.hidden": "16, 8", "model.residual": True, "model.dropout": 0.1,
@@ -58,18 +58,18 @@ def test_the_main_settings_keep_their_types() -> None:
         ("trainer.enable_progress_bar=false", {}),
     ],
 )
-def test_what_the_command_line_set_is_there_too(word: str, added: dict[str, object]) -> None:
+def test_command_line_overrides_are_added(word: str, added: dict[str, object]) -> None:
     assert hyperparameters(SETTINGS, [word]) == {**hyperparameters(SETTINGS, []), **added}
 
 
-def test_every_run_names_the_same_figures_and_main_settings() -> None:
+def test_every_run_lists_the_same_metrics_and_main_settings() -> None:
     words = ["+experiment=smoke", "optimizer.lr=0.003"]
     experiment, start = session_start(hyperparameters(SETTINGS, words), words)
     assert experiment.tag == "_hparams_/experiment"
-    found = metadata.parse_experiment_plugin_data(experiment.metadata.plugin_data.content)
-    infos = {one.name: one for one in found.hparam_infos}
+    result = metadata.parse_experiment_plugin_data(experiment.metadata.plugin_data.content)
+    infos = {one.name: one for one in result.hparam_infos}
     assert set(infos) == {*GROUPS, *KEYS, "experiment"}
-    assert [one.name for one in found.hparam_infos if one.differs] == ["optimizer.lr"]
+    assert [one.name for one in result.hparam_infos if one.differs] == ["optimizer.lr"]
     kinds = {name: infos[name].type for name in ("seed", "model.residual", "model", "loss.delta")}
     assert kinds == {
         "seed": api_pb2.DATA_TYPE_FLOAT64,
@@ -77,7 +77,7 @@ def test_every_run_names_the_same_figures_and_main_settings() -> None:
         "model": api_pb2.DATA_TYPE_STRING,
         "loss.delta": api_pb2.DATA_TYPE_STRING,  # this run has none
     }
-    named = [(one.name.group, one.name.tag, one.display_name) for one in found.metric_infos]
+    named = [(one.name.group, one.name.tag, one.display_name) for one in result.metric_infos]
     assert named == [("", f"report/{name}", name) for name in METRICS]
     assert METRICS[0] == "val/skill"
     began = metadata.parse_session_start_info_plugin_data(start.metadata.plugin_data.content)
@@ -89,18 +89,18 @@ def test_every_run_names_the_same_figures_and_main_settings() -> None:
 @pytest.mark.parametrize(
     ("failed", "status"), [(False, api_pb2.STATUS_SUCCESS), (True, api_pb2.STATUS_FAILURE)]
 )
-def test_a_session_ends_one_way_or_the_other(failed: bool, status: int) -> None:
+def test_session_end_records_success_or_failure(failed: bool, status: int) -> None:
     content = session_end(failed=failed).metadata.plugin_data.content
     assert metadata.parse_session_end_info_plugin_data(content).status == status
 
 
-def test_the_buckets_hold_every_number_between_their_ends() -> None:
+def test_histogram_counts_every_value_in_its_bucket() -> None:
     values = np.random.default_rng(0).normal(size=999)
-    found = histogram("spread", values).histo
-    assert (found.num, found.min, found.max) == (999, values.min(), values.max())
-    assert found.sum == pytest.approx(values.sum())
-    assert found.sum_squares == pytest.approx((values**2).sum())
-    ends, counts = np.array(found.bucket_limit), np.array(found.bucket)
+    result = histogram("spread", values).histo
+    assert (result.num, result.min, result.max) == (999, values.min(), values.max())
+    assert result.sum == pytest.approx(values.sum())
+    assert result.sum_squares == pytest.approx((values**2).sum())
+    ends, counts = np.array(result.bucket_limit), np.array(result.bucket)
     assert (ends.size, counts.size) == (BUCKETS + 1, BUCKETS + 1)
     assert counts[0] == 0
     assert counts.sum() == 999
@@ -109,12 +109,12 @@ def test_the_buckets_hold_every_number_between_their_ends() -> None:
         assert counts[place] == inside.sum()
 
 
-def test_one_number_over_and_over_is_a_histogram() -> None:
-    found = histogram("same", np.full(7, 0.5)).histo
-    assert sum(found.bucket) == found.num == 7
+def test_histogram_of_a_constant() -> None:
+    result = histogram("same", np.full(7, 0.5)).histo
+    assert sum(result.bucket) == result.num == 7
 
 
-def test_points_are_read_back_where_they_were_written(tmp_path: Path) -> None:
+def test_written_points_are_read_back(tmp_path: Path) -> None:
     path = tmp_path / "events.out.tfevents.1.host"
     write_events(path, {-1: [text("words", "**a** | b")], 7: scalars({"one": 0.25, "two": -3.0})})
     board = Board(tmp_path)
@@ -136,8 +136,8 @@ TAGS = (
 
 
 def charts(*, members: bool) -> dict[str, dict[str, Chart]]:
-    found = Layout.FromString(layout(members=members).tensor.string_val[0])
-    return {one.title: {chart.title: chart for chart in one.chart} for one in found.category}
+    result = Layout.FromString(layout(members=members).tensor.string_val[0])
+    return {one.title: {chart.title: chart for chart in one.chart} for one in result.category}
 
 
 def drawn(chart: Chart) -> list[str]:
@@ -164,11 +164,11 @@ def drawn(chart: Chart) -> list[str]:
         ("units and forecasts", "share of dead units", ["stability/dead/blocks.0.2"]),
     ],
 )  # fmt: skip
-def test_a_chart_draws_these_curves(category: str, title: str, tags: list[str]) -> None:
+def test_chart_matches_exactly_these_tags(category: str, title: str, tags: list[str]) -> None:
     assert drawn(charts(members=False)[category][title]) == tags
 
 
-def test_the_test_figure_has_its_interval_around_it() -> None:
+def test_test_metric_is_drawn_with_its_interval() -> None:
     for name, spoken in (("skill", "skill"), ("rank_ic", "rank IC")):
         (series,) = charts(members=False)[spoken][f"{spoken} on test, 95 % interval"].margin.series
         assert (series.value, series.lower, series.upper) == (
@@ -176,19 +176,19 @@ def test_the_test_figure_has_its_interval_around_it() -> None:
         )  # fmt: skip
 
 
-def test_the_members_are_a_band() -> None:
-    found = charts(members=True)
+def test_members_are_drawn_as_a_band() -> None:
+    result = charts(members=True)
     for category, title, tag in (
         ("loss", "objective on train, 95 % of the members", "train/objective"),
         ("skill", "skill on val, 95 % of the members", "val/skill"),
         ("rank IC", "rank IC on val, 95 % of the members", "val/rank_ic"),
     ):
-        (series,) = found[category][title].margin.series
+        (series,) = result[category][title].margin.series
         assert (series.value, series.lower, series.upper) == tuple(
             f"members/{tag}_{part}" for part in ("mean", "low", "high")
         )
         assert title not in charts(members=False)[category]
     assert "members/train/gradient_norm_max$" in (
-        found["gradient norm"]["of single steps, before clipping"].multiline.tag
+        result["gradient norm"]["of single steps, before clipping"].multiline.tag
     )
-    assert "update ratios" not in found
+    assert "update ratios" not in result

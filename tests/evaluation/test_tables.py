@@ -40,7 +40,7 @@ def printed(judgement: Judgement, **more: float) -> list[str]:
     return [" ".join(line.split()) for line in out.getvalue().splitlines() if line.strip()]
 
 
-def test_the_table_has_net_baselines_differences_and_val(judgement: Judgement) -> None:
+def test_summary_has_net_baselines_differences_and_val(judgement: Judgement) -> None:
     lines = printed(judgement)
     net, ridge = judgement.net, judgement.against["ridge"]
     assert lines[:2] == [
@@ -57,7 +57,7 @@ def test_the_table_has_net_baselines_differences_and_val(judgement: Judgement) -
     assert net.skill.low > 0  # so that the case is one of skill
 
 
-def test_members_have_a_row_of_their_own(judgement: Judgement) -> None:
+def test_summary_has_a_row_for_members(judgement: Judgement) -> None:
     members = {
         "members": 3, "members/test/loss_mean": 0.0152, "members/test/skill_mean": 0.01,
         "members/test/skill_low": -0.01, "members/test/skill_high": 0.02,

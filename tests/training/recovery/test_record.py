@@ -18,7 +18,7 @@ from robust_fin.training.recovery import record as records
 from robust_fin.training.recovery.checkpoint_files import read_checkpoint
 from robust_fin.training.recovery.record import StepRecord, last_batch_rows, read_record
 from tests.training.faults import MOMENTS, Fault, fit_with, settings
-from tests.training.test_calls import curve
+from tests.training.test_lightning_loop import curve
 
 SETUPS = [pytest.param("plain", 1, marks=pytest.mark.slow), ("plain", 2), ("compiled", 1)]
 
@@ -123,10 +123,10 @@ def test_a_disk_that_refuses_the_record_does_not_hide_the_step(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(records, "save_file", refuse)
+    monkeypatch.setattr(records, "write_atomic", refuse)
     with caplog.at_level(logging.WARNING), pytest.raises(NonFiniteError, match=r"at step 6, be"):
         fit_with(feature_fault("plain", 1), tmp_path, data)
-    assert "the record of step 6 could not be written" in caplog.text
+    assert "cannot write the record of step 6" in caplog.text
 
 
 def test_something_else_is_refused(tmp_path: Path) -> None:
@@ -138,5 +138,5 @@ def test_something_else_is_refused(tmp_path: Path) -> None:
     for path in (absent, text, pickled, tmp_path):
         with pytest.raises(BundleError, match="cannot be read as a record"):
             read_record(path)
-    with pytest.raises(BundleError, match="is no record of a step"):
+    with pytest.raises(BundleError, match="is not the record of a step"):
         read_record(other)

@@ -104,7 +104,7 @@ def test_a_second_signal_ends_at_once_and_the_checkpoint_before_counts(
     tmp_path: Path, data: BarDataModule, whole: Path
 ) -> None:
     asked = {"hook": "on_before_zero_grad", "step": 19, "number": int(signal.SIGINT), "times": 2}
-    with pytest.raises(Interrupted, match=f"stopped at once; .* resume={tmp_path} goes on"):
+    with pytest.raises(Interrupted, match=f"stopped at once; to continue: .* resume={tmp_path}"):
         train(tmp_path, data, *VALIDATING, signals=asked)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert read_checkpoint(tmp_path / "checkpoints/last.ckpt")["global_step"] == 16
@@ -180,7 +180,7 @@ def test_an_older_best_checkpoint_is_not_taken_for_the_one_that_was_chosen(
     older = (tmp_path / "checkpoints/best.ckpt").read_bytes()
     train(tmp_path, data, resume=True)
     (tmp_path / "checkpoints/best.ckpt").write_bytes(older)
-    with pytest.raises(ResumeError, match=r"is of step 35, older than last\.ckpt knows it"):
+    with pytest.raises(ResumeError, match=r"is of step 35, older than last\.ckpt expects"):
         train(tmp_path, data, resume=True)
 
 

@@ -100,7 +100,7 @@ def test_an_archive_without_a_seal_is_read_while_its_own_checksums_fit(tmp_path:
     place = content.index(checkpoint(4)["state_dict"]["w"].numpy().tobytes())
     content[place] ^= 1
     (tmp_path / LAST).write_bytes(content)
-    with pytest.raises(DamagedCheckpointError, match="is not what was written"):
+    with pytest.raises(DamagedCheckpointError, match="its checksum does not match"):
         read_checkpoint(tmp_path / LAST)
 
 
@@ -127,7 +127,7 @@ def test_every_cut_is_noticed(tmp_path: Path) -> None:
 def test_code_is_refused_and_not_run(tmp_path: Path, kind: str) -> None:
     marker, path = tmp_path / "created", tmp_path / LAST
     path.write_bytes(poisoned(kind, marker))
-    with pytest.raises(ResumeError, match=r"last\.ckpt holds code, .* it was not loaded"):
+    with pytest.raises(ResumeError, match=r"last\.ckpt contains code .* it was not loaded"):
         AtomicCheckpointIO().load_checkpoint(path, weights_only=False)
     assert not marker.exists()
     if kind != "pickle":  # the payload is live: torch would run it
@@ -143,13 +143,13 @@ def test_the_code_is_named(tmp_path: Path) -> None:
 
 def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / LAST).write_bytes(torchscript())
-    with pytest.raises(ResumeError, match="is no checkpoint of ours; it was not loaded"):
+    with pytest.raises(ResumeError, match="is not a checkpoint; it was not loaded"):
         read_checkpoint(tmp_path / LAST)
 
 
 def test_tensors_of_something_else_are_refused(tmp_path: Path) -> None:
     (tmp_path / LAST).write_bytes(checkpoint_bytes({"weights": torch.zeros(3)}))
-    with pytest.raises(ResumeError, match="is no checkpoint of a training run"):
+    with pytest.raises(ResumeError, match="is not a checkpoint of a training run"):
         read_checkpoint(tmp_path / LAST)
 
 
@@ -178,8 +178,8 @@ def test_a_damaged_last_gives_way_to_the_one_before_and_it_is_said_once(
     assert read_checkpoint(last)["global_step"] == 1
     assert not previous.exists()
     (record,) = caplog.records
-    what = "missing" if damage == "missing" else "damaged: it is not what was written"
-    told = f"{last} is {what}; going on from previous.ckpt, which is of step 1"
+    what = "missing" if damage == "missing" else "damaged: its checksum does not match"
+    told = f"{last} is {what}; resuming from previous.ckpt of step 1"
     assert record.getMessage() == told
 
 
@@ -189,7 +189,7 @@ def test_two_damaged_ones_are_an_error_that_says_what_to_do(tmp_path: Path) -> N
     previous.write_bytes(b"")
     with pytest.raises(ResumeError, match=r"last\.ckpt is damaged.*previous\.ckpt is damaged") as e:
         restore_last_checkpoint(tmp_path)
-    assert f"Remove {tmp_path} and resume again: the run then starts anew" in str(e.value)
+    assert f"Remove {tmp_path} and resume again: the run then starts over" in str(e.value)
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -199,7 +199,7 @@ def test_code_in_either_stops_the_mending(tmp_path: Path, name: str) -> None:
     if name == PREVIOUS:
         last.unlink()
     (tmp_path / name).write_bytes(poisoned("archive", tmp_path / "created"))
-    with pytest.raises(ResumeError, match=f"{name} holds code"):
+    with pytest.raises(ResumeError, match=f"{name} contains code"):
         restore_last_checkpoint(tmp_path)
     assert not (tmp_path / "created").exists()
 

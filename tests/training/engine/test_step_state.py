@@ -1,9 +1,33 @@
+"""AdamW scalars and hashed dropout."""
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from robust_fin.training.engine.step_state import HashedDropout, hash32, step_keys
+from robust_fin.training.engine.step_state import HashedDropout, hash32, step_keys, step_scalars
+
+BETAS = (0.9, 0.999)
+
+
+def test_step_scalars_match_torch_adamw() -> None:
+    lr = torch.tensor([1e-3, 2e-3, 3e-3], dtype=torch.float64)
+    got = step_scalars(lr, first_step=4, weight_decay=0.1, betas=BETAS)
+    wanted = [
+        [rate / (1 - 0.9**step), 1 - rate * 0.1, (1 - 0.999**step) ** 0.5]
+        for rate, step in zip(lr.tolist(), (5, 6, 7), strict=True)
+    ]
+    torch.testing.assert_close(got, torch.tensor(wanted, dtype=torch.float64), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("first", [0, 1, 28, 31, 500])
+@pytest.mark.parametrize("steps", [1, 3, 4, 13])
+def test_step_scalars_do_not_depend_on_the_start_of_the_call(first: int, steps: int) -> None:
+    lr = torch.linspace(1e-4, 1e-2, 600, dtype=torch.float64)
+    whole = step_scalars(lr, first_step=0, weight_decay=0.1, betas=BETAS)
+    rates = lr[first : first + steps]
+    part = step_scalars(rates, first_step=first, weight_decay=0.1, betas=BETAS)
+    assert torch.equal(part, whole[first : first + steps])
 
 
 def by_hand(counter: int, key: int) -> int:
@@ -14,7 +38,7 @@ def by_hand(counter: int, key: int) -> int:
     return bits ^ bits >> 16
 
 
-def test_the_hash_is_that_of_unsigned_arithmetic() -> None:
+def test_hash_matches_unsigned_arithmetic() -> None:
     counters, keys = [0, 1, 2, 12345, 2**31 - 1], [0, 7, 2**31 - 1]
     for key in keys:
         got = hash32(
@@ -23,7 +47,7 @@ def test_the_hash_is_that_of_unsigned_arithmetic() -> None:
         assert [int(one) % 2**32 for one in got] == [by_hand(one, key) for one in counters]
 
 
-def test_keys_go_on_where_a_call_ended() -> None:
+def test_keys_continue_across_calls() -> None:
     whole = step_keys(3, first_step=0, steps=10)
     assert whole.dtype == torch.int32
     assert torch.equal(whole[4:], step_keys(3, first_step=4, steps=6))
@@ -41,7 +65,7 @@ def masks(steps: int, shape: tuple[int, ...], rate: float, *, seed: int = 0) -> 
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_masks_keep_the_share_and_the_mean(rate: float) -> None:
+def test_masks_keep_the_rate_and_the_mean(rate: float) -> None:
     drawn = masks(200, (64, 32), rate)
     kept = drawn > 0
     error = (rate * (1 - rate) / kept.numel()) ** 0.5
@@ -50,7 +74,7 @@ def test_masks_keep_the_share_and_the_mean(rate: float) -> None:
     assert set(drawn[kept].tolist()) == {float(torch.tensor(1 / (1 - rate)))}
 
 
-def test_masks_do_not_hang_together() -> None:
+def test_masks_are_uncorrelated() -> None:
     kept = (masks(400, (512,), 0.5) > 0).double() - 0.5
     noise = 4 / kept.numel() ** 0.5
     for shift in (1, 2, 16, 64):  # along positions, along steps, and both
@@ -64,7 +88,7 @@ def test_masks_do_not_hang_together() -> None:
     assert float(per_step.square().mean()) == pytest.approx(1 / 512, rel=0.3)
 
 
-def test_two_layers_of_one_forward_draw_apart_and_a_second_forward_draws_the_same() -> None:
+def test_two_layers_draw_different_masks_and_a_second_forward_the_same() -> None:
     layer, ones = nn.Dropout(0.5), torch.ones(1000)
     key = step_keys(0, first_step=0, steps=1)[0]
     with HashedDropout(key):
@@ -75,7 +99,7 @@ def test_two_layers_of_one_forward_draw_apart_and_a_second_forward_draws_the_sam
     assert 0.4 < float((first == second).double().mean()) < 0.6
 
 
-def test_a_rate_of_its_own_stands_above_the_layers() -> None:
+def test_explicit_rate_replaces_the_rate_of_the_layers() -> None:
     layer, ones = nn.Dropout(0.5), torch.ones(20_000)
     key = step_keys(0, first_step=0, steps=1)[0]
     with HashedDropout(key, rate=torch.tensor(0.1)):
@@ -88,5 +112,5 @@ def test_a_rate_of_its_own_stands_above_the_layers() -> None:
         assert torch.equal(layer.eval()(ones), ones)
 
 
-def test_everything_dropped_is_zero_and_not_nan() -> None:
+def test_rate_one_gives_zeros_not_nan() -> None:
     assert float(masks(1, (16,), 1.0).abs().sum()) == 0.0

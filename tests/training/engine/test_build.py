@@ -5,10 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from robust_fin.training.engine import build as device_check
-from robust_fin.training.engine.build import Passes, compiled_error, passes
+from robust_fin.training.engine.build import Passes, compiled_error, passes, synthetic_rows
 from robust_fin.training.losses import huber
-from tests.training.plain_steps import FEATURES, residual
+from tests.training.engine.plain_steps import FEATURES, residual
 
 PARTS = {
     "features": FEATURES,
@@ -27,11 +26,11 @@ def run(module: nn.Module, dtype: torch.dtype) -> Passes:
     return passes(module, device=CPU, dtype=dtype, **PARTS)
 
 
-def test_float64_is_a_bare_loop_in_float64() -> None:
+def test_float64_matches_a_bare_loop() -> None:
     module = net()
     found = run(module, torch.float64)
     bare = copy.deepcopy(module).double()
-    x, target = device_check.rows(FEATURES)
+    x, target = synthetic_rows(FEATURES)
     torch.testing.assert_close(found.score, bare(x).detach(), rtol=0, atol=0)
     optimizer = torch.optim.AdamW(bare.parameters(), lr=1e-2, weight_decay=1e-2)
     for step in range(10):
@@ -46,26 +45,26 @@ def test_float64_is_a_bare_loop_in_float64() -> None:
     torch.testing.assert_close(found.weights, weights, rtol=1e-9, atol=0)
 
 
-def test_float32_is_near_and_not_equal() -> None:
+def test_float32_is_close_but_not_equal() -> None:
     module = net()
     errors = run(module, torch.float32).relative_errors(run(module, torch.float64))
     assert set(errors) == {"forward", "backward", "10 steps"}
     assert all(0 < one < 1e-5 for one in errors.values())
 
 
-def test_bfloat16_is_seen_as_far() -> None:
+def test_bfloat16_has_a_large_error() -> None:
     module = net()
     errors = run(module, torch.bfloat16).relative_errors(run(module, torch.float64))
     assert errors["forward"] > 1e-4
 
 
-def test_an_error_is_the_norm_of_the_difference() -> None:
+def test_relative_error_is_a_norm_of_the_difference() -> None:
     one, two = torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])
     errors = Passes(two, one, one).relative_errors(Passes(one, one, one))
     assert errors == {"forward": pytest.approx(0.1), "backward": 0.0, "10 steps": 0.0}
 
 
-def test_the_net_is_left_as_it_was() -> None:
+def test_passes_do_not_change_the_net() -> None:
     module = net()
     before = copy.deepcopy(module.state_dict())
     run(module, torch.float32)
@@ -74,7 +73,7 @@ def test_the_net_is_left_as_it_was() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
-def test_the_compiled_loop_agrees() -> None:
+def test_compiled_loop_is_close_to_float64() -> None:
     loop, error = compiled_error(net(), **PARTS)
     assert loop.compile_seconds > 0
     assert 0 < error < 1e-5

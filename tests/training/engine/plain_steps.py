@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from robust_fin.models.links import sigmoid
 from robust_fin.models.mlp import ResidualMLP
-from robust_fin.training.engine.step_state import HashedDropout, step_keys
-from robust_fin.training.engine.steps import StepLoop, StepResult, StepSettings, StepState
+from robust_fin.training.engine.step_state import HashedDropout, StepState, step_keys
+from robust_fin.training.engine.steps import StepLoop, StepResult, StepSettings
 
 FEATURES, BATCH, DELTA, CLIP = 5, 16, 0.1, 0.015
 SETTINGS = StepSettings(clip=CLIP, betas=(0.9, 0.999), eps=1e-8)

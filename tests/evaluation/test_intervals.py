@@ -21,18 +21,18 @@ def persistent(size: int, *, memory: float, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [30, 176, 700])
 @pytest.mark.parametrize("memory", [-0.5, 0.0, 0.3, 0.9, 0.99])
-def test_block_length_is_that_of_the_reference_library(size: int, memory: float) -> None:
+def test_block_length_matches_arch(size: int, memory: float) -> None:
     series = persistent(size, memory=memory, seed=size)
     expected = optimal_block_length(series)["stationary"].iloc[0]
     assert block_length(series) == pytest.approx(max(expected, 1.0), rel=1e-9)
 
 
 @pytest.mark.parametrize("series", [[], [1.0], [2.0, 2.0, 2.0], [1.0, 2.0], [0.0] * 50])
-def test_what_never_changes_needs_no_blocks(series: list[float]) -> None:
+def test_block_length_of_a_constant_is_1(series: list[float]) -> None:
     assert block_length(np.array(series)) == 1.0
 
 
-def test_every_sample_has_as_many_dates_as_there_are() -> None:
+def test_every_sample_has_the_full_number_of_dates() -> None:
     weights = date_weights(30, draws=500, seed=1)
     assert weights.shape == (500, 30)
     assert (weights.sum(axis=1) == 30).all()
@@ -40,7 +40,7 @@ def test_every_sample_has_as_many_dates_as_there_are() -> None:
     assert np.abs(weights.mean(axis=0) - 1).max() < 0.25  # circular: no date is favoured
 
 
-def test_blocks_have_the_mean_length_asked_for() -> None:
+def test_blocks_have_the_requested_mean_length() -> None:
     def neighbours(block: float) -> float:
         weights = date_weights(200, draws=400, seed=0, block=block)
         return float(np.mean((weights[:, :-1] > 0) & (weights[:, 1:] > 0)))
@@ -48,21 +48,21 @@ def test_blocks_have_the_mean_length_asked_for() -> None:
     assert neighbours(20.0) > neighbours(1.0) + 0.1
 
 
-def test_the_most_persistent_series_sets_the_block() -> None:
+def test_most_persistent_series_sets_the_block_length() -> None:
     short, long = persistent(200, memory=0.0), persistent(200, memory=0.9)
     samples = DateBootstrap.for_series(short, long, draws=10, seed=0)
     assert samples.block == max(block_length(short), block_length(long)) > 3
     assert samples.weights.shape == (10, 200)
 
 
-def test_the_interval_of_a_mean_is_the_textbook_one() -> None:
+def test_interval_of_a_mean_matches_the_textbook() -> None:
     series = np.random.default_rng(0).normal(size=800)
     samples = DateBootstrap(date_weights(800, draws=4000, seed=0, block=1.0), 1.0)
     sums = np.stack([series, np.ones_like(series)], axis=1)
-    found = samples.interval(sums, lambda drawn: drawn[:, 0] / drawn[:, 1])
+    result = samples.interval(sums, lambda drawn: drawn[:, 0] / drawn[:, 1])
     error = 1.96 * series.std() / np.sqrt(800)
-    assert found.estimate == pytest.approx(series.mean(), rel=1e-9)
-    assert found.high - found.low == pytest.approx(2 * error, rel=0.05)
+    assert result.estimate == pytest.approx(series.mean(), rel=1e-9)
+    assert result.high - result.low == pytest.approx(2 * error, rel=0.05)
 
 
 @pytest.mark.parametrize(("blocks", "share"), [(10, 0.0085), (29, 0.0185), (100_000, 0.025)])
@@ -71,31 +71,31 @@ def test_few_blocks_widen_the_interval(blocks: float, share: float) -> None:
     assert expanded_tail(1.0) == expanded_tail(2.0) < 1e-6
 
 
-def test_long_blocks_widen_it_too() -> None:
+def test_long_blocks_widen_the_interval() -> None:
     series = np.random.default_rng(0).normal(size=60)
     sums, weights = series[:, None], date_weights(60, draws=2000, seed=0, block=5.0)
-    found = DateBootstrap(weights, 5.0).interval(sums, lambda drawn: drawn[:, 0])
+    result = DateBootstrap(weights, 5.0).interval(sums, lambda drawn: drawn[:, 0])
     plain = np.percentile(
         weights @ series, [100 * expanded_tail(12), 100 - 100 * expanded_tail(12)]
     )
-    assert [found.low, found.high] == pytest.approx(plain.tolist())
+    assert [result.low, result.high] == pytest.approx(plain.tolist())
 
 
-def test_the_interval_of_few_dates_holds_the_truth_as_often_as_it_says() -> None:
+def test_interval_of_few_dates_has_its_nominal_coverage() -> None:
     rng, held = np.random.default_rng(0), 0
     samples = DateBootstrap(date_weights(12, draws=1000, seed=0, block=1.0), 1.0)
     for _ in range(1000):
         sums = np.stack([rng.normal(size=12), np.ones(12)], axis=1)
-        found = samples.interval(sums, lambda drawn: drawn[:, 0] / drawn[:, 1])
-        held += found.low < 0 < found.high
+        result = samples.interval(sums, lambda drawn: drawn[:, 0] / drawn[:, 1])
+        held += result.low < 0 < result.high
     assert 930 <= held <= 968  # plain percentiles: 905
 
 
-def test_an_end_that_cannot_be_computed_is_nan_and_claims_nothing() -> None:
+def test_interval_that_cannot_be_computed_is_nan() -> None:
     samples = DateBootstrap(date_weights(3, draws=50, seed=0, block=1.0), 1.0)
-    found = samples.interval(np.ones((3, 1)), lambda drawn: np.full(len(drawn), np.nan))
-    assert np.isnan([found.low, found.high]).all()
-    assert not found.is_above(-1.0)
-    assert not found.is_below(1.0)
+    result = samples.interval(np.ones((3, 1)), lambda drawn: np.full(len(drawn), np.nan))
+    assert np.isnan([result.low, result.high]).all()
+    assert not result.is_above(-1.0)
+    assert not result.is_below(1.0)
     assert Interval(0.2, 0.1, 0.3).is_above(0.0)
     assert Interval(-0.2, -0.3, -0.1).is_below(0.0)

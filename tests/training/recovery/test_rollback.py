@@ -20,7 +20,7 @@ from robust_fin.training.recovery.rollback import (
 )
 from tests.bars import config
 from tests.training.faults import Fault, fit_with, settings
-from tests.training.test_calls import curve, last_weights
+from tests.training.test_lightning_loop import curve, last_weights
 
 PLAIN = Fault("weight", "nan", "middle", "plain", "32-true", 1, "rollback")
 TWO = Fault("weight", "nan", "middle", "plain", "32-true", 2, "rollback")

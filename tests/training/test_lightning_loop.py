@@ -65,7 +65,7 @@ def curve(folder: Path, tag: str) -> dict[int, float]:
         (("engine.steps_per_call=4", "trainer.val_check_interval=0.5"), 70, None),
     ],
 )
-def test_the_numbers_and_their_steps_are_the_plain_loops(
+def test_compiled_engine_matches_plain_engine_in_numbers_and_steps(
     tmp_path: Path,
     data: BarDataModule,
     words: tuple[str, ...],
@@ -88,7 +88,7 @@ def test_the_numbers_and_their_steps_are_the_plain_loops(
 
 @pytest.mark.parametrize("first", ["plain", "compiled"])
 @pytest.mark.parametrize("stop", ["trainer.max_epochs=1", "trainer.max_steps=41"])
-def test_engines_take_over_from_each_other(
+def test_each_engine_resumes_the_others_run(
     tmp_path: Path, data: BarDataModule, first: str, stop: str
 ) -> None:
     second = "compiled" if first == "plain" else "plain"
@@ -100,7 +100,7 @@ def test_engines_take_over_from_each_other(
 
 
 @pytest.mark.parametrize("stop", ["trainer.max_epochs=1", "trainer.max_steps=41"])
-def test_a_compiled_run_goes_on_bit_for_bit(tmp_path: Path, data: BarDataModule, stop: str) -> None:
+def test_compiled_run_resumes_bit_for_bit(tmp_path: Path, data: BarDataModule, stop: str) -> None:
     words = ("engine.steps_per_call=8", "model.dropout=0.1")
     train(tmp_path / "whole", data, "compiled", *words)
     train(tmp_path / "split", data, "compiled", *words, stop)
@@ -108,7 +108,7 @@ def test_a_compiled_run_goes_on_bit_for_bit(tmp_path: Path, data: BarDataModule,
     assert torch.equal(last_weights(tmp_path / "whole"), last_weights(tmp_path / "split"))
 
 
-def test_the_step_that_is_not_finite_is_named(tmp_path: Path) -> None:
+def test_error_names_the_first_nonfinite_step(tmp_path: Path) -> None:
     class Poisoned(BarDataModule):
         def x(self, span: str) -> torch.Tensor:
             x = super().x(span).clone()
@@ -135,17 +135,17 @@ def test_the_step_that_is_not_finite_is_named(tmp_path: Path) -> None:
         (("trainer.val_check_interval=36",), "longer than an epoch of 35 steps"),
         (("engine.steps_per_call=0",), "engine.steps_per_call=0 must be above 0"),
         (("engine.name=fast",), "engine.name=fast is neither plain nor compiled"),
-        (("engine.matmul=fast",), "matmul='fast' is none of"),
+        (("engine.matmul=fast",), "matmul='fast' must be one of"),
     ],
 )
-def test_what_the_engine_cannot_do_is_refused(
+def test_unsupported_settings_raise(
     tmp_path: Path, data: BarDataModule, words: tuple[str, ...], telling: str
 ) -> None:
     with pytest.raises(ConfigError, match=telling):
         train(tmp_path, data, "compiled", *words)
 
 
-def test_another_optimizer_is_refused(tmp_path: Path, data: BarDataModule) -> None:
+def test_other_optimizer_raises(tmp_path: Path, data: BarDataModule) -> None:
     chosen = settings("compiled")
     with open_dict(chosen):
         chosen.optimizer = OmegaConf.create(
@@ -157,7 +157,7 @@ def test_another_optimizer_is_refused(tmp_path: Path, data: BarDataModule) -> No
         fit(chosen, data, plan)
 
 
-def test_without_a_compiler_the_plain_engine_trains_and_says_so(
+def test_missing_compiler_falls_back_to_the_plain_engine_with_a_warning(
     tmp_path: Path,
     data: BarDataModule,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""The compiled steps give the plain loop's numbers, for one net and for many."""
+"""Compiled steps match a plain loop of autograd, clip_grad_norm_ and AdamW."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from robust_fin.errors import ConfigError
 from robust_fin.models.links import sigmoid
-from robust_fin.training.engine.steps import StepLoop, StepSettings, StepState
-from tests.training.plain_steps import (
+from robust_fin.training.engine.step_state import StepState
+from robust_fin.training.engine.steps import StepLoop, StepSettings
+from tests.training.engine.plain_steps import (
     BATCH,
     CLIP,
     F32,
@@ -88,13 +89,13 @@ def agree(
     return furthest(net, twin), relative(net, twin), max(curves)
 
 
-def test_a_thousand_steps_are_the_plain_loops(loop: StepLoop) -> None:
+def test_thousand_steps_match_the_plain_loop(loop: StepLoop) -> None:
     furthest_off, _, curves = agree(loop, partial(residual, [16, 8]), F64, steps=1000)
     assert furthest_off <= 1e-10
     assert curves <= 1e-10
 
 
-def test_a_thousand_steps_of_a_foreign_net_are_the_plain_loops() -> None:
+def test_thousand_steps_of_a_foreign_net_match_the_plain_loop() -> None:
     loop = compiled(foreign().double())
     furthest_off, _, curves = agree(loop, foreign, F64, steps=1000)
     assert furthest_off <= 1e-10
@@ -103,18 +104,18 @@ def test_a_thousand_steps_of_a_foreign_net_are_the_plain_loops() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hidden", SIZES[1:], ids=str)
-def test_larger_sizes_are_the_plain_loops(hidden: list[int]) -> None:
+def test_larger_nets_match_the_plain_loop(hidden: list[int]) -> None:
     make = partial(residual, hidden)
     assert agree(compiled(make().double()), make, F64, steps=1000)[0] <= 1e-10
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [*(partial(residual, one) for one in SIZES), foreign])
-def test_in_float32_they_are_the_plain_loops_but_for_rounding(make: MakeNet) -> None:
+def test_float32_matches_the_plain_loop_up_to_rounding(make: MakeNet) -> None:
     assert agree(compiled(make()), make, F32, steps=1000)[1] <= 1e-5
 
 
-def test_a_large_batch_calls_the_library_and_a_narrow_pool_has_uneven_windows() -> None:
+def test_large_batch_with_library_products_and_uneven_pool_windows_matches() -> None:
     make = partial(residual, [16, 3])  # 16 -> 3: windows of 6
     assert SETTINGS.products(batch_size=1024, parameters=299) == "extern"
     assert SETTINGS.products(batch_size=16, parameters=299) == "rows"
@@ -123,7 +124,7 @@ def test_a_large_batch_calls_the_library_and_a_narrow_pool_has_uneven_windows() 
     assert agree(loop, make, F64, steps=60, batch=1024)[0] <= 1e-10
 
 
-def test_dropout_is_that_of_an_eager_loop_with_the_same_masks() -> None:
+def test_dropout_matches_an_eager_loop_with_the_same_masks() -> None:
     net, twin = twins(partial(residual, [16, 8], dropout=0.1), F32)
     x, target = data(dtype=F32)
     rows, lr = row_numbers(400), warmup(400)
@@ -135,7 +136,7 @@ def test_dropout_is_that_of_an_eager_loop_with_the_same_masks() -> None:
     assert float((got.loss - wanted.loss).abs().max()) <= 1e-5
 
 
-def test_rate_and_delta_of_a_run_need_no_second_compilation() -> None:
+def test_dropout_rate_and_delta_are_arguments_of_run() -> None:
     def huber(forecast: torch.Tensor, target: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
         off = (forecast - target).abs()
         return torch.where(off <= delta, 0.5 * off * off, delta * (off - 0.5 * delta)).mean()
@@ -164,11 +165,11 @@ def test_rate_and_delta_of_a_run_need_no_second_compilation() -> None:
         state.store(net)
         plain(twin, adamw(twin), **common, rate=knobs[1], delta=delta)
         assert furthest(net, twin) <= 1e-10
-    with pytest.raises(ValueError, match="this StepLoop needs dropout, which is None"):
+    with pytest.raises(ValueError, match="this StepLoop needs dropout, got None"):
         loop.run(state, **common, weight_decay=1e-2, loss_setting=knobs[0])
 
 
-def test_one_loop_serves_runs_of_other_data_rates_and_decay(loop: StepLoop) -> None:
+def test_one_loop_serves_other_data_rates_and_weight_decay(loop: StepLoop) -> None:
     for member, (rows, lr, decay) in enumerate(((500, 1e-3, 0.0), (2000, 4e-3, 0.1))):
         net, twin = twins(partial(residual, [16, 8]), F64, seed=member)
         x, target = data(rows, dtype=F64, seed=member)
@@ -180,7 +181,7 @@ def test_one_loop_serves_runs_of_other_data_rates_and_decay(loop: StepLoop) -> N
         assert furthest(net, twin) <= 1e-10
 
 
-def test_switching_between_plain_and_compiled_changes_nothing(loop: StepLoop) -> None:
+def test_switching_between_plain_and_compiled_keeps_the_numbers(loop: StepLoop) -> None:
     net, twin = twins(partial(residual, [16, 8]), F64)
     x, target = data(dtype=F64)
     rows, lr = row_numbers(300), warmup(300)
@@ -200,7 +201,7 @@ def test_switching_between_plain_and_compiled_changes_nothing(loop: StepLoop) ->
 
 
 @pytest.mark.parametrize("bad", [0, 7, 39])
-def test_a_step_that_is_not_finite_is_named_and_freezes_the_state(loop: StepLoop, bad: int) -> None:
+def test_nonfinite_step_is_reported_and_freezes_the_state(loop: StepLoop, bad: int) -> None:
     net, twin = twins(partial(residual, [16, 8]), F64)
     x, target = data(dtype=F64)
     rows, lr = row_numbers(40) % 2999, warmup(40)
@@ -221,7 +222,7 @@ def test_a_step_that_is_not_finite_is_named_and_freezes_the_state(loop: StepLoop
     torch.testing.assert_close(state.parameters, before.parameters, atol=0, rtol=0)
 
 
-def test_an_infinite_target_is_named_although_its_gradient_is_finite(loop: StepLoop) -> None:
+def test_infinite_loss_with_finite_gradient_is_reported(loop: StepLoop) -> None:
     net, _ = twins(partial(residual, [16, 8]), F64)
     x, target = data(dtype=F64)
     target[0] = float("inf")
@@ -239,13 +240,13 @@ def test_an_infinite_target_is_named_although_its_gradient_is_finite(loop: StepL
     [
         ({"x": torch.zeros(20, 4, dtype=F64)}, ValueError, r"shape \(20, 4\).*compiled for"),
         ({"x": torch.zeros(20, 5)}, ValueError, r"torch.float32, compiled for"),
-        ({"rows": torch.full((3, 16), 20)}, IndexError, "20 to 20, and there are 20 rows"),
-        ({"rows": torch.full((3, 16), -1)}, IndexError, "-1 to -1, and there are 20 rows"),
+        ({"rows": torch.full((3, 16), 20)}, IndexError, "20 to 20 are outside the 20 rows"),
+        ({"rows": torch.full((3, 16), -1)}, IndexError, "-1 to -1 are outside the 20 rows"),
         ({"rows": torch.zeros(3, 8, dtype=torch.int64)}, ValueError, r"shape \(3, 8\)"),
         ({"loss_setting": torch.tensor(0.1)}, ValueError, "compiled without loss_setting"),
     ],
 )
-def test_what_the_loop_was_not_compiled_for_is_refused(
+def test_run_raises_on_arguments_it_was_not_compiled_for(
     loop: StepLoop, change: dict[str, torch.Tensor], error: type[Exception], message: str
 ) -> None:
     given = {
@@ -262,7 +263,7 @@ def test_what_the_loop_was_not_compiled_for_is_refused(
     assert torch.equal(state.parameters, before)
 
 
-def test_compiling_leaves_the_net_and_the_random_numbers_alone(loop: StepLoop) -> None:  # noqa: ARG001
+def test_compiling_does_not_change_the_net_or_the_random_state(loop: StepLoop) -> None:  # noqa: ARG001
     net, twin = twins(partial(residual, [16, 8]), F64)
     before = torch.get_rng_state()
     assert compiled(net).cached
@@ -271,12 +272,12 @@ def test_compiling_leaves_the_net_and_the_random_numbers_alone(loop: StepLoop) -
     assert all(one.grad is None for one in net.parameters())
 
 
-def test_a_word_for_products_that_means_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="matmul='fast' is none of auto, rows, extern"):
+def test_unknown_matmul_raises() -> None:
+    with pytest.raises(ConfigError, match="matmul='fast' must be one of auto, rows, extern"):
         StepSettings(clip=None, betas=(0.9, 0.999), eps=1e-8, matmul="fast")
 
 
-def test_the_reference_loss_is_the_projects() -> None:
+def test_reference_loss_is_huber() -> None:
     score, target = torch.tensor([0.2, 0.9]), torch.tensor([0.25, 0.1])
     wanted = (0.5 * 0.05**2 + 0.1 * (0.8 - 0.05)) / 2
     assert float(loss(score, target)) == pytest.approx(wanted)

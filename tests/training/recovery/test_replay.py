@@ -14,12 +14,13 @@ from robust_fin.errors import NonFiniteError
 from robust_fin.runs.settings import fit_settings
 from robust_fin.runs.training import load_data
 from robust_fin.training import module as modules
-from robust_fin.training.lightning_loop import StepCalls
+from robust_fin.training.lightning_loop import CompiledSteps
 from robust_fin.training.recovery.guard import StepNumbers
-from robust_fin.training.recovery.record import StepRecord, read_record
-from robust_fin.training.recovery.replay import (
+from robust_fin.training.recovery.record import (
     NonFiniteDetector,
     Replay,
+    StepRecord,
+    read_record,
     replay_at_precision,
     replay_step,
 )
@@ -76,12 +77,12 @@ def finite_record(case: Fault, folder: Path, data: BarDataModule, *words: str) -
         taken.append(read(*given))  # type: ignore[arg-type]
         return Alarmed(*taken[-1]) if len(taken) == 5 else taken[-1]
 
-    def small_count(calls: StepCalls) -> bool:
+    def small_count(calls: CompiledSteps) -> bool:
         assert calls.state is not None
         return calls.state.count <= 4
 
     plain = mock.patch.object(modules, "read_step", alarmed)
-    compiled = mock.patch.object(StepCalls, "_weights_are_finite", small_count)
+    compiled = mock.patch.object(CompiledSteps, "_weights_are_finite", small_count)
     with plain, compiled, pytest.raises(NonFiniteError):
         fit_with(None, folder, data, *words, like=case)
     return read_record(folder / "nonfinite/step_4.safetensors")
@@ -101,7 +102,7 @@ def test_a_sound_step_has_the_loss_and_the_norm_that_it_had(
     assert [one.precision for one in found] == ["64-true", precision]
     tolerance = 1e-5 if precision == "32-true" else 0.1
     for one in found:
-        assert one.finding is None
+        assert one.first is None
         assert one.loss == pytest.approx(record.bad.loss, rel=tolerance)
         assert one.gradient_norm == pytest.approx(record.bad.gradient_norm, rel=tolerance)
     other = replace(record, bad=replace(record.bad, rng_state=None, dropout_key=None))
@@ -118,10 +119,10 @@ def test_a_bad_feature_is_named_with_the_module_that_meets_it(
 ) -> None:
     record = recorded(fault(engine=engine, batches=batches), tmp_path, data)
     (found,) = run_again(record)
-    assert found.finding is not None
-    assert (found.finding.place, found.finding.what) == ("blocks.0.0 (Linear)", "output")
-    assert found.finding.rows == found.inputs == (3,)
-    assert found.weights == ()
+    assert found.first is not None
+    assert (found.first.place, found.first.kind) == ("blocks.0.0 (Linear)", "output")
+    assert found.first.rows == found.bad_rows == (3,)
+    assert found.bad_weights == ()
 
 
 def test_a_row_of_a_later_batch_is_counted_from_the_first(
@@ -129,16 +130,16 @@ def test_a_row_of_a_later_batch_is_counted_from_the_first(
 ) -> None:
     case = replace(fault("target", "inf", batches=2), moment="last")  # batch 11: the second of two
     (found,) = run_again(recorded(case, tmp_path, data))
-    assert found.finding is not None
-    assert found.finding.rows in ((256 + 3,), ())
-    assert found.inputs == (256 + 3,)
+    assert found.first is not None
+    assert found.first.rows in ((256 + 3,), ())
+    assert found.bad_rows == (256 + 3,)
 
 
 def test_an_infinite_target_is_named_at_the_loss(tmp_path: Path, data: BarDataModule) -> None:
     (found,) = run_again(recorded(fault("target", "inf"), tmp_path, data))
-    assert found.finding is not None
-    assert (found.finding.place, found.finding.what) == ("loss", "output")
-    assert found.inputs == (3,)
+    assert found.first is not None
+    assert (found.first.place, found.first.kind) == ("loss", "output")
+    assert found.bad_rows == (3,)
 
 
 @pytest.mark.parametrize("engine", [pytest.param("plain", marks=pytest.mark.slow), "compiled"])
@@ -146,22 +147,22 @@ def test_a_bad_weight_is_named_with_its_module(
     engine: str, tmp_path: Path, data: BarDataModule
 ) -> None:
     (found,) = run_again(recorded(fault("weight", engine=engine), tmp_path, data))
-    assert found.weights == ("head.weight",)
-    assert found.finding is not None
-    assert found.finding.place == "head (Linear)"
-    assert len(found.finding.rows) == 256
+    assert found.bad_weights == ("head.weight",)
+    assert found.first is not None
+    assert found.first.place == "head (Linear)"
+    assert len(found.first.rows) == 256
 
 
 def test_what_only_the_precision_of_the_run_overflows_is_found_in_that(
     tmp_path: Path, data: BarDataModule
 ) -> None:
     first, second = run_again(recorded(fault("feature", "1e30"), tmp_path, data))
-    assert first.finding is None
-    assert first.inputs == ()
+    assert first.first is None
+    assert first.bad_rows == ()
     assert second.precision == "32-true"
-    assert second.finding is not None
-    assert second.finding.place == "blocks.0.1 (LayerNorm)"  # its variance
-    assert second.finding.rows == (3,)
+    assert second.first is not None
+    assert second.first.place == "blocks.0.1 (LayerNorm)"  # its variance
+    assert second.first.rows == (3,)
 
 
 def test_a_gradient_that_overflows_alone_is_named_with_its_largest_rows(
@@ -172,18 +173,18 @@ def test_a_gradient_that_overflows_alone_is_named_with_its_largest_rows(
     x[17] = 3e4
     net["head.weight"] = net["head.weight"] * 1e17
     found = run_again_in(replace(record, bad=replace(record.bad, x=x, net=net)), "32-true")
-    assert found.finding is not None
+    assert found.first is not None
     assert found.loss == pytest.approx(found.loss)
-    if found.finding.what == "gradient norm":
-        assert found.finding.rows[0] == 17
+    if found.first.kind == "gradient norm":
+        assert found.first.rows[0] == 17
 
 
 def test_a_step_that_would_spoil_a_weight_is_named(tmp_path: Path, data: BarDataModule) -> None:
     record = finite_record(fault(), tmp_path, data, "schedule.warmup=0")
     found = run_again_in(replace(record, bad=replace(record.bad, lr=1e30)), "64-true")
-    assert found.finding is not None
-    assert found.finding.what == "weight"
-    assert found.finding.place.startswith("the optimizer's step of ")
+    assert found.first is not None
+    assert found.first.kind == "weight"
+    assert found.first.place.startswith("the optimizer's step of ")
 
 
 class Root(nn.Module):
@@ -197,13 +198,13 @@ def test_a_gradient_is_named_where_it_stops_being_finite_on_the_way_back() -> No
     net = nn.Sequential(nn.Linear(2, 2, bias=False), Root(), nn.Linear(2, 1)).double()
     watch = NonFiniteDetector(net)
     x = torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, 1.0]], dtype=torch.float64)
-    watch.seen("loss", net(x).sum()).backward()
-    assert watch.finding is not None
-    assert (watch.finding.place, watch.finding.what) == (
+    watch.check_output("loss", net(x).sum()).backward()
+    assert watch.first is not None
+    assert (watch.first.place, watch.first.kind) == (
         "0 (Linear)",
         "gradient of its output",
     )
-    assert watch.finding.rows == (1,)
+    assert watch.first.rows == (1,)
 
 
 def test_only_the_first_is_kept() -> None:
@@ -211,5 +212,5 @@ def test_only_the_first_is_kept() -> None:
     watch = NonFiniteDetector(net)
     net(torch.tensor([[torch.nan, 1.0]]))
     net(torch.tensor([[torch.inf, 1.0]]))
-    assert watch.finding is not None
-    assert (watch.finding.place, watch.finding.rows) == ("0 (Linear)", (0,))
+    assert watch.first is not None
+    assert (watch.first.place, watch.first.rows) == ("0 (Linear)", (0,))
