@@ -32,7 +32,7 @@ from robust_fin.leaks.perturbations import (
     values_differ,
     window_around,
 )
-from robust_fin.market.schema import stamps
+from robust_fin.market.schema import bar_starts
 
 # Drop at most a third and a twentieth of a contract: two starts are rarely both multiples of a
 # chunk length, and the short one leaves room for long lookbacks.
@@ -252,7 +252,7 @@ class FeatureLeaks:
         if seen is None:  # a part of the future affects the value, but not all of it at once
             starts = later_starts(self._bars, suspect.row)
             last = int(np.searchsorted(starts, suspect.first or 0, side="right")) - 1
-            seen = reach_between(stamps(self._bars), suspect.row, starts, max(0, last))
+            seen = reach_between(bar_starts(self._bars), suspect.row, starts, max(0, last))
         how = "change" if suspect.change is change_future else "are removed"
         return Leak(
             name,

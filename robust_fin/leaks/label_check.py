@@ -34,7 +34,7 @@ from robust_fin.leaks.perturbations import (
     window_around,
 )
 from robust_fin.market.labelling import Labeller
-from robust_fin.market.schema import stamps
+from robust_fin.market.schema import bar_starts
 
 LabelFunction = Callable[[pd.DataFrame], Labels]
 
@@ -116,7 +116,7 @@ def _comparisons(
     bar: pd.Timedelta,
 ) -> Iterator[LabelComparison]:
     known = ~np.isnat(base.label_end)
-    spans = (base.label_end[known] - stamps(bars)[known]) / np.timedelta64(1, "D")
+    spans = (base.label_end[known] - bar_starts(bars)[known]) / np.timedelta64(1, "D")
     longest = Lookback(int(np.max(spans, initial=0.0)) + 1, TRADING_DATES)
     for cut in cuts:
         window = window_around(bars, cut.last, lookbacks=[longest])
@@ -136,7 +136,7 @@ def _compare_at_cut(
 ) -> Iterator[LabelComparison]:
     first, stop = window
     part, known = drop_past(bars.iloc[:stop], first), last + 1 - first
-    now = stamps(part)[known - 1] + bar.to_timedelta64()
+    now = bar_starts(part)[known - 1] + bar.to_timedelta64()
     before = label(part)
     for change in (change_future, drop_future):
         after = label(change(part, known))
@@ -182,7 +182,7 @@ def _label_reach(
     starts, codes = later_starts(bars, row), bars["contract"].cat.codes.to_numpy()
     skipped = 0
     if comparison.what == AFTER_END and not np.isnat(base.label_end[row]):
-        skipped = int(np.searchsorted(stamps(bars)[starts], base.label_end[row]))
+        skipped = int(np.searchsorted(bar_starts(bars)[starts], base.label_end[row]))
     std = finite_std(base.outcome)
 
     def notices(position: int) -> bool:
@@ -194,7 +194,7 @@ def _label_reach(
         return bool(_labels_differ(base, label(changed), slice(row, row + 1), std=std)[0])
 
     last = last_noticed(notices, starts.size - skipped)
-    return None if last is None else reach_between(stamps(bars), row, starts, skipped + last)
+    return None if last is None else reach_between(bar_starts(bars), row, starts, skipped + last)
 
 
 def check_vix(bars: pd.DataFrame, labeller: Labeller, cuts: Sequence[PerturbationCut]) -> Findings:
@@ -265,6 +265,6 @@ def _vix_leak(bars: pd.DataFrame, labeller: Labeller, row: int) -> Leak:
 def _close_reach(bars: pd.DataFrame, row: int, day: pd.Timestamp) -> Reach:
     """Return the reach from a bar to the time at which a day's close is known."""
     known = (day + _KNOWN).tz_localize("America/Chicago").tz_convert("UTC").tz_localize(None)
-    time, until = stamps(bars), known.to_datetime64()
+    time, until = bar_starts(bars), known.to_datetime64()
     bar_count = np.unique(time[(time > time[row]) & (time < until)]).size
     return Reach(bar_count, float((until - time[row]) / np.timedelta64(1, "m")), to_end=False)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from robust_fin.features.history import contract_rows
 from robust_fin.features.registry import BARS, SESSION, Lookback
-from robust_fin.market.schema import PRICES, stamps
+from robust_fin.market.schema import PRICES, bar_starts
 
 Change = Callable[[pd.DataFrame, int], pd.DataFrame]  # changes or drops the bars from a row on
 ColumnValues = Callable[[pd.DataFrame], Float[np.ndarray, " _rows"]]  # one value per bar
@@ -152,7 +152,7 @@ def cut_points(
         seed: seed of the draw.
         ends: further moments to cut at, the last label ends of training spans.
     """
-    draw, time = np.random.default_rng(seed), stamps(bars)
+    draw, time = np.random.default_rng(seed), bar_starts(bars)
     kinds: dict[int, str] = {}
     for row, kind in _cut_rows(bars, count, draw, ends):
         last = int(np.searchsorted(time, time[row], side="right")) - 1
@@ -170,7 +170,7 @@ def _cut_rows(
             if row < len(bars):
                 yield int(row), ROLL
     yield int(draw.integers(1, 60)) % len(bars), FIRST
-    time, day = stamps(bars), bars["trading_day"].to_numpy()
+    time, day = bar_starts(bars), bars["trading_day"].to_numpy()
     for end in ends:
         yield max(0, int(np.searchsorted(time, end, side="left")) - 1), TRAIN
     dates = np.unique(day)
@@ -264,7 +264,7 @@ def values_differ(
 
 def describe_bar(bars: pd.DataFrame, row: int) -> str:
     """Format the time and contract of a bar."""
-    return f"bar {format_minute(stamps(bars)[row])} UTC of {bars['contract'].iloc[row]}"
+    return f"bar {format_minute(bar_starts(bars)[row])} UTC of {bars['contract'].iloc[row]}"
 
 
 def format_minute(stamp: np.datetime64) -> str:
@@ -274,7 +274,7 @@ def format_minute(stamp: np.datetime64) -> str:
 
 def later_starts(bars: pd.DataFrame, row: int) -> Int[np.ndarray, " later"]:
     """Return the first row of every time stamp after that of a row."""
-    first = np.flatnonzero(np.diff(stamps(bars)) > np.timedelta64(0)) + 1
+    first = np.flatnonzero(np.diff(bar_starts(bars)) > np.timedelta64(0)) + 1
     return first[first > row]
 
 
@@ -318,7 +318,7 @@ def measure_reach(
         return bool(values_differ(before, after, std=std)[0])
 
     last = last_noticed(notices, starts.size)
-    return None if last is None else reach_between(stamps(bars), row, starts, last)
+    return None if last is None else reach_between(bar_starts(bars), row, starts, last)
 
 
 def reach_between(

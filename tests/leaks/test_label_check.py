@@ -58,7 +58,7 @@ def check_joined_vix(folder: Path) -> Findings:
     lines = [f"{day:%Y-%m-%d},{20 + number % 7}" for number, day in enumerate(days)]
     path = folder / "vix.csv"
     path.write_text("date,close\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    labeller = Labeller.of("CME_Equity", override_path=None, vix_path=str(path))
+    labeller = Labeller.load("CME_Equity", override_path=None, vix_path=str(path))
     bars = synthetic_bars(ROWS).table
     return check_vix(bars, labeller, cut_points(bars, count=3, seed=0))
 
@@ -73,7 +73,7 @@ def test_vix_join_does_not_leak(tmp_path: Path) -> None:
 
 def test_without_vix_closes_nothing_is_checked() -> None:
     bars = synthetic_bars(ROWS).table
-    labeller = Labeller.of("CME_Equity", override_path=None, vix_path=None)
+    labeller = Labeller.load("CME_Equity", override_path=None, vix_path=None)
     assert check_vix(bars, labeller, cut_points(bars, count=1, seed=0)) == Findings([], [])
 
 
