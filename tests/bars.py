@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from robust_fin.cli.composition import conf_folder
 from robust_fin.market.calendar import TradingCalendar
-from robust_fin.market.labelling import in_expiry_order
+from robust_fin.market.labelling import contracts_by_expiry
 from robust_fin.market.sources import Bars
 
 MINUTE = pd.Timedelta("1min")
@@ -65,7 +65,7 @@ def zigzag(rows: int, *, step: float = 1.0, roll: int | None = None) -> pd.DataF
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
     """With trading dates, and contracts in the order of expiry."""
     labels = TradingCalendar.named("CME_Equity").label(table["time"])
-    codes = in_expiry_order(table["contract"], table["time"])
+    codes = contracts_by_expiry(table["contract"], table["time"])
     return table.assign(
         contract=pd.Categorical(table["contract"].astype("string"), categories=codes),
         trading_date=labels.trading_date,

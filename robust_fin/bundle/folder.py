@@ -38,7 +38,7 @@ from robust_fin.data.targets import ForwardReturn, RankTarget
 from robust_fin.data.transforms import FeatureTransform, arrays_below
 from robust_fin.errors import BundleError
 from robust_fin.features.registry import FeatureSet
-from robust_fin.market.schema import BarFacts
+from robust_fin.market.schema import BarSummary
 from robust_fin.market.sources import Bars, BarSource
 from robust_fin.runtime.atomic_files import write_atomic
 
@@ -100,7 +100,7 @@ def write_config(run: Path, config: DictConfig) -> None:
     write_atomic(run / BUNDLE / "config.yaml", text.encode())
 
 
-def start_bundle(run: Path, config: DictConfig, *, bars: BarFacts) -> None:
+def start_bundle(run: Path, config: DictConfig, *, bars: BarSummary) -> None:
     """Write config and provenance, before training."""
     write_config(run, config)
     _write_json(run / BUNDLE / "provenance.json", provenance(bars))
@@ -229,7 +229,7 @@ def _filled_nets(net: nn.Module, link: Link, to_rank: ToRank, weights: dict[str,
     return Nets(net.eval(), link, to_rank, weights)
 
 
-def provenance(bars: BarFacts) -> dict[str, Any]:
+def provenance(bars: BarSummary) -> dict[str, Any]:
     """What was read, with which versions and code."""
     return {
         "data": bars.origin,

@@ -15,8 +15,9 @@ from robust_fin.data.targets import ForwardReturn, Labels
 from robust_fin.errors import SourceError
 from robust_fin.features.history import contract_rows
 from robust_fin.features.registry import FeatureStream, compute_features, get_feature
-from robust_fin.market.schema import stamps
-from robust_fin.market.sources import Bars, BarStream
+from robust_fin.market.schema import bar_starts
+from robust_fin.market.sources import Bars
+from robust_fin.market.streams import BarStream
 
 OVER_GAP = "label jumps a break longer than target.max_gap"
 NO_BAR = "no bar at the horizon in the contract"
@@ -232,7 +233,7 @@ def _columns(
 ) -> dict[str, Any]:
     """Return the arrays of `COLUMNS` for the rows to keep."""
     return {
-        "time": stamps(table)[keep],
+        "time": bar_starts(table)[keep],
         "trading_date": table["trading_date"].to_numpy()[keep],
         "features": values[list(names)].to_numpy()[keep],
         "last_return": values[LAST_RETURN].to_numpy()[keep],

@@ -24,8 +24,9 @@ from robust_fin.data.targets import ForwardReturn, RankTarget
 from robust_fin.data.transforms import FeatureTransform, arrays_below
 from robust_fin.errors import SplitError
 from robust_fin.features.registry import FeatureSet
-from robust_fin.market.schema import BarFacts
-from robust_fin.market.sources import Bars, BarSource, BarStream
+from robust_fin.market.schema import BarSummary
+from robust_fin.market.sources import Bars, BarSource
+from robust_fin.market.streams import BarStream
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +46,14 @@ class Market:
         fingerprint: everything the examples depend on; None if it cannot be determined.
     """
 
-    bars: BarFacts
+    bars: BarSummary
     examples: Examples
     fingerprint: Mapping[str, Any] | None = None
 
     @classmethod
     def from_bars(cls, bars: Bars, *, features: FeatureSet, target: ForwardReturn) -> "Market":
         """Compute features and labels of bars in memory."""
-        return cls(bars.facts(), make_examples(bars, names=features.names, target=target))
+        return cls(bars.summary(), make_examples(bars, names=features.names, target=target))
 
     @classmethod
     def read(
@@ -77,7 +78,7 @@ class Market:
 
         entry = cache.get_or_build(content, build)
         examples = Examples.from_arrays(entry.arrays, entry.metadata["examples"])
-        return cls(BarFacts.from_dict(entry.metadata["bars"]), examples, content)
+        return cls(BarSummary.from_dict(entry.metadata["bars"]), examples, content)
 
 
 def read_examples(
@@ -92,12 +93,12 @@ def read_examples(
     if source.block_rows is not None:
         stream = BarStream(source, scratch=scratch)
         counts = write_examples(stream, names=features.names, target=target, sink=sink)
-        return {"bars": stream.facts().as_dict(), "examples": counts}
+        return {"bars": stream.summary().as_dict(), "examples": counts}
     bars = source.load()
     examples = make_examples(bars, names=features.names, target=target)
     for name, values in examples.arrays().items():
         sink.append(name, values)
-    return {"bars": bars.facts().as_dict(), "examples": examples.metadata()}
+    return {"bars": bars.summary().as_dict(), "examples": examples.metadata()}
 
 
 def _fingerprints(cache: Cache, **parts: object) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from robust_fin.errors import ConfigError, TransformError
 from robust_fin.features.history import contract_rows
-from robust_fin.market.schema import stamps
+from robust_fin.market.schema import bar_starts
 
 
 class Labels(NamedTuple):
@@ -60,7 +60,7 @@ class ForwardReturn:
         label_end = np.full(len(bars), np.datetime64("NaT"), dtype="datetime64[ns]")
         over_gap = np.zeros(len(bars), dtype=bool)
         close = bars["close"].to_numpy()
-        time = stamps(bars)
+        time = bar_starts(bars)
         for rows in contract_rows(bars):
             now, then = rows[: -self.horizon], rows[self.horizon :]
             outcome[now] = close[then] / close[now] - 1

@@ -32,7 +32,7 @@ def ratio(above: Rows, below: Rows) -> Rows:
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
 
 
-def in_volatilities(bars: pd.DataFrame, fraction: Rows) -> pd.Series:
+def per_volatility(bars: pd.DataFrame, fraction: Rows) -> pd.Series:
     """A fraction of price over the realised volatility of the last 60 bars."""
     return pd.Series(ratio(fraction, realised_volatility(bars, span=HOUR)), index=bars.index)
 
@@ -46,7 +46,7 @@ def volatility_60bar(bars: pd.DataFrame) -> pd.Series:
 @feature(lookback=Lookback(HOUR, BARS), unit=PER_VOLATILITY, chained=True)
 def volatility_5bar(bars: pd.DataFrame) -> pd.Series:
     """Root mean square of the last 5 bar returns over that of the last 60: how it changes."""
-    return in_volatilities(bars, realised_volatility(bars, span=5))
+    return per_volatility(bars, realised_volatility(bars, span=5))
 
 
 @feature(lookback=Lookback(1, BARS), unit="fraction")
@@ -102,7 +102,7 @@ _NEEDS = Lookback(HOUR, BARS)
 
 def _return_over(bars: pd.DataFrame, span: int) -> pd.Series:
     close = bars["close"].to_numpy()
-    return in_volatilities(bars, close / lagged(close, span) - 1)
+    return per_volatility(bars, close / lagged(close, span) - 1)
 
 
 @feature(lookback=_NEEDS, unit=PER_VOLATILITY, chained=True)
@@ -184,21 +184,21 @@ def close_location_10bar(bars: pd.DataFrame) -> pd.Series:
 def range_1bar(bars: pd.DataFrame) -> pd.Series:
     """High minus low, over close and volatility."""
     _, high, low, close = _prices(bars)
-    return in_volatilities(bars, (high - low) / close)
+    return per_volatility(bars, (high - low) / close)
 
 
 @feature(lookback=_LOCATION_NEEDS, unit=PER_VOLATILITY, chained=True)
 def upper_shadow_1bar(bars: pd.DataFrame) -> pd.Series:
     """High minus the higher of open and close, over close and volatility."""
     opened, high, _, close = _prices(bars)
-    return in_volatilities(bars, (high - np.maximum(opened, close)) / close)
+    return per_volatility(bars, (high - np.maximum(opened, close)) / close)
 
 
 @feature(lookback=_LOCATION_NEEDS, unit=PER_VOLATILITY, chained=True)
 def lower_shadow_1bar(bars: pd.DataFrame) -> pd.Series:
     """The lower of open and close minus low, over close and volatility."""
     opened, _, low, close = _prices(bars)
-    return in_volatilities(bars, (np.minimum(opened, close) - low) / close)
+    return per_volatility(bars, (np.minimum(opened, close) - low) / close)
 
 
 def _prices(bars: pd.DataFrame) -> list[Float[np.ndarray, " rows"]]:

@@ -217,11 +217,11 @@ class FeatureStream:
         bars = block if self._held is None else pd.concat([self._held, block], ignore_index=True)
         first = len(bars) - len(block)
         values = compute_features(bars, self._names, first=first)
-        self._held = bars[still_needed(bars, self._wanted)].reset_index(drop=True)
+        self._held = bars[needed_history(bars, self._wanted)].reset_index(drop=True)
         return values.iloc[first:].reset_index(drop=True)
 
 
-def still_needed(bars: pd.DataFrame, wanted: Sequence[Feature]) -> Bool[np.ndarray, " rows"]:
+def needed_history(bars: pd.DataFrame, wanted: Sequence[Feature]) -> Bool[np.ndarray, " rows"]:
     """Which bars a later one may look back to.
 
     Of each contract these are the last ones, and one more: it tells that there were older ones,

@@ -11,11 +11,11 @@ from robust_fin.features.windows import (
     first_rows,
     lagged,
     last_rows,
-    on_each_bar,
+    repeat_per_bar,
     trailing_sum,
     value_on_day,
 )
-from robust_fin.market.schema import stamps
+from robust_fin.market.schema import bar_starts
 
 DAY_S, HOUR_S, MINUTE_S = 86_400, 3_600, 60
 
@@ -27,7 +27,7 @@ def seconds_of_day(bars: pd.DataFrame) -> Int[np.ndarray, " rows"]:
 
     The zone is asked once an hour, because the clock changes at full hours alone.
     """
-    start = stamps(bars).view(np.int64) // 1_000_000_000
+    start = bar_starts(bars).view(np.int64) // 1_000_000_000
     first = np.flatnonzero(np.diff(start // HOUR_S, prepend=-1))
     instant = pd.DatetimeIndex(start[first].astype("datetime64[s]"), tz="UTC")
     local = instant.tz_convert("America/Chicago").tz_localize(None)
@@ -127,7 +127,7 @@ def volume_surprise_20d(bars: pd.DataFrame) -> pd.Series:
     One contract is added to both, so that a minute without volume has a logarithm.
     """
     volume = bars["volume"].to_numpy()
-    usual = DateGrid.of(bars).mean_of_earlier(volume, dates=MONTH)
+    usual = DateGrid.from_bars(bars).mean_of_earlier(volume, dates=MONTH)
     return pd.Series(np.log1p(volume) - np.log1p(usual), index=bars.index)
 
 
@@ -141,7 +141,9 @@ def next_minute_direction_20d(bars: pd.DataFrame) -> pd.Series:
     moved = close[1:] / close[:-1] - 1
     moved[np.abs(moved) < _ROUNDING] = 0  # chain-linked closes meet at a roll up to rounding
     direction = np.append(np.sign(moved), np.nan)  # filed under the bar it follows
-    return pd.Series(DateGrid.of(bars).mean_of_earlier(direction, dates=MONTH), index=bars.index)
+    return pd.Series(
+        DateGrid.from_bars(bars).mean_of_earlier(direction, dates=MONTH), index=bars.index
+    )
 
 
 BIN = 2e-4  # of the logarithm of price: about a point of ES
@@ -168,7 +170,7 @@ class VolumeProfile(NamedTuple):
     low: Dates
 
 
-def profile_of(bars: pd.DataFrame) -> VolumeProfile:
+def volume_profile(bars: pd.DataFrame) -> VolumeProfile:
     """The volume profile of every trading date of one contract's bars."""
     lowest = np.minimum.reduceat(bars["low"].to_numpy(), first_rows(bars))
     volume = binned_volume(bars, lowest)
@@ -189,7 +191,7 @@ def binned_volume(bars: pd.DataFrame, lowest: Dates) -> Volumes:
         bars: one contract's bars.
         lowest: lowest price of each trading date, where its bins begin.
     """
-    origin, date = on_each_bar(bars, lowest), on_each_bar(bars, np.arange(lowest.size))
+    origin, date = repeat_per_bar(bars, lowest), repeat_per_bar(bars, np.arange(lowest.size))
     from_bin, to_bin = (_bin_of(bars[name].to_numpy(), origin) for name in ("low", "high"))
     bins = int(to_bin.max()) + 2  # one more, where the share of the highest ends
     share = bars["volume"].to_numpy() / (to_bin - from_bin + 1)
@@ -241,19 +243,19 @@ def _of_previous_date(bars: pd.DataFrame, level: Dates) -> pd.Series:
 @feature(lookback=Lookback(1, TRADING_DATES), unit="fraction of close", chained=True)
 def point_of_control_1d(bars: pd.DataFrame) -> pd.Series:
     """Price of most volume on the previous trading date over close, minus 1."""
-    return _of_previous_date(bars, profile_of(bars).control)
+    return _of_previous_date(bars, volume_profile(bars).control)
 
 
 @feature(lookback=Lookback(1, TRADING_DATES), unit="fraction of close", chained=True)
 def value_area_high_1d(bars: pd.DataFrame) -> pd.Series:
     """Upper edge of the previous trading date's value area over close, minus 1."""
-    return _of_previous_date(bars, profile_of(bars).high)
+    return _of_previous_date(bars, volume_profile(bars).high)
 
 
 @feature(lookback=Lookback(1, TRADING_DATES), unit="fraction of close", chained=True)
 def value_area_low_1d(bars: pd.DataFrame) -> pd.Series:
     """Lower edge of the previous trading date's value area over close, minus 1."""
-    return _of_previous_date(bars, profile_of(bars).low)
+    return _of_previous_date(bars, volume_profile(bars).low)
 
 
 @feature(lookback=Lookback(0, SESSION), unit="fraction of close", chained=True)
@@ -271,7 +273,7 @@ def session_low(bars: pd.DataFrame) -> pd.Series:
 @feature(lookback=Lookback(1, TRADING_DATES), unit="fraction", chained=True)
 def opening_gap(bars: pd.DataFrame) -> pd.Series:
     """First open of the trading date over the last close of the one before, minus 1."""
-    opened = on_each_bar(bars, bars["open"].to_numpy()[first_rows(bars)])
+    opened = repeat_per_bar(bars, bars["open"].to_numpy()[first_rows(bars)])
     closed = value_on_day(bars, bars["close"].to_numpy()[last_rows(bars)], dates_ago=1)
     return pd.Series(opened / closed - 1, index=bars.index)
 

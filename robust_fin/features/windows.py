@@ -78,7 +78,7 @@ def last_rows(bars: pd.DataFrame) -> Places:
     return np.append(first_rows(bars)[1:], len(bars)) - 1
 
 
-def on_each_bar(
+def repeat_per_bar(
     bars: pd.DataFrame, values: Shaped[np.ndarray, " dates"]
 ) -> Shaped[np.ndarray, " rows"]:
     """The value of each bar's own trading date; one entry a trading date that has a bar."""
@@ -100,4 +100,4 @@ def value_on_day(
     days = bars["trading_day"].to_numpy()[first_rows(bars)]
     place = np.searchsorted(days, days - dates_ago)
     held = days[place] == days - dates_ago
-    return on_each_bar(bars, np.where(held, values[place], np.nan))
+    return repeat_per_bar(bars, np.where(held, values[place], np.nan))

@@ -1,4 +1,4 @@
-"""The contract of a bar table, checked once at the border; and the fingerprint of a table."""
+"""Rules that every bar table must satisfy, its fingerprint, and writing it to Parquet."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -14,18 +14,20 @@ from robust_fin.errors import SchemaError
 
 PRICES = ("open", "high", "low", "close")
 REQUIRED = ("time", *PRICES, "volume", "contract")
-_SHOWN = 80  # characters of a cell
+_OPTIONAL = ("session", "vix")
+_MAX_CELL = 80  # characters of a cell shown in a message
+_CHUNK = 1 << 20  # rows hashed at once
 
 
 def check_bars(bars: pd.DataFrame, *, origin: str) -> None:
-    """Raise on the first rule that `bars` breaks.
+    """Check a bar table against all rules.
 
     Args:
-        bars: a table with the columns above, rows in the order of the file.
-        origin: the name of the file, for the message.
+        bars: table with the columns `REQUIRED`, rows in the order of the file.
+        origin: file name, for the message.
 
     Raises:
-        SchemaError: names the rule, the first offending row with its content, and how many offend.
+        SchemaError: names the broken rule, the first bad row with its content, and their number.
     """
     missing = [name for name in REQUIRED if name not in bars.columns]
     if missing:
@@ -37,8 +39,8 @@ def check_bars(bars: pd.DataFrame, *, origin: str) -> None:
             raise SchemaError(_message(bars, rule, broken, origin))
 
 
-def stamps(bars: pd.DataFrame) -> np.ndarray:
-    """Start of each bar as datetime64[ns] in UTC, without the zone that numpy cannot hold."""
+def bar_starts(bars: pd.DataFrame) -> Shaped[np.ndarray, " rows"]:
+    """Return the start of each bar in UTC as naive datetime64[ns]; numpy has no time zones."""
     return bars["time"].dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
 
 
@@ -67,34 +69,31 @@ def _time_rules(bars: pd.DataFrame) -> Iterator[tuple[str, Bool[np.ndarray, " ro
     yield "times must increase within a contract", step < np.timedelta64(0)
 
 
-def shown(value: object) -> str:
-    """A cell of a file as a message can hold it: one short line."""
-    text = str(value)[:_SHOWN]
+def excerpt(value: object) -> str:
+    """Format a cell as one short printable line for a message."""
+    text = str(value)[:_MAX_CELL]
     return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _message(bars: pd.DataFrame, rule: str, broken: Bool[np.ndarray, " rows"], origin: str) -> str:
     row = int(np.argmax(broken))
-    content = ", ".join(f"{name}={shown(value)}" for name, value in bars.iloc[row].items())
+    content = ", ".join(f"{name}={excerpt(value)}" for name, value in bars.iloc[row].items())
     return (
         f"{origin}: {rule}. First at row {row} (0 is the first after the header): {content}. "
-        f"{int(broken.sum())} of {len(bars)} rows break this rule; mend or remove them in the file"
+        f"{int(broken.sum())} of {len(bars)} rows break this rule; fix or remove them in the file"
     )
 
 
-_PIECE = 1 << 20  # rows hashed at once
-
-
 @dataclass(frozen=True, slots=True)
-class BarFacts:
-    """What is left to say of bars when the table itself is not at hand.
+class BarSummary:
+    """Origin, size, time span and fingerprint of a bar table.
 
     Attributes:
-        origin: file name, or synthetic with its settings.
-        rows_in: rows the file holds, before `source.fraction`.
+        origin: file name, or "synthetic bars".
+        rows_in: number of rows in the file, before `source.fraction`.
         first_bar: start of the first bar.
         last_bar: start of the last bar.
-        sha256: what `fingerprint` says of the table.
+        sha256: result of `fingerprint`.
     """
 
     origin: str
@@ -104,25 +103,26 @@ class BarFacts:
     sha256: str
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Convert to a dict for JSON."""
         bars = {"first_bar": str(self.first_bar), "last_bar": str(self.last_bar)}
         return {"origin": self.origin, "rows_in": self.rows_in, **bars, "sha256": self.sha256}
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "BarFacts":
-        """The facts that `content` came from."""
+    def from_dict(cls, content: dict[str, Any]) -> "BarSummary":
+        """Convert back from the result of `as_dict`."""
         bars = {name: pd.Timestamp(content[name]) for name in ("first_bar", "last_bar")}
         return cls(**{**content, **bars})
 
 
 def hashed_columns(table: pd.DataFrame) -> dict[str, Shaped[np.ndarray, " rows"]]:
-    """The columns a fingerprint is over, in its order; the contracts follow them."""
+    """Return the columns that `fingerprint` hashes before the contracts, in its order."""
     names = (*PRICES, "volume", *(["vix"] if "vix" in table else []))
-    return {"time": stamps(table).view(np.int64)} | {name: table[name].to_numpy() for name in names}
+    columns = {name: table[name].to_numpy() for name in names}
+    return {"time": bar_starts(table).view(np.int64)} | columns
 
 
 def fingerprint(table: pd.DataFrame) -> str:
-    """SHA-256 over times, prices, volume, VIX and contracts, column by column."""
+    """Return the SHA-256 of times, prices, volume, VIX and contracts, column by column."""
     digest = hashlib.sha256()
     for name, values in hashed_columns(table).items():
         digest.update(name.encode())
@@ -134,21 +134,20 @@ def fingerprint(table: pd.DataFrame) -> str:
 
 
 class ColumnSpool:
-    """The fingerprint of bars that come in blocks.
+    """Fingerprint of bars that arrive in blocks.
 
-    It goes column by column, so the columns wait in files until the last block is there.
+    The fingerprint hashes column by column, so the columns are kept in files until the last block.
 
     Args:
-        folder: an empty folder for the files, which the caller removes.
+        folder: an empty folder for the files; the caller removes it.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is written yet."""
         self._folder = folder
         self._dtypes: dict[str, np.dtype] = {}
 
     def append(self, table: pd.DataFrame) -> None:
-        """Add a block; its contracts have the same categories as those of the blocks before."""
+        """Add a block; its contract categories are the same in every block."""
         codes = table["contract"].cat.codes.to_numpy().astype(np.int32)
         for name, values in (hashed_columns(table) | {"contract": codes}).items():
             self._dtypes[name] = values.dtype
@@ -156,44 +155,42 @@ class ColumnSpool:
                 file.write(np.ascontiguousarray(values).data)
 
     def fingerprint(self, contracts: Sequence[str], *, used: Int[np.ndarray, " used"]) -> str:
-        """What `fingerprint` says of the whole table, whose categories are those in use.
+        """Return the `fingerprint` of the concatenated table with unused categories removed.
 
         Args:
-            contracts: the categories of the blocks.
-            used: codes that occur in them, increasing.
+            contracts: contract categories of the blocks.
+            used: codes that occur in the blocks, increasing.
         """
         codes = np.zeros(len(contracts), dtype=np.int64)
         codes[used] = np.arange(used.size)
-        least = pd.Categorical.from_codes(codes[used], pd.Index([contracts[c] for c in used])).codes
+        smallest = pd.Categorical.from_codes(codes[used], pd.Index([contracts[c] for c in used]))
         digest = hashlib.sha256()
         for name in [name for name in self._dtypes if name != "contract"]:
             digest.update(name.encode())
-            for piece in self._pieces(name):
-                digest.update(piece.data)
+            for chunk in self._chunks(name):
+                digest.update(chunk.data)
         digest.update(",".join(contracts[code] for code in used).encode())
-        for piece in self._pieces("contract"):
-            digest.update(codes[piece].astype(least.dtype).data)
+        for chunk in self._chunks("contract"):
+            digest.update(codes[chunk].astype(smallest.codes.dtype).data)
         return digest.hexdigest()
 
-    def _pieces(self, name: str) -> Iterator[Shaped[np.ndarray, " piece"]]:
+    def _chunks(self, name: str) -> Iterator[Shaped[np.ndarray, " chunk"]]:
         with (self._folder / f"{name}.column").open("rb") as file:
-            while (piece := np.fromfile(file, dtype=self._dtypes[name], count=_PIECE)).size:
-                yield piece
-
-
-_OPTIONAL = ("session", "vix")
+            while (chunk := np.fromfile(file, dtype=self._dtypes[name], count=_CHUNK)).size:
+                yield chunk
 
 
 def write_bars(bars: pd.DataFrame, path: Path, *, length: str) -> None:
-    """Write what the source reads of a bar table, and nothing that it finds out by itself.
+    """Write the columns that a source reads; derived columns are left out.
 
     Args:
-        bars: with time, open, high, low, close and volume; contract, session and vix if there.
+        bars: table with time, open, high, low, close and volume; contract, session and vix are
+            optional.
         path: a .parquet file.
-        length: of a bar, as source.bar has it.
+        length: length of a bar, as in source.bar.
 
     Raises:
-        SchemaError: the bars are of another length.
+        SchemaError: the bars have another length.
     """
     kept = [name for name in (*REQUIRED, *_OPTIONAL) if name in bars]
     table = bars[kept].reset_index(drop=True)
@@ -203,7 +200,7 @@ def write_bars(bars: pd.DataFrame, path: Path, *, length: str) -> None:
 
 
 def _check_length(table: pd.DataFrame, length: pd.Timedelta) -> None:
-    """The least step between two bars of a contract says how long they are; gaps are longer."""
+    # the smallest step between two bars of a contract is their length; gaps are longer
     times = table.groupby("contract", observed=True)["time"] if "contract" in table else None
     steps = table["time"].diff() if times is None else times.diff()
     steps = steps[steps > pd.Timedelta(0)]
@@ -211,9 +208,6 @@ def _check_length(table: pd.DataFrame, length: pd.Timedelta) -> None:
         return
     seconds = steps.min().total_seconds()
     raise SchemaError(
-        f"no two bars are less than {seconds:g} s apart, and source.bar is "
-        f"{length.total_seconds():g} s; write source.bar={seconds:g}s"
-        if steps.min() > length
-        else f"bars lie {seconds:g} s apart, and source.bar is {length.total_seconds():g} s; "
-        f"write source.bar={seconds:g}s"
+        f"the smallest step between two bars is {seconds:g} s, but source.bar is "
+        f"{length.total_seconds():g} s; set source.bar={seconds:g}s"
     )

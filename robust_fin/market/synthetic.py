@@ -47,10 +47,10 @@ from robust_fin.market.synthetic_path import (
     MinuteGrid,
     Minutes,
     Prices,
-    contracts_of,
+    bar_draws,
+    contract_codes,
     draw_minutes,
-    draws_of,
-    grid_of,
+    minute_grid,
     planted_forecast,
     walk_prices,
 )
@@ -148,14 +148,14 @@ def synthetic_market(
             STREAMS, np.random.SeedSequence(seed).spawn(len(STREAMS)), strict=True
         )
     }
-    grid = grid_of(calendar, start=start, rows=rows)
+    grid = minute_grid(calendar, start=start, rows=rows)
     minutes = draw_minutes(grid, calendar, random, tail_df=tail_df, regime_sessions=regime_sessions)
     kept = np.flatnonzero(minutes.keep)[:rows]
     grid, minutes = MinuteGrid(*(a[kept] for a in grid)), Minutes(*(a[kept] for a in minutes))
-    codes, contract = contracts_of(grid.start)
+    codes, contract = contract_codes(grid.start)
     begins = np.flatnonzero(np.diff(grid.session, prepend=-1) + np.diff(contract, prepend=-1))
     walk = functools.partial(
-        walk_prices, draws_of(grid, minutes, random), contract, begins,
+        walk_prices, bar_draws(grid, minutes, random), contract, begins,
         first=round(price / TICK), steps=random["roll"].standard_normal(codes.size),
     )  # fmt: skip
     prices = _calibrated(walk, contract, signal=signal) if signal else walk(strength=0.0)

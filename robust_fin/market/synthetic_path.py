@@ -63,7 +63,7 @@ class Minutes(NamedTuple):
     keep: Bool[np.ndarray, " rows"]
 
 
-def grid_of(calendar: TradingCalendar, *, start: str, rows: int) -> MinuteGrid:
+def minute_grid(calendar: TradingCalendar, *, start: str, rows: int) -> MinuteGrid:
     """List the minutes of the sessions from a date on, somewhat more than `rows` of them.
 
     Raises:
@@ -176,7 +176,7 @@ def _news(
     return shock
 
 
-def contracts_of(start: Ints) -> tuple[Shaped[np.ndarray, " codes"], Ints]:
+def contract_codes(start: Ints) -> tuple[Shaped[np.ndarray, " codes"], Ints]:
     """Give each minute its contract; the next one takes over on Monday of the expiry week."""
     span = start[[0, -1]].astype("M8[ns]").astype("M8[Y]").astype("M8[M]")
     month = np.arange(span[0] + 2, span[1] + 20, 3)
@@ -239,7 +239,7 @@ def planted_forecast(
     return np.where((price_range > 0) & np.isfinite(close_change_pct), forecast, 0.0)
 
 
-def draws_of(grid: MinuteGrid, minutes: Minutes, random: dict[str, np.random.Generator]) -> Draws:
+def bar_draws(grid: MinuteGrid, minutes: Minutes, random: dict[str, np.random.Generator]) -> Draws:
     """Add the gaps over breaks, and draw what turns shocks into whole ticks and highs and lows."""
     rows = grid.start.size
     shock = minutes.shock.copy()

@@ -271,7 +271,7 @@ def span_figures(
     )
     net = found.pop("net")
     val = [
-        one.val_yardstick.figures(one.val.forecast.score)
+        one.val_yardstick.metrics(one.val.forecast.score)
         for one in scores
         if one.val is not None and one.val_yardstick is not None
     ]

@@ -14,9 +14,10 @@ from omegaconf import DictConfig
 from robust_fin.bundle.folder import Bundle, load_bundle, read_config
 from robust_fin.errors import BundleError
 from robust_fin.evaluation.intervals import Interval
-from robust_fin.evaluation.report.page import PlainTable, render_paragraphs, render_table
+from robust_fin.evaluation.report.page import render_paragraphs, render_table
 from robust_fin.evaluation.report.report import REPORT
 from robust_fin.evaluation.significance import Judgement, judge
+from robust_fin.evaluation.tables import PlainTable
 from robust_fin.evaluation.verdict import format_interval, format_percent_interval, verdict
 from robust_fin.runs.results import METRICS, PREDICTIONS, ROWS
 

@@ -144,7 +144,10 @@ BAD_BARS = {
     ),
     "stamps without zone": BadBars(
         lambda bars: bars.assign(time=bars["time"].dt.tz_localize(None)),
-        ("es.csv: the stamps carry no zone (first: 2024-03-04 15:00:00)", "source.timezone=UTC"),
+        (
+            "es.csv: the timestamps have no time zone (first: 2024-03-04 15:00:00)",
+            "source.timezone=UTC",
+        ),
     ),
     "stamps that are none": BadBars(
         put("time", [4], "yesterday"),
@@ -186,7 +189,7 @@ def test_the_bars_that_the_table_spoils_are_good(bars: pd.DataFrame, tmp_path: P
     [
         ("gone.csv", None, "there is no file {path}; set source.path"),
         ("es.csv", "", "{path} is empty"),
-        ("es.xlsx", "time,open", "{path} ends in .xlsx; .csv and .parquet are read"),
+        ("es.xlsx", "time,open", "{path} has the extension .xlsx; use .csv or .parquet"),
         ("es", "time,open", "{path} ends in nothing"),
         ("es.parquet", "time,open", "{path} cannot be read as .parquet"),
         ("es.csv.gz", "time,open", "{path} cannot be read as .csv"),
@@ -218,7 +221,7 @@ def test_train_refuses_what_is_no_bar_file(
         ("model=transformer", "model=transformer does not exist. Choices: plain_mlp, prenorm_mlp"),
         ("features.names=[close_change_pct,moon]", "no feature is named moon; registered are"),
         ("features.names=[vwap,vwap]", "features.names=['vwap', 'vwap'] must name each"),
-        ("source.stamp=middle", "source.stamp=middle is neither start nor end"),
+        ("source.stamp=middle", "source.stamp=middle must be start or end"),
         ("source.fraction=1.5", "source.fraction=1.5 is not in (0, 1]"),
         ("source.bar=often", "source.bar=often is no length"),
         ("source.calendar=CME_Equities", "source.calendar='CME_Equities' is no calendar"),

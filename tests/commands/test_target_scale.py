@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from robust_fin import predict, train
 from robust_fin.bundle.folder import load_bundle
-from robust_fin.market.sources import SPIKED
+from robust_fin.market.sources import SPIKED_BARS
 from robust_fin.market.synthetic import synthetic_market
 from robust_fin.metrics import span_metrics
 from robust_fin.runs.training import load_data
@@ -145,7 +145,7 @@ def test_spiked_bars_are_said_and_stay_with_the_run(tmp_path: Path) -> None:
     first, *_ = [point.value for point in events.Scalars("lr")]
     assert first == pytest.approx(0.003)  # no warmup
     assert not (run / "failure.json").exists()
-    count = json.loads((run / "rows.json").read_text())["reports"][SPIKED]
+    count = json.loads((run / "rows.json").read_text())["reports"][SPIKED_BARS]
     assert 30 < count < 90
     about = json.loads((run / "bundle" / "provenance.json").read_text())
     assert about["data"] == "es.parquet, 1 % of bars spiked 10-fold"

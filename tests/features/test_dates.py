@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from robust_fin.features.windows import first_rows, last_rows, on_each_bar, value_on_day
+from robust_fin.features.windows import first_rows, last_rows, repeat_per_bar, value_on_day
 from tests.bars import close_bars
 
 NAN = float("nan")
@@ -26,7 +26,7 @@ def test_the_bars_of_a_date_are_found_by_its_first_and_last(bars) -> None:
 
 
 def test_a_value_of_a_date_stands_on_each_of_its_bars(bars) -> None:
-    assert on_each_bar(bars, np.array([7, 8, 9, 10])).tolist() == [7, 8, 8, 9, 10]
+    assert repeat_per_bar(bars, np.array([7, 8, 9, 10])).tolist() == [7, 8, 8, 9, 10]
 
 
 def test_a_value_of_an_earlier_date_is_missing_where_that_date_is(bars) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from robust_fin.features.registry import compute_features
-from robust_fin.features.session import BIN, binned_volume, profile_of, value_area
+from robust_fin.features.session import BIN, binned_volume, value_area, volume_profile
 from tests.bars import hand_bars
 
 NAN = float("nan")
@@ -63,7 +63,7 @@ def test_the_profile_of_a_date_is_made_of_prices() -> None:
         ESH24 2024-02-06T12:02 {at(5.5)} {at(5.5)} {at(5.5)} 40
         ESH24 2024-02-07T12:00 {at(0)} {at(0)} {at(0)} 0
     """)
-    profile = profile_of(bars)
+    profile = volume_profile(bars)
     assert profile.control.tolist() == pytest.approx([at(4.5), NAN], nan_ok=True)
     assert profile.high.tolist() == pytest.approx([at(6), NAN], nan_ok=True)
     assert profile.low.tolist() == pytest.approx([at(4), NAN], nan_ok=True)

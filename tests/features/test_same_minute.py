@@ -26,7 +26,7 @@ def earlier(dates: int, missing: tuple[int, ...] = ()) -> list[float]:
     bars = hand_bars(FEW)
     volume = bars["volume"].to_numpy().copy()
     volume[list(missing)] = np.nan
-    return DateGrid.of(bars).mean_of_earlier(volume, dates=dates).tolist()
+    return DateGrid.from_bars(bars).mean_of_earlier(volume, dates=dates).tolist()
 
 
 def test_the_mean_is_over_the_dates_that_had_such_a_bar() -> None:
@@ -48,7 +48,7 @@ def test_the_same_minute_is_that_of_the_clock_in_summer_and_winter() -> None:
         ESH24 2024-03-11T12:00 100
         ESH24 2024-03-11T13:00 100
     """)
-    grid = DateGrid.of(bars)
+    grid = DateGrid.from_bars(bars)
     assert (grid.dates, grid.times, grid.cell.tolist()) == (2, 2, [0, 2, 3])
 
 

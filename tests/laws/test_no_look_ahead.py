@@ -8,7 +8,7 @@ import numpy as np
 
 from robust_fin.data.datamodule import BarDataModule, Market
 from robust_fin.data.targets import ForwardReturn
-from robust_fin.market.schema import stamps
+from robust_fin.market.schema import bar_starts
 from robust_fin.market.sources import Bars
 from tests.bars import MINUTE, config, instantiate, shocked, synthetic_bars
 from tests.every import for_every
@@ -46,7 +46,7 @@ def changed_from(span: str, *words: str) -> BarDataModule:
     """The same with every bar changed from the first row of `span` on."""
     bars, before = market_bars(), data(*words)
     first = before.market.examples.time[before.fitted.span(span)[0]]
-    rows = np.flatnonzero(stamps(bars.table) >= first)
+    rows = np.flatnonzero(bar_starts(bars.table) >= first)
     return build(dataclasses.replace(bars, table=shocked(bars.table, rows)), *words)
 
 
@@ -106,7 +106,7 @@ def test_a_target_sees_no_further_than_its_label_end(horizon: int) -> None:
     for last in (100, 5000, 12_345):
         future = np.arange(last + 1, len(table))
         after = target.label(shocked(table, future), bar=MINUTE)
-        known = before.label_end <= stamps(table)[last] + MINUTE.to_timedelta64()
+        known = before.label_end <= bar_starts(table)[last] + MINUTE.to_timedelta64()
         assert known.sum() > last - 2 * horizon
         np.testing.assert_array_equal(after.outcome[known], before.outcome[known])
         np.testing.assert_array_equal(after.label_end, before.label_end)

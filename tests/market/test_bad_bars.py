@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from robust_fin.errors import RobustFinError, SchemaError, SourceError
-from robust_fin.market.sources import BarSource, BarStream
+from robust_fin.market.sources import BarSource
+from robust_fin.market.streams import BarStream
 from tests.every import for_every
 from tests.market import damage_files, damage_parquet  # noqa: F401 (they register their kinds)
 from tests.market.by_hand import Bar, Reading, RefusedError
@@ -29,7 +30,7 @@ from tests.market.test_sources import source
 FEW, MANY = 2, 30
 SPARE = 20  # examples that may be of a file thrown before
 HANGS = 60  # seconds after which the process is ended with a traceback
-NOT_IN_TIME = "source.block_rows reads a file in the order of time"
+NOT_IN_TIME = "source.block_rows needs a file sorted by time"
 
 
 def test_the_kinds_are_counted_and_enough() -> None:

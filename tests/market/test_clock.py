@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from robust_fin.errors import ConfigError, SchemaError
-from robust_fin.market.timestamps import to_utc
+from robust_fin.market.parsing import to_utc
 
 
 def utc(*stamps: object, timezone: str | None = None, time_format: str | None = None) -> list[str]:
@@ -67,7 +67,7 @@ def test_naive_stamps_without_a_zone_name_the_override(stamp: object) -> None:
     with pytest.raises(SchemaError) as caught:
         utc(stamp)
     message = str(caught.value)
-    assert "es.csv: the stamps carry no zone (first: 2024-03-08 14:31:00)" in message
+    assert "es.csv: the timestamps have no time zone (first: 2024-03-08 14:31:00)" in message
     assert "source.timezone=UTC" in message
 
 
@@ -85,7 +85,7 @@ def test_a_format_says_how_stamps_are_written(stamp: str, time_format: str) -> N
     assert utc(stamp, timezone="America/Chicago", time_format=time_format) == [
         "2024-03-08 20:31:00"
     ]
-    with pytest.raises(SchemaError, match=r"carry no zone.*source\.timezone=UTC"):
+    with pytest.raises(SchemaError, match=r"have no time zone.*source\.timezone=UTC"):
         utc(stamp, time_format=time_format)
 
 
@@ -111,7 +111,7 @@ def test_a_format_that_does_not_fit_is_named() -> None:
 
 
 def test_a_format_that_is_no_pattern_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"source\.time_format='%Q' is no pattern"):
+    with pytest.raises(ConfigError, match=r"source\.time_format='%Q' is not a strptime pattern"):
         utc("2024", timezone="UTC", time_format="%Q")
 
 
@@ -119,7 +119,7 @@ def test_some_stamps_with_and_some_without_zone_are_refused() -> None:
     with pytest.raises(SchemaError) as caught:
         utc("2024-03-08 14:31Z", None, "2024-03-08 14:32", "2024-03-08 14:33", timezone="UTC")
     message = str(caught.value)
-    assert "some stamps carry a zone and 2 do not, the first at row 2" in message
+    assert "some timestamps have a time zone and 2 do not, the first at row 2" in message
     assert "'2024-03-08 14:32'" in message
 
 
@@ -129,7 +129,7 @@ def test_a_daily_date_is_not_taken_for_a_zone() -> None:
 
 
 def test_numbers_are_no_stamps() -> None:
-    with pytest.raises(SchemaError, match=r"holds numbers \(first: 1709908260\); write stamps"):
+    with pytest.raises(SchemaError, match=r"holds numbers \(first: 1709908260\); write timestamps"):
         utc(1709908260, timezone="UTC")
 
 
@@ -141,13 +141,13 @@ def test_local_stamps_at_a_clock_change_are_refused(stamp: str, why: str) -> Non
     with pytest.raises(SchemaError) as caught:
         utc("2024-03-01 12:00", stamp, timezone="America/Chicago")
     message = str(caught.value)
-    assert "es.csv: a stamp cannot be placed in America/Chicago" in message
+    assert "es.csv: a timestamp is ambiguous or nonexistent in America/Chicago" in message
     assert why in message
-    assert "write them in UTC" in message
+    assert "write the timestamps in UTC" in message
 
 
 def test_an_unknown_zone_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"source\.timezone=Chicago is no zone"):
+    with pytest.raises(ConfigError, match=r"source\.timezone=Chicago is not a time zone"):
         utc("2024-03-08 14:31", timezone="Chicago")
 
 
@@ -182,7 +182,7 @@ def test_a_number_written_as_text_is_no_stamp(stamp: str) -> None:
 )
 @pytest.mark.parametrize("timezone", ["UTC", "Asia/Tokyo", "America/Chicago"])
 def test_a_stamp_far_away_is_named(stamp: str | pd.Timestamp, timezone: str) -> None:
-    with pytest.raises(SchemaError, match=r"row 0 has the time .* before 1700 or after 2199"):
+    with pytest.raises(SchemaError, match=r"row 0 has the time .* are before 1700 or after 2199"):
         utc(stamp, timezone=timezone)
 
 
@@ -194,7 +194,7 @@ def test_a_stamp_that_only_numpy_can_write_is_named(
 ) -> None:
     """Milliseconds taken for seconds; a Timestamp of the year 292,278,994 has no text."""
     stamps = pd.Series(np.array([ticks], dtype=f"M8[{unit}]")).dt.tz_localize(zone)
-    with pytest.raises(SchemaError, match=r"row 0 has the time -?\d+-\d\d-\d\d .* 1 of 1 rows lie"):
+    with pytest.raises(SchemaError, match=r"row 0 has the time -?\d+-\d\d-\d\d .* 1 of 1 rows are"):
         to_utc(stamps, timezone="UTC", time_format=None, origin="es.parquet")
 
 
@@ -218,13 +218,13 @@ def test_fields_apart_may_go_without_leading_zeros() -> None:
 
 @pytest.mark.parametrize("time_format", ["mixed", "ISO8601", "%Y%"])
 def test_a_word_is_no_format(time_format: str) -> None:
-    with pytest.raises(ConfigError, match=r"source\.time_format=.* is no pattern"):
+    with pytest.raises(ConfigError, match=r"source\.time_format=.* is not a strptime pattern"):
         utc("04/03/2024", timezone="UTC", time_format=time_format)
 
 
 @pytest.mark.parametrize("timezone", ["America", "", "../UTC", "x" * 300])
 def test_what_is_no_zone_is_named(timezone: str) -> None:
-    with pytest.raises(ConfigError, match=r"source\.timezone=.* is no zone"):
+    with pytest.raises(ConfigError, match=r"source\.timezone=.* is not a time zone"):
         utc("2024-03-08 14:31", timezone=timezone)
 
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from robust_fin.errors import SchemaError
-from robust_fin.market.columns import match_headers, to_codes, to_numbers
+from robust_fin.market.parsing import match_headers, to_codes, to_numbers
 
 PLAIN = ["time", "open", "high", "low", "close", "volume"]
 
@@ -52,7 +52,7 @@ def test_missing_columns_are_named_with_their_aliases() -> None:
 
 
 def test_a_message_does_not_list_thousands_of_columns() -> None:
-    with pytest.raises(SchemaError, match=r"and 4960 more. Names understood are") as caught:
+    with pytest.raises(SchemaError, match=r"and 4960 more. Accepted names are") as caught:
         headers(*("x" * 1_000 for _ in range(5_000)))
     assert len(str(caught.value)) < 3_000
 

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from robust_fin.errors import SchemaError
-from robust_fin.market.labelling import expiry, in_expiry_order
+from robust_fin.market.labelling import contract_expiry, contracts_by_expiry
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,13 @@ from robust_fin.market.labelling import expiry, in_expiry_order
     ],
 )
 def test_expiry_of_a_code(code: str, first_year: int, expected: tuple[int, int] | None) -> None:
-    assert expiry(code, first_year=first_year) == expected
+    assert contract_expiry(code, first_year=first_year) == expected
 
 
 def order(first_bars: dict[str, str]) -> list[str]:
     contract = pd.Series(list(first_bars), dtype="str").astype("category")
     time = pd.Series(pd.DatetimeIndex(list(first_bars.values()), tz="UTC"))
-    return in_expiry_order(contract, time)
+    return contracts_by_expiry(contract, time)
 
 
 def test_contracts_come_in_the_order_of_expiry_not_of_the_alphabet() -> None:
@@ -84,7 +84,7 @@ def test_one_unknown_code_among_known_ones_puts_all_by_their_first_bar() -> None
 def test_the_first_bar_counts_wherever_it_stands() -> None:
     contract = pd.Series(["b", "a", "a", "b"], dtype="str").astype("category")
     time = pd.Series(pd.DatetimeIndex(["2024-01-05", "2024-01-03", "2024-01-04", "2024-01-01"]))
-    assert in_expiry_order(contract, time) == ["b", "a"]
+    assert contracts_by_expiry(contract, time) == ["b", "a"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,9 @@ def test_the_first_bar_counts_wherever_it_stands() -> None:
     [("ESH24", "ESH24 "), ("ESH24", "esh24"), ("ESH24", "ESH4"), (" Front", "front")],
 )
 def test_one_contract_is_not_written_two_ways(one: str, other: str) -> None:
-    with pytest.raises(SchemaError, match=f"'{one}' and '{other}' are one contract written two"):
+    with pytest.raises(
+        SchemaError, match=f"'{one}' and '{other}' are two spellings of the same contract"
+    ):
         order({one: "2024-01-02", other: "2024-01-03", "ESM24": "2024-02-01"})
 
 
@@ -103,6 +105,6 @@ def test_the_same_month_of_two_products_is_two_contracts() -> None:
 
 def test_a_code_is_one_line() -> None:
     with pytest.raises(
-        SchemaError, match=r"the contract 'ESH24\\nESM24' holds a line break.*1 of 2"
+        SchemaError, match=r"the contract 'ESH24\\nESM24' contains a line break.*1 of 2"
     ):
         order({"ESH24\nESM24": "2024-01-02", "ESM24": "2024-02-01"})

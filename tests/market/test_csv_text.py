@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from robust_fin.errors import SchemaError
-from robust_fin.market.columns import csv_batches, csv_headers, csv_table
+from robust_fin.market.files import csv_batches, csv_headers, csv_table
 
 TEXT = {"a": pa.string(), "b": pa.string()}
 

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from robust_fin.errors import SchemaError, SourceError
-from robust_fin.market.sources import BarStream
+from robust_fin.market.streams import BarStream
 from tests.market.test_sources import PRICES, load, source, text_file
 
 MakeBars = Callable[..., pd.DataFrame]
@@ -62,7 +62,7 @@ def test_a_column_of_a_type_that_cannot_be_it_is_named(
 ) -> None:
     path = written(tmp_path, columns | {name: pa.array(values * 8)})
     for said in in_both_ways(path, tmp_path, SchemaError):
-        assert f"es.parquet: the column '{name}' is of type {kind}, which cannot be {name}" in said
+        assert f"the column '{name}' has the type {kind}, which is not supported for {name}" in said
 
 
 def test_the_name_of_a_zone_does_not_matter(columns: dict[str, pa.Array], tmp_path: Path) -> None:
@@ -154,7 +154,10 @@ def test_whole_numbers_beside_a_date_are_not_guessed(
     pair = {"date": pa.array([20240304] * 8), "time": pa.array(range(930, 938))}
     path = written(tmp_path, columns | pair)
     for said in in_both_ways(path, tmp_path, SchemaError):
-        assert "the time beside the date is of type int64, which keeps no leading zeros" in said
+        assert (
+            "the time column beside the date has the type int64, which keeps no leading zeros"
+            in said
+        )
 
 
 @pytest.mark.parametrize("missing", ["", "none", " NULL ", "n/a", "nan", "#N/A"])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from robust_fin.errors import SchemaError
-from robust_fin.market.schema import check_bars, stamps
+from robust_fin.market.schema import bar_starts, check_bars
 
 MakeBars = Callable[..., pd.DataFrame]
 
@@ -131,7 +131,7 @@ def test_a_missing_column_and_a_table_without_rows_are_named(bars: pd.DataFrame)
 
 def test_stamps_are_utc_without_zone(bars: pd.DataFrame) -> None:
     chicago = bars.assign(time=bars["time"].dt.tz_convert("UTC"))
-    found = stamps(chicago)
+    found = bar_starts(chicago)
     assert found.dtype == np.dtype("datetime64[ns]")
     assert found[:2].astype(str).tolist() == [
         "2024-03-04T15:00:00.000000000",

@@ -155,10 +155,10 @@ def test_whole_numbers_followed_by_fractions_are_one_column(
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("es.txt", "ends in .txt; .csv and .parquet are read"),
-        ("es.xlsx", "ends in .xlsx"),
-        ("es.gz", "ends in .gz"),
-        ("es", "ends in nothing"),
+        ("es.txt", "has the extension .txt; use .csv or .parquet"),
+        ("es.xlsx", "has the extension .xlsx; use"),
+        ("es.gz", "has the extension .gz; use"),
+        ("es", "has no extension; use"),
     ],
 )
 def test_other_endings_are_refused(tmp_path: Path, name: str, words: str) -> None:
@@ -218,7 +218,9 @@ def test_the_studys_file_needs_its_zone_and_nothing_else(
     study["date"] = study["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
     columns = ["date", *PRICES, "volume", "VIX", "contract", "session"]
     path = write(study[columns], tmp_path / "study.csv")
-    with pytest.raises(SourceError, match=r"no zone \(first: 2024-03-04 14:28:00\).*timezone=UTC"):
+    with pytest.raises(
+        SourceError, match=r"no time zone \(first: 2024-03-04 14:28:00\).*timezone=UTC"
+    ):
         load(path)
     bars = load(path, timezone="UTC")
     pd.testing.assert_frame_equal(bars.table[VALUES].astype({"contract": "str"}), made)
@@ -327,12 +329,12 @@ def test_an_end_stamp_is_moved_back_by_a_bar(make_bars: MakeBars, tmp_path: Path
 @pytest.mark.parametrize(
     ("setting", "value", "words"),
     [
-        ("stamp", "middle", r"source\.stamp=middle is neither start nor end"),
-        ("fraction", 0.0, r"source\.fraction=0\.0 is not in \(0, 1\]"),
+        ("stamp", "middle", r"source\.stamp=middle must be start or end"),
+        ("fraction", 0.0, r"source\.fraction=0\.0 must be in \(0, 1\]"),
         ("fraction", 1.5, r"source\.fraction=1\.5"),
         ("fraction", -0.1, r"source\.fraction=-0\.1"),
-        ("bar", "one", r"source\.bar=one is no length such as 1min"),
-        ("bar", "-1min", r"source\.bar=-1min must be longer than nothing"),
+        ("bar", "one", r"source\.bar=one must be a pandas offset such as 1min"),
+        ("bar", "-1min", r"source\.bar=-1min must be > 0"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused_before_a_file_is_read(

@@ -7,7 +7,8 @@ import pytest
 from robust_fin.data.cache import cache_key, fingerprint
 from robust_fin.errors import ConfigError
 from robust_fin.market.schema import PRICES, check_bars
-from robust_fin.market.sources import SPIKED, Bars, BarStream, Spikes
+from robust_fin.market.sources import SPIKED_BARS, Bars, Spikes
+from robust_fin.market.streams import BarStream
 from robust_fin.market.synthetic import synthetic_market
 from tests.bars import config, instantiate
 
@@ -32,8 +33,8 @@ def plain(parquet: Path) -> pd.DataFrame:
 
 
 def test_a_spiked_bar_has_all_prices_tenfold_and_nothing_else_changed(plain: pd.DataFrame) -> None:
-    spiked, count = TENFOLD.applied(plain)
-    hit = TENFOLD.hits(plain)
+    spiked, count = TENFOLD.apply(plain)
+    hit = TENFOLD.mask(plain)
     assert count == hit.sum()
     for name in PRICES:
         factor = spiked[name].to_numpy() / plain[name].to_numpy()
@@ -44,19 +45,19 @@ def test_a_spiked_bar_has_all_prices_tenfold_and_nothing_else_changed(plain: pd.
 
 
 def test_the_share_is_kept_and_spread_over_the_bars(plain: pd.DataFrame) -> None:
-    hit = TENFOLD.hits(plain)
+    hit = TENFOLD.mask(plain)
     assert abs(int(hit.sum()) - 120) < 4 * np.sqrt(120 * 0.99)
     quarters = hit.reshape(4, -1).sum(axis=1)
     assert quarters.min() > 10
-    assert not (TENFOLD.hits(plain) & Spikes(0.01, 10.0, 1).hits(plain)).sum() > 10
-    assert Spikes(0.0, 10.0, 0).applied(plain)[1] == 0
+    assert not (TENFOLD.mask(plain) & Spikes(0.01, 10.0, 1).mask(plain)).sum() > 10
+    assert Spikes(0.0, 10.0, 0).apply(plain)[1] == 0
 
 
 def test_the_same_bars_are_hit_whatever_part_is_read(plain: pd.DataFrame) -> None:
-    hit = TENFOLD.hits(plain)
+    hit = TENFOLD.mask(plain)
     part = plain.iloc[5_000:].copy()
     part["contract"] = part["contract"].cat.remove_unused_categories()
-    assert np.array_equal(TENFOLD.hits(part), hit[5_000:])
+    assert np.array_equal(TENFOLD.mask(part), hit[5_000:])
 
 
 def test_bars_of_one_time_are_hit_by_contract() -> None:
@@ -65,7 +66,7 @@ def test_bars_of_one_time_are_hit_by_contract() -> None:
         pd.DataFrame({"time": times, "contract": pd.Categorical([code] * 20_000)})
         for code in ("ESH24", "ESM24")
     ]
-    first, second = (TENFOLD.hits(one) for one in tables)
+    first, second = (TENFOLD.mask(one) for one in tables)
     assert 100 < first.sum() < 300
     assert (first & second).sum() < 12  # 2 by chance
 
@@ -75,9 +76,9 @@ def test_a_source_spikes_after_reading_whole_and_in_blocks_alike(
 ) -> None:
     words = ("stress=spiked", "source.spikes.share=0.01", "source.fraction=0.9")
     whole = bars_of(parquet, *words)
-    expected, count = TENFOLD.applied(plain.iloc[:10_800])
+    expected, count = TENFOLD.apply(plain.iloc[:10_800])
     assert np.array_equal(whole.table["close"], expected["close"])
-    assert whole.reports[SPIKED] == count > 50
+    assert whole.reports[SPIKED_BARS] == count > 50
     assert whole.origin == "es.parquet, 1 % of bars spiked 10-fold"
     assert bars_of(parquet, "source.fraction=0.9").fingerprint() != whole.fingerprint()
     keys = [fingerprint(instantiate(config(*some).source)) for some in (words, words[:1], ())]
@@ -88,14 +89,14 @@ def test_a_source_spikes_after_reading_whole_and_in_blocks_alike(
     stream = BarStream(instantiate(settings), scratch=tmp_path)
     blocks = pd.concat(list(stream), ignore_index=True)
     assert np.array_equal(blocks["close"], whole.table["close"])
-    assert stream.facts() == whole.facts()
+    assert stream.summary() == whole.summary()
     assert stream.reports() == whole.reports
 
 
 def test_bars_are_left_alone_unless_asked(parquet: Path) -> None:
     assert config().source.spikes is None
     usual = bars_of(parquet)
-    assert SPIKED not in usual.reports
+    assert SPIKED_BARS not in usual.reports
     assert usual.origin == "es.parquet"
     assert usual.table["close"].max() < 10_000
 
@@ -103,11 +104,11 @@ def test_bars_are_left_alone_unless_asked(parquet: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"share": 1.0}, r"share=1.0 is not in \[0, 1\)"),
-        ({"share": -0.1}, r"share=-0.1 is not in \[0, 1\)"),
-        ({"factor": 0.0}, "factor=0.0 is not above 0"),
-        ({"factor": float("inf")}, "factor=inf is not above 0 and finite"),
-        ({"seed": -1}, "seed=-1 is no count"),
+        ({"share": 1.0}, r"share=1.0 must be in \[0, 1\)"),
+        ({"share": -0.1}, r"share=-0.1 must be in \[0, 1\)"),
+        ({"factor": 0.0}, "factor=0.0 must be finite and > 0"),
+        ({"factor": float("inf")}, "factor=inf must be finite and > 0"),
+        ({"seed": -1}, "seed=-1 must be an integer >= 0"),
     ],
 )
 def test_a_spike_out_of_range_is_refused(settings: dict[str, float], words: str) -> None:

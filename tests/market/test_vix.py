@@ -78,7 +78,7 @@ def test_only_date_and_close_are_read_and_sorted(tmp_path: Path, text: str) -> N
         ("date,close\n2024-03-27,True\n", "row 0 is date=2024-03-27, close=True"),
         ("date,close\n2024-03-27,1_2\n", "row 0 is date=2024-03-27, close=1_2"),
         ("date,close\n2024-03-27,12\nnow,13\n", "row 1 is date=now, close=13; 1 rows"),
-        ("date,close,CLOSE\n2024-03-27,12,13\n", "['date', 'close', 'close']; each may come once"),
+        ("date,close,CLOSE\n2024-03-27,12,13\n", "['date', 'close', 'close']; keep each name once"),
         ("date,close,close\n2024-03-27,12,13\n", "has the columns ['close'] more than once"),
         ("date,close\n2024-03-27,12,13\n", "Expected 2 columns, got "),
         ("date,close\n2024-03-27\n", "Expected 2 columns, got "),
@@ -86,7 +86,7 @@ def test_only_date_and_close_are_read_and_sorted(tmp_path: Path, text: str) -> N
         ("day,vix\n2024-03-27,12\n", r"has the columns ['day', 'vix']; it needs date and close"),
         (
             "date,close\n2024-03-27,12\n2024-03-28,13\n2024-03-27,14\n",
-            "row 2 has the date 2024-03-27 of an earlier row; 1 such rows",
+            "row 2 repeats the date 2024-03-27; 1 such rows",
         ),
     ],
 )

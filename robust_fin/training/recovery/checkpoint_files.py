@@ -15,7 +15,7 @@ from lightning.fabric.plugins import CheckpointIO
 
 from robust_fin.bundle.folder import provenance, read_flat_config, read_provenance
 from robust_fin.errors import ConfigError, ResumeError
-from robust_fin.market.schema import BarFacts
+from robust_fin.market.schema import BarSummary
 from robust_fin.runtime.atomic_files import remove_partial_files, write_atomic
 from robust_fin.training.lightning_loop import epochs_done
 
@@ -214,7 +214,7 @@ def remove_checkpoints(run: Path) -> None:
             (stage / name).unlink(missing_ok=True)
 
 
-def check_same_bars(run: Path, bars: BarFacts) -> None:
+def check_same_bars(run: Path, bars: BarSummary) -> None:
     """Raise ResumeError if the bars changed since the run was started; warn of other versions."""
     now, last = provenance(bars), run / CHECKPOINTS / LAST
     started = read_provenance(run)
