@@ -208,7 +208,7 @@ def publish(
 
 def row_ledgers(folds: Sequence[FoldRun]) -> dict[str, Any]:
     """Return the row ledger, or one per fold if there are several."""
-    ledgers = [fold.chosen.ledger().as_dict() for fold in folds]
+    ledgers = [fold.chosen.row_ledger().as_dict() for fold in folds]
     if len(ledgers) == 1:
         return ledgers[0]
     return {f"fold_{number}": one for number, one in enumerate(ledgers)}
@@ -218,7 +218,7 @@ def run_metrics(
     settings: FitSettings, folds: Sequence[FoldRun], fits: Sequence[Fit]
 ) -> dict[str, Any]:
     """Return the sizes, steps and seconds of the run."""
-    ledgers = [fold.chosen.ledger() for fold in folds]
+    ledgers = [fold.chosen.row_ledger() for fold in folds]
     spans = {f"{name}_rows": sum(one.spans[name] for one in ledgers) for name in ledgers[0].spans}
     sizes = {
         "parameters": parameter_count(folds[0].fit.nets.net),

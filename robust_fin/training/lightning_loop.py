@@ -12,8 +12,7 @@ from lightning.pytorch.loops.loop import _Loop
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from robust_fin.data.batches import Call, TrainCalls
-from robust_fin.data.datamodule import StepWindow, TrainWindows
+from robust_fin.data.batches import Call, StepWindow, TrainCalls, TrainWindows
 from robust_fin.training.engine.step_state import StepState, adamw_group, step_keys
 from robust_fin.training.engine.steps import StepLoop, StepResult
 from robust_fin.training.recovery.record import NonFiniteStep, net_tensors, optimizer_tensors

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from robust_fin.data.batches import CallPlan, EpochOrder, ScoredBatch
-from robust_fin.data.datamodule import MemberData, StepWindow
+from robust_fin.data.batches import CallPlan, EpochOrder, ScoredBatch, StepWindow
+from robust_fin.data.datamodule import MemberData
 from robust_fin.training.population.members import Member
 from robust_fin.training.population.steps import MemberPace
 
@@ -96,7 +96,7 @@ def test_a_set_may_train_on_some_of_its_rows() -> None:
     pace.enter(0)
     rows = pace.work(0, StepWindow(0, 0, 2)).rows
     assert sorted(rows.flatten().tolist()) == sorted(used.tolist())
-    order = EpochOrder(8, batch_size=BATCH, seed=0).drawn(0)
+    order = EpochOrder(8, batch_size=BATCH, seed=0).permutation(0)
     assert torch.equal(rows.flatten(), used[order])
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from robust_fin.bundle.predictions import Nets, SpanForecast, member_spread
-from robust_fin.data.datamodule import MemberData, StepWindow
+from robust_fin.data.batches import StepWindow
+from robust_fin.data.datamodule import MemberData
 from robust_fin.errors import NonFiniteError
 from robust_fin.metrics import Yardstick
 from robust_fin.runtime.rank_info import all_gather, global_rank, is_distributed, world_size
