@@ -219,7 +219,10 @@ def test_train_refuses_what_is_no_bar_file(
         ),
         ("+model.use_residual=true", "unexpected keyword argument 'use_residual'"),
         ("model=transformer", "model=transformer does not exist. Choices: plain_mlp, prenorm_mlp"),
-        ("features.names=[close_change_pct,moon]", "no feature is named moon; registered are"),
+        (
+            "features.names=[close_change_pct,moon]",
+            "there is no feature moon; registered features",
+        ),
         ("features.names=[vwap,vwap]", "features.names=['vwap', 'vwap'] must name each"),
         ("source.stamp=middle", "source.stamp=middle must be start or end"),
         ("source.fraction=1.5", "source.fraction=1.5 is not in (0, 1]"),

@@ -42,7 +42,7 @@ def test_columns_come_in_the_order_asked_for_as_float64() -> None:
 
 
 def test_an_unknown_feature_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"no feature is named momentum; .*price_mom_3d, .*vwap"):
+    with pytest.raises(ConfigError, match=r"there is no feature momentum; .*price_mom_3d, .*vwap"):
         get_feature("momentum")
 
 
@@ -51,7 +51,7 @@ def test_a_name_is_registered_once() -> None:
         return bars["close"]
 
     before = FEATURES["vwap"]
-    with pytest.raises(ConfigError, match="a feature named vwap is registered already"):
+    with pytest.raises(ConfigError, match="the feature vwap is already registered"):
         feature(lookback=Lookback(0, BARS), unit="index points")(vwap)
     assert FEATURES["vwap"] is before
 
@@ -91,6 +91,6 @@ def test_a_users_module_brings_its_own_features(tmp_path, monkeypatch) -> None:
 
 def test_a_module_that_cannot_be_found_is_named() -> None:
     with pytest.raises(
-        ConfigError, match=r"features\.modules names nowhere_to_be_found.*PYTHONPATH"
+        ConfigError, match=r"features\.modules lists nowhere_to_be_found.*PYTHONPATH"
     ):
         FeatureSet.of(["vwap"], modules=["nowhere_to_be_found"])
