@@ -1,4 +1,4 @@
-"""Mistakes as people make them, under names that give nothing away; none is registered here."""
+"""Typical leaks, under names that do not reveal them; importing this registers none."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,14 +36,14 @@ def steady_volatility(bars: pd.DataFrame) -> pd.Series:
 
 
 def step_return(bars: pd.DataFrame) -> pd.Series:
-    """shift(-1)."""
+    """Return of the next bar, by shift(-1)."""
     return bars["close"].shift(-1) / bars["close"] - 1
 
 
 def fear_level(bars: pd.DataFrame) -> pd.Series:
     """Same-day VIX close, which the source joins to the bars of the next trading date."""
-    own = bars.groupby("trading_day")["vix"].last()
-    return bars["trading_day"].map(own.shift(-1))
+    closes = bars.groupby("trading_day")["vix"].last()
+    return bars["trading_day"].map(closes.shift(-1))
 
 
 def day_price_gap(bars: pd.DataFrame) -> pd.Series:
@@ -66,21 +66,21 @@ def room_above(bars: pd.DataFrame) -> pd.Series:
 
 
 def slow_momentum(bars: pd.DataFrame) -> pd.Series:
-    """Chunk restart: the mean begins anew every 1,500 rows, counted from the first one given."""
+    """Chunk restart: the mean restarts every 1,500 rows of the given table."""
     chunk = np.arange(len(bars)) // CHUNK
     mean = bars["close"].groupby(chunk).transform(lambda part: part.rolling(30).mean())
     return bars["close"] / mean - 1
 
 
 def minutes_to_close(bars: pd.DataFrame) -> pd.Series:
-    """No price, yet it counts bars that are still to come."""
+    """Count of the remaining bars of the day; it reads no price."""
     day = bars["trading_day"].to_numpy()
     left = np.append(np.flatnonzero(np.diff(day)), len(bars) - 1)
     return pd.Series(left[np.searchsorted(left, np.arange(len(bars)))] - np.arange(len(bars)))
 
 
 def shy_volume(bars: pd.DataFrame) -> pd.Series:
-    """Backfill of single values that are missing here and there, one in 400."""
+    """Backfill of single missing values, about one in 400."""
     ticks = np.round(bars["close"] * 4)
     return bars["volume"].where(ticks % 401 != 0).bfill(limit=1)
 
@@ -102,7 +102,7 @@ LOOKBACKS: dict[Callable[[pd.DataFrame], pd.Series], Lookback] = {
 
 @contextmanager
 def registry() -> Iterator[None]:
-    """A registry that forgets what is registered inside."""
+    """Restore the feature registry on exit."""
     kept = dict(FEATURES)
     try:
         yield
@@ -112,19 +112,19 @@ def registry() -> Iterator[None]:
 
 
 def plant(*functions: Callable[[pd.DataFrame], pd.Series]) -> list[str]:
-    """Register some of them, or all; their names."""
-    some = functions or tuple(LOOKBACKS)
-    for fn in some:
+    """Register the given leaky features, by default all of `LOOKBACKS`; return their names."""
+    functions = functions or tuple(LOOKBACKS)
+    for fn in functions:
         feature(lookback=LOOKBACKS.get(fn, NONE), unit="any")(fn)
-    return [fn.__name__ for fn in some]
+    return [fn.__name__ for fn in functions]
 
 
 @dataclass(frozen=True, slots=True)
 class PlainHoldout(Holdout):
-    """Unpurged split: train ends where val begins, whatever its labels need."""
+    """Unpurged split: train ends where val starts, whatever its labels need."""
 
     def each_fold(self, rows: LabelledRows) -> Iterator[Fold]:
-        """Three parts, one after the other."""
+        """Cut three consecutive spans."""
         numbers, size = np.arange(rows.time.size), rows.time.size
         val = round(size * (1 - self.val_fraction - self.test_fraction))
         test = round(size * (1 - self.test_fraction))
@@ -136,7 +136,7 @@ class LongReturn(ForwardReturn):
     """Label across the roll: the next bars of the table, whatever their contract."""
 
     def label(self, bars: pd.DataFrame, *, bar: pd.Timedelta) -> Labels:
-        """As if there were one contract."""
+        """Label all bars as a single contract."""
         codes = pd.Categorical.from_codes(np.zeros(len(bars), dtype=np.int8), ["ONE"])
         # zero-argument super() does not work in a dataclass with slots
         return ForwardReturn.label(self, bars.assign(contract=codes), bar=bar)
@@ -144,10 +144,10 @@ class LongReturn(ForwardReturn):
 
 @dataclass(frozen=True, slots=True)
 class LateReturn(ForwardReturn):
-    """label_end says less than what is used: that of the next bar, for a longer horizon."""
+    """A label_end that is too early: that of horizon 1, for a longer horizon."""
 
     def label(self, bars: pd.DataFrame, *, bar: pd.Timedelta) -> Labels:
-        """The outcome of the horizon with the end of one bar."""
+        """Combine the outcome of the horizon with the label_end of horizon 1."""
         labels = ForwardReturn.label(self, bars, bar=bar)
         ends = ForwardReturn.label(replace(self, horizon=1), bars, bar=bar).label_end
         ends[np.isnat(labels.label_end)] = np.datetime64("NaT")
@@ -156,21 +156,21 @@ class LateReturn(ForwardReturn):
 
 @dataclass(frozen=True, slots=True)
 class TableScaler:
-    """A step of a transform that scales by the table it is given, not by what it was fitted on."""
+    """A transform step that scales by the table it is given, not by the fitted rows."""
 
     names: int
 
     @classmethod
     def fit(cls, train: np.ndarray, *, names: list[str]) -> "TableScaler":  # noqa: ARG003
-        """Nothing is learnt."""
+        """Learn nothing."""
         return cls(len(names))
 
     def transform(self, x: np.ndarray) -> np.ndarray:
-        """Centre and scale."""
+        """Center and scale by the given table."""
         return (x - x.mean(axis=0)) / x.std(axis=0)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """None to keep."""
+        """Return no arrays."""
         return {}
 
 

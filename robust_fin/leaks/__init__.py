@@ -1,1 +1,1 @@
-"""Future-perturbation checks behind the command `leakcheck`."""
+"""Leak checks: perturb the bars and compare features, labels and folds."""

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.cli.composition import check_added_keys
 from robust_fin.errors import ConfigError, Interrupted, RobustFinError
-from robust_fin.runs.job import refuse_outside_ranks
+from robust_fin.runs.job import check_not_in_rank
 from robust_fin.runs.schema import SWEEP_KEYS
 from robust_fin.runtime.terminal import show
 from robust_fin.sweeps.job import RECORD, Composer, SweepRecord
@@ -76,7 +76,7 @@ class JobSweeper(Sweeper):
         """
         assert self.config is not None
         assert self.hydra_context is not None
-        refuse_outside_ranks(os.environ)
+        check_not_in_rank(os.environ)
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
         words = one_a_key(

@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from robust_fin.errors import ConfigError, Pruned
-from robust_fin.runs.job import FAILURE, Job, task_of
+from robust_fin.runs.job import FAILURE, Job, job_task
 from robust_fin.runs.results import METRICS
 from robust_fin.runs.schema import without_sweep_keys
 from robust_fin.runs.settings import with_absolute_ledger
@@ -293,7 +293,7 @@ def start_job(
     RankExit.path(folder / TASK, 0).unlink(missing_ok=True)
     if not resume:
         composed.write_files()
-    task = task_of(Job(config, folder, resume), logging=composed.logging)
+    task = job_task(Job(config, folder, resume), logging=composed.logging)
     write_task(folder / TASK, task | {"module": verb})
     handle = executor.start(
         ("-m", verb, f"{LAUNCHED}={folder / TASK}"),

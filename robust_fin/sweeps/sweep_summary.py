@@ -281,7 +281,7 @@ def tell(sweep: Sweep, *, over: bool) -> None:
 
 
 def _tell_choice(rows: Sequence[Row], chosen: Row, *, default_job: int | None) -> None:
-    run = Run.of(chosen.folder)
+    run = Run.open(chosen.folder)
     best = BestOf.of([skill_of(row) for row in rows])
     name = f"job {chosen.number}{'' if chosen.member is None else f', member {_member(chosen)}'}"
     show(f"Chosen by val/skill: {name}, {chosen.folder}")

@@ -1,7 +1,13 @@
-"""TensorBoard diagnostics: norms, update ratios, activations and histograms."""
+"""TensorBoard diagnostics: gradient norms, update ratios, activations and histograms.
+
+Scalars start with stability/: quantiles of the gradient norms, the share of clipped steps,
+update_ratio (L2 of the last update over L2 of the weights), saturated (share of activations with a
+slope below 0.01), dead (share of units saturated on every probe row), forecast_std, and the counts
+of the guard. The probe is 256 training rows, always the same.
+"""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import lightning as L
@@ -20,44 +26,43 @@ from robust_fin.training.population.module import PopulationForecaster
 
 log = logging.getLogger(__name__)
 
-PROBE_ROWS = 256
-FLAT = 0.01  # slope below which an activation passes on next to nothing
-CONSTANT = 1e-4  # spread of forecasts, in that of the targets, below which they are one number
-ACTIVATIONS = (
+_PROBE_ROWS = 256
+_SATURATED_SLOPE = 0.01
+_CONSTANT = 1e-4  # forecasts are constant if their std is below this share of the targets' std
+_FIRST_HISTOGRAM = 64  # optimizer step of the first histograms
+_HISTOGRAM_BINS = 30  # as many as TensorBoard shows
+_HISTOGRAM_FORECASTS = 8192  # val rows in a histogram, at most, evenly spaced
+_ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh,
     nn.Sigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign, nn.LogSigmoid,
 )  # fmt: skip
 
 
 class Diagnostics(Callback):
-    """Draws the table above every `every_n_steps` optimizer steps and when training ends.
+    """Logs the scalars above every `every_n_steps` optimizer steps and at the end of training.
 
     Args:
         every_n_steps: optimizer steps between two diagnoses.
-        clip: largest norm of the gradient; None where it is not clipped by norm.
+        clip: norm to which gradients are clipped; None if they are not clipped by norm.
     """
 
     def __init__(self, *, every_n_steps: int, clip: float | None) -> None:
-        """Nothing seen yet."""
         self.every_n_steps, self.clip = every_n_steps, clip
-        self._seen, self._constant = 0, False
+        self._last_step, self._constant = 0, False
         self._before: list[Tensor] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count from where training starts, which may be after a rollback."""
-        self._seen = trainer.global_step
+        """Count from the step that training starts from; log the rollbacks so far."""
+        self._last_step = trainer.global_step
         assert isinstance(pl_module, Forecaster)
         if pl_module.guard.rollbacks:
-            self._draw(trainer, counts(pl_module))
+            self._log(trainer, _guard_counts(pl_module))
 
     def on_before_optimizer_step(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        optimizer: Optimizer,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Keep the weights before a step that a diagnosis follows; AdamW's moments tell its own."""
-        if not isinstance(optimizer, AdamW) and self._due(trainer.global_step + 1):
+        """Keep the weights if a diagnosis follows; AdamW's update is computed from its moments."""
+        if not isinstance(optimizer, AdamW) and self._is_due(trainer.global_step + 1):
             assert isinstance(pl_module, Forecaster)
             self._before = [p.detach().clone() for p in pl_module.net.parameters()]
 
@@ -69,125 +74,127 @@ class Diagnostics(Callback):
         batch: object,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Diagnose when due."""
-        if self._due(trainer.global_step):
-            self._seen = trainer.global_step
-            # where Lightning draws that step's loss, so that a checkpoint after the step keeps it
-            self._draw(trainer, self._diagnosis(trainer, pl_module), at=trainer.global_step - 1)
+        """Log a diagnosis when due, at the step of Lightning's last loss.
+
+        A resume from a checkpoint after this step then keeps the points.
+        """
+        if self._is_due(trainer.global_step):
+            self._last_step = trainer.global_step
+            points = self._diagnose(trainer, pl_module)
+            self._log(trainer, points, step=trainer.global_step - 1)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Diagnose the steps since the last time; a run that goes on from here loses it again."""
-        if trainer.global_step > self._seen:
-            self._draw(trainer, self._diagnosis(trainer, pl_module))
+        """Log a diagnosis of the remaining steps; a resume from here drops the points again."""
+        if trainer.global_step > self._last_step:
+            self._log(trainer, self._diagnose(trainer, pl_module))
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Draw a step that was not finite where it happened."""
+        """Count a non-finite step at the step where it happened."""
         if isinstance(exception, NonFiniteError):
             assert isinstance(pl_module, Forecaster)
-            points = counts(pl_module)
+            points = _guard_counts(pl_module)
             points["stability/nonfinite_steps"] += 1
-            self._draw(trainer, points)
+            self._log(trainer, points)
 
-    def _due(self, step: int) -> bool:
-        return step // self.every_n_steps > self._seen // self.every_n_steps
+    def _is_due(self, step: int) -> bool:
+        return step // self.every_n_steps > self._last_step // self.every_n_steps
 
     @torch.no_grad()
-    def _diagnosis(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
+    def _diagnose(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
         assert isinstance(pl_module, Forecaster)
-        points = counts(pl_module)
+        points = _guard_counts(pl_module)
         points |= norm_statistics(np.array(pl_module.guard.window), clip=self.clip)
         pl_module.guard.window.clear()
         points |= {"stability/gradient_clip": self.clip} if self.clip else {}
-        points |= self._update_ratios(trainer, pl_module)
-        probe = probe_rows(trainer)
+        points |= update_ratios(pl_module.net, self._last_update(trainer, pl_module))
+        probe = _probe_rows(trainer)
         if probe is not None:
             points |= self._probe(pl_module, *probe, step=trainer.global_step)
         return points
 
-    def _update_ratios(self, trainer: L.Trainer, module: Forecaster) -> dict[str, float]:
+    def _last_update(self, trainer: L.Trainer, module: Forecaster) -> dict[str, Tensor]:
         before, self._before = self._before, None
         (optimizer,) = trainer.optimizers
         if isinstance(optimizer, AdamW):
             rate = module.rate(optimizer, trainer.global_step - 1)
-            return update_ratios(module.net, adamw_updates(module.net, optimizer, rate))
+            return adamw_updates(module.net, optimizer, rate)
         if before is None:
             return {}
         pairs = zip(module.net.named_parameters(), before, strict=True)
-        return update_ratios(module.net, {name: p.detach() - old for (name, p), old in pairs})
+        return {name: weight.detach() - old for (name, weight), old in pairs}
 
     def _probe(
         self, module: Forecaster, x: Tensor, target: Tensor, *, step: int
     ) -> dict[str, float]:
-        found, forecast = activation_statistics(module.net, module.link, x)
-        spread, wanted = float(forecast.std()), float(target.std())
-        constant = spread < CONSTANT * wanted
+        points, forecast = activation_statistics(module.net, module.link, x)
+        forecast_std, target_std = float(forecast.std()), float(target.std())
+        constant = forecast_std < _CONSTANT * target_std
         if constant and not self._constant:
             log.warning(
-                "the net forecasts the same for every row: over %d training rows its forecasts "
-                "spread by %.1e, the targets by %.1e, at step %d. It learns nothing; lower "
-                "optimizer.lr or raise schedule.warmup, and see stability/dead",
-                len(x),
-                spread,
-                wanted,
+                "the net forecasts the same value for every row at step %d: over %d training rows "
+                "the standard deviation of the forecasts is %.1e, that of the targets %.1e. Lower "
+                "optimizer.lr or raise schedule.warmup, and see stability/dead in TensorBoard",
                 step,
+                len(x),
+                forecast_std,
+                target_std,
             )
         self._constant = constant
-        return found | {"stability/forecast_std": spread}
+        return points | {"stability/forecast_std": forecast_std}
 
-    def _draw(self, trainer: L.Trainer, points: dict[str, float], *, at: int | None = None) -> None:
+    def _log(
+        self, trainer: L.Trainer, points: dict[str, float], *, step: int | None = None
+    ) -> None:
         for logger in trainer.loggers:
-            logger.log_metrics(points, step=trainer.global_step if at is None else at)
+            logger.log_metrics(points, step=trainer.global_step if step is None else step)
 
 
-def counts(module: Forecaster) -> dict[str, float]:
-    """What the guard has counted so far."""
-    guard = module.guard
+def _guard_counts(module: Forecaster) -> dict[str, float]:
     return {
-        "stability/rollbacks": float(guard.rollbacks),
-        "stability/nonfinite_steps": float(guard.nonfinite_steps),
+        "stability/rollbacks": float(module.guard.rollbacks),
+        "stability/nonfinite_steps": float(module.guard.nonfinite_steps),
     }
 
 
 def norm_statistics(norms: Float[np.ndarray, " steps"], *, clip: float | None) -> dict[str, float]:
-    """Quantiles of the gradient norms that are finite, and the share that was clipped."""
+    """Return the quantiles of the finite gradient norms, and the share above `clip`."""
     norms = norms[np.isfinite(norms)]
     if not norms.size:
         return {}
-    middle, high, most = np.quantile(norms, (0.5, 0.99, 1.0)).tolist()
-    found = {
-        "stability/gradient_norm_p50": middle,
-        "stability/gradient_norm_p99": high,
-        "stability/gradient_norm_max": most,
+    quantiles = np.quantile(norms, (0.5, 0.99, 1.0)).tolist()
+    points = {
+        f"stability/gradient_norm_{name}": value
+        for name, value in zip(("p50", "p99", "max"), quantiles, strict=True)
     }
-    return found | ({"stability/clipped_share": float(np.mean(norms > clip))} if clip else {})
+    return points | ({"stability/clipped_share": float(np.mean(norms > clip))} if clip else {})
 
 
-def probe_rows(trainer: L.Trainer) -> tuple[Float[Tensor, "rows features"], Tensor] | None:
-    """Training rows spread over the whole span, and their targets; None from a foreign loader."""
+def _probe_rows(trainer: L.Trainer) -> tuple[Tensor, Tensor] | None:
+    """Return evenly spaced training rows and their targets; None for an unknown loader."""
     loader = trainer.train_dataloader
     if not isinstance(loader, TrainBatches | TrainCalls):
         return None
-    every = max(1, len(loader.target) // PROBE_ROWS)
-    return loader.x[::every][:PROBE_ROWS], loader.target[::every][:PROBE_ROWS]
+    every = max(1, len(loader.target) // _PROBE_ROWS)
+    return loader.x[::every][:_PROBE_ROWS], loader.target[::every][:_PROBE_ROWS]
 
 
 def update_ratios(net: nn.Module, updates: dict[str, Tensor]) -> dict[str, float]:
-    """L2 of the update over L2 of the weights after it, of each module with weights of its own."""
-    found = {}
+    """Return L2(update) / L2(weights after it) of each module with parameters of its own."""
+    ratios = {}
     for name, module in net.named_modules():
-        own = dict(module.named_parameters(prefix=name, recurse=False))
-        moved = [updates[key] for key in own if key in updates]
+        weights = dict(module.named_parameters(prefix=name, recurse=False))
+        moved = [updates[key] for key in weights if key in updates]
         if moved:
-            sizes = torch.stack([*torch._foreach_norm([*moved, *own.values()])]).square()
+            sizes = torch.stack([*torch._foreach_norm([*moved, *weights.values()])]).square()
             ratio = sizes[: len(moved)].sum() / sizes[len(moved) :].sum()
-            found[f"stability/update_ratio/{name or 'net'}"] = float(ratio.sqrt())
-    return found
+            ratios[f"stability/update_ratio/{name or 'net'}"] = float(ratio.sqrt())
+    return ratios
 
 
 def adamw_updates(net: nn.Module, optimizer: Optimizer, lr: float) -> dict[str, Tensor]:
-    """The last step of AdamW, from the moments after it.
+    """Compute the last update of AdamW from the moments after it.
 
     Args:
         net: whose weights it changed.
@@ -200,97 +207,99 @@ def adamw_updates(net: nn.Module, optimizer: Optimizer, lr: float) -> dict[str, 
         return {}
     weights = [p.detach() for p in named.values()]
     states = [optimizer.state[p] for p in named.values()]
-    (first, second), step = group["betas"], float(states[0]["step"])
-    roots = torch._foreach_sqrt([one["exp_avg_sq"] for one in states])
-    torch._foreach_div_(roots, (1 - second**step) ** 0.5)
+    (beta1, beta2), step = group["betas"], float(states[0]["step"])
+    roots = torch._foreach_sqrt([state["exp_avg_sq"] for state in states])
+    torch._foreach_div_(roots, (1 - beta2**step) ** 0.5)
     torch._foreach_add_(roots, group["eps"])
-    moves = torch._foreach_div([one["exp_avg"] for one in states], roots)
-    torch._foreach_mul_(moves, lr / (1 - first**step))
-    decay = (
-        lr * group["weight_decay"]
-    )  # of the weights before, which are (after + move) / (1 - decay)
-    torch._foreach_add_(moves, weights, alpha=decay)
-    torch._foreach_div_(moves, decay - 1)
-    return dict(zip(named, moves, strict=True))
+    updates = torch._foreach_div([state["exp_avg"] for state in states], roots)
+    torch._foreach_mul_(updates, lr / (1 - beta1**step))
+    # weight decay applies to the weights before the step: (after + update) / (1 - decay)
+    decay = lr * group["weight_decay"]
+    torch._foreach_add_(updates, weights, alpha=decay)
+    torch._foreach_div_(updates, decay - 1)
+    return dict(zip(named, updates, strict=True))
 
 
 @torch.no_grad()
 def activation_statistics(
     net: nn.Module, link: Callable[[Tensor], Tensor], x: Float[Tensor, "rows features"]
 ) -> tuple[dict[str, float], Float[Tensor, " rows"]]:
-    """Saturated and dead shares of every activation module and of the link, and the forecasts.
+    """Return the saturated and dead shares of every activation and the link, and the forecasts.
 
     Args:
-        net: run in evaluation mode, and left in the mode it is in.
+        net: evaluated without dropout; its modes are restored.
         link: raw score -> forecast.
         x: the probe.
     """
     slopes: dict[str, Tensor] = {}
-    hooks = list(_hooked(net, slopes))
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
+    hooks = list(_slope_hooks(net, slopes))
     try:
-        score = net(x)
+        with _evaluation_mode(net):
+            score = net(x)
     finally:
-        for module, training in modes:
-            module.training = training
         for hook in hooks:
             hook.remove()
     slopes["link"] = slope(link, score)
-    found = {}
-    for name, one in slopes.items():
-        flat = one.abs() < FLAT
-        found[f"stability/saturated/{name}"] = float(flat.float().mean())
+    points = {}
+    for name, values in slopes.items():
+        flat = values.abs() < _SATURATED_SLOPE
+        points[f"stability/saturated/{name}"] = float(flat.float().mean())
         if name != "link":
-            found[f"stability/dead/{name}"] = float(flat.all(dim=0).float().mean())
-    return found, link(score)
+            points[f"stability/dead/{name}"] = float(flat.all(dim=0).float().mean())
+    return points, link(score)
 
 
-def _hooked(
+def _slope_hooks(
     net: nn.Module, slopes: dict[str, Tensor]
 ) -> Iterator[torch.utils.hooks.RemovableHandle]:
-    """Hooks that note the slope of each activation; before it runs, as it may work in place."""
+    """Store the slope of each activation before it runs, as it may work in place."""
 
-    def noting(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-            slopes[name] = slope(module.forward, given[0])
+    def store_slope(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            slopes[name] = slope(module.forward, args[0])
 
         return hook
 
     for name, module in net.named_modules():
-        if isinstance(module, ACTIVATIONS):
-            yield module.register_forward_pre_hook(noting(name or "net"))
+        if isinstance(module, _ACTIVATIONS):
+            yield module.register_forward_pre_hook(store_slope(name or "net"))
 
 
 def slope(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    """Derivative of a function that works entry by entry."""
+    """Return the derivative of an elementwise function."""
     with torch.enable_grad():
         leaf = at.detach().clone().requires_grad_()
         return torch.autograd.grad(function(leaf.clone()).sum(), leaf)[0]
 
 
-FIRST = 64  # optimizer steps before the first
-BUCKETS = 30  # as many as TensorBoard shows
-FORECASTS = 8192  # of the val span, at most, evenly spaced
+@contextmanager
+def _evaluation_mode(net: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 class Histograms(Callback):
-    """Draws them where the steps double, as a net changes most at first, and then evenly.
+    """Logs histograms of weights, gradients and val forecasts to TensorBoard.
 
-    An engine that makes many steps a call draws at the end of the call in which one falls due.
+    A net changes most at first, so histograms are logged at steps 64, 128, 256, ... and then every
+    `every_n_steps`. The compiled engine logs at the end of the call in which one is due.
 
     Args:
-        every_n_steps: optimizer steps between two, once doubling would take longer.
+        every_n_steps: optimizer steps between two histograms, once doubling takes longer.
     """
 
     def __init__(self, *, every_n_steps: int) -> None:
-        """Nothing drawn yet."""
         self.every_n_steps = every_n_steps
-        self._seen = 0
+        self._last_step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Count from where training starts."""
-        self._seen = trainer.global_step
+        """Count from the step that training starts from."""
+        self._last_step = trainer.global_step
 
     def on_train_batch_end(
         self,
@@ -300,102 +309,90 @@ class Histograms(Callback):
         batch: object,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Draw when due, where Lightning draws that step's loss."""
-        step = trainer.global_step
-        if histograms_due(step, self.every_n_steps) > histograms_due(
-            self._seen, self.every_n_steps
-        ):
-            self._seen = step
-            self._draw(trainer, tensors(trainer, pl_module), at=step - 1)
+        """Log when due, at the step of Lightning's last loss."""
+        step, every = trainer.global_step, self.every_n_steps
+        if histograms_due(step, every) > histograms_due(self._last_step, every):
+            self._last_step = step
+            self._log(trainer, _weights_and_gradients(trainer, pl_module), step=step - 1)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the last weights; a run that goes on from here loses them again."""
-        if trainer.global_step > self._seen:
-            self._draw(trainer, tensors(trainer, pl_module), at=trainer.global_step)
+        """Log the final weights; a resume from here drops the points again."""
+        step = trainer.global_step
+        if step > self._last_step:
+            self._log(trainer, _weights_and_gradients(trainer, pl_module), step=step)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the forecasts; of several processes those of the first."""
+        """Log the val forecasts of rank 0."""
         if trainer.sanity_checking:
             return
         assert isinstance(pl_module, Forecaster | PopulationForecaster)
         forecasts = pl_module.val_forecasts()
-        points = {"val/score": forecasts[:: -(-forecasts.size // FORECASTS) or 1]}
-        self._draw(trainer, points, at=max(0, trainer.global_step - 1))
+        every = -(-forecasts.size // _HISTOGRAM_FORECASTS) or 1
+        step = max(0, trainer.global_step - 1)
+        self._log(trainer, {"val/score": forecasts[::every]}, step=step)
 
-    def _draw(
-        self, trainer: L.Trainer, points: dict[str, Float[np.ndarray, " values"]], *, at: int
+    def _log(
+        self, trainer: L.Trainer, histograms: dict[str, Float[np.ndarray, " values"]], *, step: int
     ) -> None:
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
             if not isinstance(logger, TensorBoardLogger):
                 continue
-            for tag, values in points.items():
+            for tag, values in histograms.items():
                 finite = values[np.isfinite(values)]
                 if finite.size:
-                    logger.experiment.add_histogram(tag, finite, global_step=at, bins=BUCKETS)
+                    logger.experiment.add_histogram(
+                        tag, finite, global_step=step, bins=_HISTOGRAM_BINS
+                    )
 
 
 def histograms_due(step: int, every: int) -> int:
-    """How many histograms fall due up to a step.
+    """Return how many histograms are due up to a step.
 
-    >>> [step for step in range(1, 1200) if milestone(step, 500) > milestone(step - 1, 500)]
-    [64, 128, 256, 500, 1000]
+    >>> [histograms_due(step, 500) for step in (63, 64, 128, 499, 500, 999, 1000)]
+    [0, 1, 2, 3, 4, 4, 5]
     """
-    doubled = (min(step, every - 1) // FIRST).bit_length()
+    doubled = (min(step, every - 1) // _FIRST_HISTOGRAM).bit_length()
     return doubled + step // every
 
 
-def tensors(
+def _weights_and_gradients(
     trainer: L.Trainer, module: L.LightningModule
 ) -> dict[str, Float[np.ndarray, " values"]]:
-    """Weights, and gradients of the probe where there is one net and a probe."""
+    """Return the weights; of a single net also the gradients of the probe."""
     if isinstance(module, PopulationForecaster):
-        return _matrices("weights", module.living_weights(), of_members=True)
+        return _flat_matrices("weights", module.living_weights(), dims=3)
     assert isinstance(module, Forecaster)
-    found = _matrices("weights", dict(module.net.named_parameters()))
-    probe = probe_rows(trainer)
-    return (
-        found if probe is None else found | _matrices("gradients", probe_gradients(module, *probe))
-    )
+    histograms = _flat_matrices("weights", dict(module.net.named_parameters()), dims=2)
+    if (probe := _probe_rows(trainer)) is not None:
+        histograms |= _flat_matrices("gradients", probe_gradients(module, *probe), dims=2)
+    return histograms
 
 
-def _matrices(
-    kind: str, named: Mapping[str, Tensor], *, of_members: bool = False
+def _flat_matrices(
+    kind: str, named: dict[str, Tensor], *, dims: int
 ) -> dict[str, Float[np.ndarray, " values"]]:
-    """The numbers of every tensor that is no vector, under the name of its layer."""
-    axes = 3 if of_members else 2
+    """Return the values of the tensors with at least `dims` dimensions, by tag."""
     return {
-        f"{kind}/{name.removesuffix('.weight')}": one.detach().double().cpu().numpy().reshape(-1)
-        for name, one in named.items()
-        if one.ndim >= axes
+        f"{kind}/{name.removesuffix('.weight')}": value.detach().double().cpu().numpy().reshape(-1)
+        for name, value in named.items()
+        if value.ndim >= dims
     }
 
 
 def probe_gradients(
     module: Forecaster, x: Float[Tensor, "rows features"], target: Float[Tensor, " rows"]
 ) -> dict[str, Tensor]:
-    """Gradient of the objective of some rows, without dropout; nothing of the training is touched.
+    """Return the gradient of the objective without dropout, leaving the training state untouched.
 
     Args:
-        module: whose net, link and loss.
-        x: the rows.
-        target: one a row.
+        module: its net, link and loss are used.
+        x: rows.
+        target: of the rows.
     """
-    trained = {name: one for name, one in module.net.named_parameters() if one.requires_grad}
-    with torch.enable_grad(), _evaluated(module.net):
+    trained = {name: p for name, p in module.net.named_parameters() if p.requires_grad}
+    with torch.enable_grad(), _evaluation_mode(module.net):
         loss = module.loss(module(x), target)
         parts = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-    return {name: one for name, one in zip(trained, parts, strict=True) if one is not None}
-
-
-@contextmanager
-def _evaluated(net: nn.Module) -> Iterator[None]:
-    """The net in evaluation mode, then each module in the mode it was in."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    return {name: part for name, part in zip(trained, parts, strict=True) if part is not None}

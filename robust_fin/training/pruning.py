@@ -28,18 +28,13 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-STUDY_VARIABLE = "ROBUST_FIN_STUDY"
-REPORTED_STEPS = (
-    "optimizer_steps"  # user attribute of a trial: when each of its figures was reported
-)
+STUDY_VARIABLE = "ROBUST_FIN_STUDY"  # environment variable with the StudyLink of a run
+REPORTED_STEPS = "optimizer_steps"  # user attribute of a trial: the steps of its reports
+PRUNING_METRIC = "val/skill"
 
 
 def check_optuna_installed() -> None:
-    """Refuse to go on without Optuna; and let it say what is wrong, not what it does.
-
-    Raises:
-        ConfigError: names the extra.
-    """
+    """Raise ConfigError if Optuna is not installed; limit its log to warnings."""
     try:
         optuna = importlib.import_module("optuna")
     except ImportError as error:
@@ -51,7 +46,7 @@ def check_optuna_installed() -> None:
 
 
 def journal_storage(journal: Path) -> "JournalStorage":
-    """What studies in a file are read and written through; the file is made where there is none."""
+    """Return the Optuna storage of a journal file, which is created if it does not exist."""
     check_optuna_installed()
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
@@ -60,26 +55,26 @@ def journal_storage(journal: Path) -> "JournalStorage":
 
 
 def journal_lock(journal: Path) -> "JournalFileOpenLock | JournalFileSymlinkLock":
-    """What makes writers wait for each other: a link, which is made at once over NFS too.
+    """Return the lock that serialises writers: a symbolic link, which is atomic over NFS too.
 
-    One that a killed process left is taken away after 30 seconds.
+    Optuna removes the lock of a killed process after 30 seconds.
     """
     from optuna.storages.journal import JournalFileOpenLock, JournalFileSymlinkLock
 
-    # a relative link would point nowhere, and a writer that waits for it would never see its age
+    # with a relative path the link would dangle, and a waiting writer could not read its age
     path = str(journal.absolute())
     return JournalFileOpenLock(path) if sys.platform == "win32" else JournalFileSymlinkLock(path)
 
 
 @dataclass(frozen=True, slots=True)
 class StudyLink:
-    """Which trial a run is.
+    """Identifies the trial that a run belongs to.
 
     Attributes:
-        journal: file of the study, absolute.
-        study: its name.
-        trial: number in it.
-        pruner: as in YAML.
+        journal: absolute path of the study's journal file.
+        study: name of the study.
+        trial: number of the trial.
+        pruner: config of the pruner.
     """
 
     journal: str
@@ -88,28 +83,27 @@ class StudyLink:
     pruner: dict[str, Any]
 
     def to_environment(self) -> dict[str, str]:
-        """What the processes of the run need to find it."""
+        """Return the environment variables that the processes of the run need."""
         return {STUDY_VARIABLE: json.dumps(asdict(self))}
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "StudyLink | None":
-        """Of this process; None where it belongs to no study."""
+        """Read the environment variables; None if the process belongs to no trial."""
         content = environ.get(STUDY_VARIABLE)
         return None if content is None else cls(**json.loads(content))
 
 
 class LinkedTrial:
-    """A trial that is told figures, and says when it should end.
+    """A trial that reports metrics to its study and asks the pruner.
 
     Args:
-        link: which one.
+        link: identifies the trial.
 
     Attributes:
-        trial: what the study knew of it when it was last asked.
+        trial: the trial as of the last report.
     """
 
     def __init__(self, link: StudyLink) -> None:
-        """Read the study."""
         self.link, self._storage = link, journal_storage(Path(link.journal))
         import optuna
 
@@ -121,81 +115,72 @@ class LinkedTrial:
 
     @classmethod
     def from_environment(cls) -> "LinkedTrial | None":
-        """Of this process; None where there is none, or where the study takes no more from it.
+        """Return the trial of this process; None if there is none or it is finished.
 
-        A run that is resumed by hand, after its sweep is over or was moved, trains to its end.
+        A run that is resumed by hand, after its sweep ended or was moved, is not pruned.
         """
         link = StudyLink.from_environment(os.environ)
         if link is None:
             return None
         if not Path(link.journal).is_file():
-            log.warning("the journal %s is gone; this run is not pruned", link.journal)
+            log.warning("journal %s does not exist; this run is not pruned", link.journal)
             return None
-        found = cls(link)
-        if found.trial.state.is_finished():
-            log.info("trial %d of %s has ended; this run is not pruned", link.trial, link.study)
+        linked = cls(link)
+        if linked.trial.state.is_finished():
+            log.info("trial %d of %s is finished; this run is not pruned", link.trial, link.study)
             return None
-        return found
+        return linked
 
-    def report(self, figure: float, *, step: int) -> None:
-        """Add a figure; one of a step that was reported before, as after a resume, adds nothing.
+    def report(self, value: float, *, step: int) -> None:
+        """Report a value, unless that step was reported before, as happens after a resume.
 
-        Figures are numbered, from 1, not named by their steps, so that trials with other batch
-        sizes compare.
+        Optuna gets the number of the report, counted from 1, instead of the step, so that trials
+        with different batch sizes are comparable.
 
         Args:
-            figure: finite, the greater the better.
+            value: finite; greater is better.
             step: optimizer steps done.
         """
         known = self.steps
         if step not in known:
-            number = 1 + sum(one < step for one in known)
-            self._storage.set_trial_intermediate_value(self._id, number, figure)
+            number = 1 + sum(earlier < step for earlier in known)
+            self._storage.set_trial_intermediate_value(self._id, number, value)
             self._storage.set_trial_user_attr(self._id, REPORTED_STEPS, [*known, step])
         self.trial = self._storage.get_trial(self._id)
 
     @property
     def steps(self) -> list[int]:
-        """Optimizer steps at which figures were reported."""
+        """Optimizer steps of the reports so far."""
         return list(self.trial.user_attrs.get(REPORTED_STEPS, ()))
 
     def should_prune(self) -> bool:
-        """Whether the pruner has seen enough."""
+        """Return True if the pruner wants to stop the trial."""
         return bool(self._study.pruner.prune(self._study, self.trial))
 
 
-PRUNING_METRIC = "val/skill"  # what a search maximises, and nothing else
-
-
 class PruneOnVal(L.Callback):
-    """Reports val/skill after each validation, and stops where the study's pruner says so.
+    """Reports val/skill after each validation, and stops the run if the pruner says so.
 
-    Rank 0 reports and decides for all processes. A figure that is no number is not reported: what
-    became of such a run is told by its end.
+    Rank 0 reports and decides for all ranks. A skill that is not finite is not reported; such a run
+    ends by other checks.
 
     Args:
-        trial: of this process; None where it belongs to no study, or in all ranks but the first.
+        trial: of this process; None without a trial, and on all ranks but 0.
     """
 
     def __init__(self, trial: LinkedTrial | None) -> None:
-        """Nothing reported yet."""
         self._trial = trial
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Report, and stop all processes together.
-
-        Raises:
-            Pruned: says when, and at which figure.
-        """
+        """Report, and raise Pruned on all ranks if the trial is to stop."""
         if trainer.sanity_checking:
             return
         skill = float(trainer.callback_metrics[PRUNING_METRIC])
-        said = broadcast_from_first(self._verdict(skill, trainer) if is_first() else None)
-        if said is not None:
-            raise Pruned(said)
+        reason = broadcast_from_first(self._reason_to_stop(skill, trainer) if is_first() else None)
+        if reason is not None:
+            raise Pruned(reason)
 
-    def _verdict(self, skill: float, trainer: L.Trainer) -> str | None:
-        """Why to stop; None to go on."""
+    def _reason_to_stop(self, skill: float, trainer: L.Trainer) -> str | None:
         if self._trial is None or not math.isfinite(skill):
             return None
         self._trial.report(skill, step=trainer.global_step)
@@ -205,15 +190,15 @@ class PruneOnVal(L.Callback):
         return (
             f"trial {link.trial} of {link.study} was pruned in epoch {trainer.current_epoch + 1}, "
             f"at step {trainer.global_step}: its best {PRUNING_METRIC} so far, {best:.6f}, is "
-            "behind the other trials' by then"
+            "behind that of the other trials"
         )
 
 
 def pruning_callbacks(*, has_val: bool) -> list[L.Callback]:
-    """Those of a fit that is a trial of a study; none for any other.
+    """Return the callback of a fit that is a trial of a study; an empty list for other fits.
 
     Args:
-        has_val: else there is nothing to compare, as in a refit.
+        has_val: False if nothing is validated, as in a refit.
     """
     if not has_val or STUDY_VARIABLE not in os.environ:
         return []

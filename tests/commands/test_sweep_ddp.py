@@ -77,7 +77,7 @@ def test_one_device_and_two_in_one_sweep(
     assert "2 trials (2 finished), by val/skill" in said
     assert f"Chosen by val/skill: job {best}, {tmp_path / str(best)}" in said
     assert "Were all 2 equally good, the best would be expected at" in said
-    assert Run.of(tmp_path / str(best)).verdict in said
+    assert Run.open(tmp_path / str(best)).verdict in said
     assert f"table        {tmp_path / 'sweep.csv'}" in said
 
 

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a net in trouble, by closed forms and in both engines alike."""
+"""Diagnostics and histograms in TensorBoard, against closed forms and in both engines."""
 
 import logging
 from pathlib import Path
@@ -7,35 +7,44 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim import SGD, AdamW
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.models.links import identity, sigmoid
-from robust_fin.runs.training import load_data
+from robust_fin.runs.training import load_first_fold
 from robust_fin.training.diagnostics import (
     Diagnostics,
+    Histograms,
     activation_statistics,
     adamw_updates,
+    histograms_due,
     norm_statistics,
+    probe_gradients,
     slope,
     update_ratios,
 )
+from robust_fin.training.fitting import Fit
+from tests.evaluation.boards import Board
+from tests.populations import bars_of, train_members
+from tests.populations import settings as member_settings
 from tests.training.faults import Fault, fit_with, settings
-from tests.training.test_lightning_loop import curve
 from tests.training.test_module import batches_of, data, forecaster, net, trainer
 
-PLAIN = Fault("loss", "1e30", "middle", "plain", "32-true", 1, "stop")
-COMPILED = Fault("loss", "1e30", "middle", "compiled", "32-true", 1, "stop")
+CASES = [
+    Fault("loss", "1e30", "middle", engine, "32-true", 1, "stop")
+    for engine in ("plain", "compiled")
+]
+LAYERS = ["blocks.0.0", "blocks.1.0", "head"]
 
 
 @pytest.fixture(scope="module")
 def bars() -> BarDataModule:
-    return load_data(settings(PLAIN))
+    return load_first_fold(settings(CASES[0]))
 
 
-def test_quantiles_and_the_clipped_share_are_of_the_norms_that_are_finite() -> None:
+def test_norm_statistics_ignore_norms_that_are_not_finite() -> None:
     norms = np.array([0.0, 1.0, 2.0, 3.0, 4.0, np.inf, np.nan])
     assert norm_statistics(norms, clip=2.5) == {
         "stability/gradient_norm_p50": 2.0,
@@ -57,13 +66,13 @@ def test_quantiles_and_the_clipped_share_are_of_the_norms_that_are_finite() -> N
         (identity, [5.0, -7.0], [1.0, 1.0]),
     ],
 )
-def test_the_slope_is_the_derivative(function: object, at: list[float], wanted: object) -> None:
+def test_slope_is_the_derivative(function: object, at: list[float], wanted: object) -> None:
     given = torch.tensor(at)
     assert slope(function, given).tolist() == pytest.approx(wanted, rel=1e-4)  # type: ignore[arg-type]
     assert given.tolist() == at
 
 
-def test_dead_units_and_saturated_outputs_are_counted() -> None:
+def test_activation_statistics_count_dead_and_saturated_units() -> None:
     layer = nn.Linear(1, 4, bias=True)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[1.0], [-1.0], [0.0], [0.0]]))
@@ -84,7 +93,7 @@ def test_dead_units_and_saturated_outputs_are_counted() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_link_that_is_saturated_shows() -> None:
+def test_activation_statistics_include_the_link() -> None:
     model = nn.Sequential(nn.Linear(1, 1), nn.Flatten(0))
     with torch.no_grad():
         model[0].weight.fill_(100.0)
@@ -95,7 +104,7 @@ def test_a_link_that_is_saturated_shows() -> None:
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("steps", [1, 7])
-def test_the_moments_tell_the_last_step_of_adamw(fused: bool, steps: int) -> None:
+def test_adamw_updates_match_the_change_of_the_weights(fused: bool, steps: int) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
     optimizer = AdamW(model.parameters(), lr=0.02, weight_decay=0.3, fused=fused)
@@ -109,7 +118,7 @@ def test_the_moments_tell_the_last_step_of_adamw(fused: bool, steps: int) -> Non
         torch.testing.assert_close(found[name], p.detach() - before[name], rtol=1e-3, atol=1e-7)
 
 
-def test_a_ratio_is_of_a_layers_weights_together() -> None:
+def test_update_ratio_combines_the_weights_of_a_layer() -> None:
     model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1, bias=False))
     with torch.no_grad():
         for p, value in zip(model.parameters(), (3.0, 4.0, 2.0), strict=True):
@@ -124,41 +133,55 @@ def test_a_ratio_is_of_a_layers_weights_together() -> None:
     }
 
 
-def tags(folder: Path) -> set[str]:
-    events = EventAccumulator(str(folder / "tensorboard")).Reload()
-    return {tag for tag in events.Tags()["scalars"] if tag.startswith("stability/")}
-
-
-def test_both_engines_show_the_same_at_the_same_steps(tmp_path: Path, bars: BarDataModule) -> None:
-    word = "stability.diagnose_every_n_steps=6"
-    for case in (PLAIN, COMPILED):
-        fit_with(None, tmp_path / case.engine, bars, word, "schedule.warmup=0", like=case)
-    assert tags(tmp_path / "plain") == tags(tmp_path / "compiled")
-    layers = [f"blocks.{block}.{place}" for block in (0, 1) for place in (0, 1)]
-    assert {f"stability/update_ratio/{one}" for one in (*layers, "head")} <= tags(
-        tmp_path / "plain"
+@pytest.fixture(scope="module")
+def fits(
+    tmp_path_factory: pytest.TempPathFactory, bars: BarDataModule
+) -> dict[str, tuple[Fit, Board]]:
+    """The same twelve steps in both engines."""
+    folder, fits = tmp_path_factory.mktemp("fits"), {}
+    words = (
+        "callbacks.histograms.every_n_steps=6",
+        "stability.diagnose_every_n_steps=6",
+        "schedule.warmup=0",
     )
-    for tag in tags(tmp_path / "plain"):
-        plain, compiled = (curve(tmp_path / name, tag) for name in ("plain", "compiled"))
-        assert list(plain) == list(compiled) == [5, 11], tag
-        assert list(plain.values()) == pytest.approx(list(compiled.values()), rel=0.02, abs=0.01)
-    assert 1e-4 < curve(tmp_path / "plain", "stability/update_ratio/head")[5] < 0.1
+    for case in CASES:
+        fit = fit_with(None, folder / case.engine, bars, *words, like=case)
+        fits[case.engine] = (fit, Board(folder / case.engine / "tensorboard"))
+    return fits
 
 
-def test_without_it_nothing_is_drawn(tmp_path: Path, bars: BarDataModule) -> None:
-    fit_with(None, tmp_path, bars, "stability.diagnose_every_n_steps=null", like=PLAIN)
-    assert tags(tmp_path) == set()
+def stability_tags(board: Board) -> set[str]:
+    return {tag for tag in board.tags["scalars"] if tag.startswith("stability/")}
 
 
-def test_a_refused_step_is_drawn_where_it_happened(tmp_path: Path, bars: BarDataModule) -> None:
+def test_both_engines_log_the_same_diagnostics(fits: dict[str, tuple[Fit, Board]]) -> None:
+    plain, compiled = (board for _, board in fits.values())
+    assert stability_tags(plain) == stability_tags(compiled)
+    layers = [f"blocks.{block}.{layer}" for block in (0, 1) for layer in (0, 1)]
+    ratios = {f"stability/update_ratio/{layer}" for layer in (*layers, "head")}
+    assert ratios <= stability_tags(plain)
+    for tag in stability_tags(plain):
+        first, second = plain.curve(tag), compiled.curve(tag)
+        assert list(first) == list(second) == [5, 11], tag
+        assert list(first.values()) == pytest.approx(list(second.values()), rel=0.02, abs=0.01)
+    assert 1e-4 < plain.curve("stability/update_ratio/head")[5] < 0.1
+
+
+def test_diagnostics_can_be_disabled(tmp_path: Path, bars: BarDataModule) -> None:
+    fit_with(None, tmp_path, bars, "stability.diagnose_every_n_steps=null", like=CASES[0])
+    assert stability_tags(Board(tmp_path / "tensorboard")) == set()
+
+
+def test_a_rejected_step_is_logged_where_it_happened(tmp_path: Path, bars: BarDataModule) -> None:
     case = Fault("feature", "nan", "middle", "plain", "32-true", 1, "stop")
     with pytest.raises(ValueError, match="at step 6"):
         fit_with(case, tmp_path, bars)
-    assert curve(tmp_path, "stability/nonfinite_steps") == {6: 1.0}
+    board = Board(tmp_path / "tensorboard")
+    assert board.curve("stability/nonfinite_steps") == {6: 1.0}
 
 
 @pytest.mark.parametrize("constant", [True, False])
-def test_a_net_that_forecasts_one_number_is_reported_in_words(
+def test_constant_forecasts_are_warned_about_once(
     constant: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = forecaster(net(), lr=1e-6)
@@ -166,29 +189,23 @@ def test_a_net_that_forecasts_one_number_is_reported_in_words(
         with torch.no_grad():
             module.net.head.weight.zero_()
         module.net.head.weight.requires_grad_(False)
-    watch = Diagnostics(every_n_steps=10, clip=None)
+    diagnostics = Diagnostics(every_n_steps=10, clip=None)
     with caplog.at_level(logging.WARNING, logger="robust_fin.training.diagnostics"):
-        trainer(callbacks=[watch]).fit(module, batches_of(*data()))
-    said = [one.getMessage() for one in caplog.records if "forecasts the same" in one.getMessage()]
-    assert len(said) == (1 if constant else 0)  # once, not at every diagnosis
+        trainer(callbacks=[diagnostics]).fit(module, batches_of(*data()))
+    messages = [record.getMessage() for record in caplog.records]
+    warnings = [text for text in messages if "forecasts the same value for every row" in text]
+    assert len(warnings) == (1 if constant else 0)  # once, not at every diagnosis
     if constant:
-        assert "over 256 training rows its forecasts spread by" in said[0]
-        assert "at step 10. It learns nothing" in said[0]
+        assert "at step 10: over 256 training rows the standard deviation" in warnings[0]
 
 
-def test_the_last_step_of_another_optimizer_is_measured() -> None:
-    module, drawn = forecaster(net(), warmup=0), []
+def test_the_update_of_another_optimizer_is_measured() -> None:
+    module, logged = forecaster(net(), warmup=0), []
     module._optimizer = lambda parameters: SGD(parameters, lr=0.1)
 
-    class Drawn(Diagnostics):
-        def _draw(
-            self,
-            trainer: L.Trainer,  # noqa: ARG002
-            points: dict[str, float],
-            *,
-            at: int | None = None,  # noqa: ARG002
-        ) -> None:
-            drawn.append(points)
+    class LoggedDiagnostics(Diagnostics):
+        def _log(self, trainer: L.Trainer, points: dict[str, float], **_: object) -> None:  # noqa: ARG002
+            logged.append(points)
 
     before = {}
 
@@ -198,12 +215,113 @@ def test_the_last_step_of_another_optimizer_is_measured() -> None:
                 before["head"] = module.net.head.weight.detach().clone()
                 before["bias"] = module.net.head.bias.detach().clone()
 
-    watch = [Before(), Drawn(every_n_steps=20, clip=0.05)]
-    trainer(callbacks=watch, max_steps=20).fit(module, batches_of(*data()))
+    callbacks = [Before(), LoggedDiagnostics(every_n_steps=20, clip=0.05)]
+    trainer(callbacks=callbacks, max_steps=20).fit(module, batches_of(*data()))
     head = module.net.head
     moved = torch.cat([(head.weight - before["head"])[0], head.bias - before["bias"]]).norm()
     size = torch.cat([head.weight[0], head.bias]).norm()
-    (found,) = drawn
+    (points,) = logged
     ratio = float((moved / size).detach())
-    assert found["stability/update_ratio/head"] == pytest.approx(ratio, rel=1e-5)
-    assert found["stability/clipped_share"] > 0.5
+    assert points["stability/update_ratio/head"] == pytest.approx(ratio, rel=1e-5)
+    assert points["stability/clipped_share"] > 0.5
+
+
+def test_histograms_are_due_at_doubling_steps_and_then_evenly() -> None:
+    def due(every: int, stop: int) -> list[int]:
+        counts = [histograms_due(step, every) for step in range(stop)]
+        return [step for step in range(1, stop) if counts[step] > counts[step - 1]]
+
+    assert due(5000, 16_000) == [64, 128, 256, 512, 1024, 2048, 4096, 5000, 10_000, 15_000]
+    assert due(64, 200) == [64, 128, 192]
+    assert due(6, 20) == [6, 12, 18]
+    assert due(1, 5) == [1, 2, 3, 4]
+
+
+def test_probe_gradients_are_those_of_the_objective_and_change_no_state() -> None:
+    module = forecaster(net())
+    module.net.blocks[0].append(nn.Dropout(0.5))
+    module.net.head.bias.requires_grad_(False)
+    module.train()
+    x, target = data()
+    state, before = torch.get_rng_state(), {k: v.clone() for k, v in module.state_dict().items()}
+    with torch.no_grad():
+        gradients = probe_gradients(module, x, target)
+    assert all(part.training for part in module.modules())
+    assert all(p.grad is None for p in module.parameters())
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    module.eval()
+    nn.functional.huber_loss(module.net(x), target, delta=0.1).backward()
+    expected = {name: p.grad for name, p in module.net.named_parameters() if p.requires_grad}
+    assert list(gradients) == list(expected)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name])
+
+
+def test_every_layer_has_histograms_of_weights_and_gradients(
+    fits: dict[str, tuple[Fit, Board]],
+) -> None:
+    for fit, board in fits.values():
+        layers = {f"{kind}/{name}" for kind in ("weights", "gradients") for name in LAYERS}
+        assert set(board.tags["histograms"]) == layers | {"val/score"}
+        weights = dict(fit.nets.net.named_parameters())
+        for name in LAYERS:
+            events = board.events.Histograms(f"weights/{name}")
+            assert [event.step for event in events] == [5, 11]
+            last = events[-1].histogram_value
+            values = weights[f"{name}.weight"].detach().double().numpy().ravel()
+            assert last.num == values.size
+            assert sum(last.bucket) == values.size
+            assert (last.min, last.max) == pytest.approx((values.min(), values.max()), rel=1e-6)
+            assert last.sum_squares == pytest.approx((values**2).sum(), rel=1e-5)
+
+
+def test_both_engines_log_the_same_histograms(fits: dict[str, tuple[Fit, Board]]) -> None:
+    for name in LAYERS:
+        for kind, tolerance in (("weights", 1e-4), ("gradients", 1e-2)):
+            both = (board.events.Histograms(f"{kind}/{name}") for _, board in fits.values())
+            for plain, compiled in zip(*both, strict=True):
+                first, second = plain.histogram_value, compiled.histogram_value
+                assert first.num == second.num
+                size = max(abs(first.min), abs(first.max))
+                assert abs(first.max - second.max) <= tolerance * size
+                difference = abs(first.sum_squares - second.sum_squares)
+                assert difference <= tolerance * first.sum_squares
+
+
+def test_val_forecasts_are_logged_at_every_validation(
+    fits: dict[str, tuple[Fit, Board]], bars: BarDataModule
+) -> None:
+    for fit, board in fits.values():
+        (event,) = board.events.Histograms("val/score")
+        assert event.step == 11
+        with torch.no_grad():
+            score = fit.nets.net(bars.x("val")).double().numpy()
+        histogram = event.histogram_value
+        assert histogram.num == score.size == len(bars.target("val"))
+        expected = (score.min(), score.max())
+        assert (histogram.min, histogram.max) == pytest.approx(expected, rel=1e-5)
+
+
+def test_members_share_histograms(tmp_path: Path) -> None:
+    config = member_settings("compiled", "population.members=3", "trainer.max_epochs=1")
+    (fit,) = train_members(tmp_path, config, bars_of(config))
+    board = Board(tmp_path / "tensorboard")
+    stack = fit.nets.stack
+    assert stack is not None
+    assert not [tag for tag in board.tags["histograms"] if tag.startswith("gradients/")]
+    head = board.events.Histograms("weights/head")[-1].histogram_value
+    assert head.num == stack["head.weight"].numel() == 3 * 8
+    assert head.sum == pytest.approx(float(stack["head.weight"].sum()), rel=1e-5)
+    assert len(board.events.Histograms("val/score")) == 1
+
+
+def test_histograms_leave_out_values_that_are_not_finite(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    trainer = L.Trainer(accelerator="cpu", logger=logger, enable_checkpointing=False)
+    histograms, values = Histograms(every_n_steps=1), np.array([np.nan, 1.0, 2.0, np.inf])
+    histograms._log(trainer, {"some": values, "none": values[:1]}, step=3)
+    logger.save()
+    board = Board(tmp_path)
+    assert board.tags["histograms"] == ["some"]
+    assert board.events.Histograms("some")[0].histogram_value.num == 2

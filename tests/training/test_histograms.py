@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.runs.training import load_data
+from robust_fin.runs.training import load_first_fold
 from robust_fin.training.diagnostics import Histograms, histograms_due, probe_gradients
 from robust_fin.training.fitting import Fit
 from tests.evaluation.boards import Board
@@ -30,7 +30,7 @@ LAYERS = ["blocks.0.0", "blocks.1.0", "head"]
 def fits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Fit, Board]]:
     """The same twelve steps in both engines."""
     folder, found = tmp_path_factory.mktemp("fits"), {}
-    bars = load_data(settings(CASES["plain"]))
+    bars = load_first_fold(settings(CASES["plain"]))
     for engine, case in CASES.items():
         words = ("callbacks.histograms.every_n_steps=6", "schedule.warmup=0")
         done = fit_with(None, folder / engine, bars, *words, like=case)
@@ -109,7 +109,7 @@ def test_both_engines_draw_the_same(fits: dict[str, tuple[Fit, Board]]) -> None:
 def test_the_forecasts_of_val_are_drawn_at_every_validation(
     fits: dict[str, tuple[Fit, Board]],
 ) -> None:
-    bars: BarDataModule = load_data(settings(CASES["plain"]))
+    bars: BarDataModule = load_first_fold(settings(CASES["plain"]))
     for done, board in fits.values():
         (event,) = board.events.Histograms("val/score")
         assert event.step == 11

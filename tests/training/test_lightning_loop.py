@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError, NonFiniteError, RobustFinError
 from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_data, quiet
+from robust_fin.runs.training import hide_known_warnings, load_first_fold
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from tests.bars import config as composed
 
@@ -28,11 +28,11 @@ def settings(engine: str, *words: str) -> DictConfig:
 
 @pytest.fixture(scope="module")
 def data() -> BarDataModule:
-    return load_data(settings("plain"))
+    return load_first_fold(settings("plain"))
 
 
 def train(folder: Path, data: BarDataModule, engine: str, *words: str, resume: bool = False) -> Fit:
-    quiet()
+    hide_known_warnings()
     data.calls = None
     plan = FitPlan(folder, stage="", max_steps=None, resume=resume)
     return fit(fit_settings(settings(engine, *words)), data, plan)
@@ -115,7 +115,7 @@ def test_error_names_the_first_nonfinite_step(tmp_path: Path) -> None:
             x[100, 0] = torch.nan if span == "train" else x[100, 0]
             return x
 
-    data = load_data(settings("plain"))
+    data = load_first_fold(settings("plain"))
     data.__class__ = Poisoned
     steps = [data.order().begin()[1]]
     order = data.order()

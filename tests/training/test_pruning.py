@@ -45,7 +45,7 @@ def test_a_trial_behind_the_others_ends_after_its_second_validation(
     assert failure == {
         "error": "Pruned",
         "message": f"trial 1 of search was pruned in epoch 2, at step {steps[1]}: its best "
-        f"val/skill so far, {max(curve):.6f}, is behind the other trials' by then",
+        f"val/skill so far, {max(curve):.6f}, is behind that of the other trials",
     }
     assert f"error: {failure['message']}" in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.json").exists()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robust_fin.data.datamodule import BarDataModule, MemberData, PopulationDataModule
 from robust_fin.errors import ConfigError, NonFiniteError
 from robust_fin.runtime.terminal import progress_seconds
-from robust_fin.training.assembly import limited, make_trainer, step_limit, steps_in_all
+from robust_fin.training.assembly import limit_batches, make_trainer, step_limit, total_steps
 from robust_fin.training.baselines import TrivialObjective, trivial_objective
 from robust_fin.training.engine.build import (
     call_plan,
@@ -24,7 +24,7 @@ from robust_fin.training.engine.build import (
 from robust_fin.training.engine.loop_library import expected_build_seconds
 from robust_fin.training.engine.step_state import ParameterLayout, adamw_group
 from robust_fin.training.engine.steps import TrainingStep
-from robust_fin.training.fitting import Fit, FitPlan, FitSummary, MemberFate, steps_in
+from robust_fin.training.fitting import Fit, FitPlan, FitSummary, MemberResult, checkpoint_step
 from robust_fin.training.population.members import (
     NEVER,
     Member,
@@ -76,7 +76,7 @@ def fit_population(
         arguments=arguments,
     )
     data = PopulationDataModule(module.sets, module.pace.plan)
-    began, first = time.perf_counter(), steps_in(plan.resume_path)
+    began, first = time.perf_counter(), checkpoint_step(plan.resume_path)
     trainer.fit(module, data, ckpt_path=plan.resume_path, weights_only=True)
     seconds = time.perf_counter() - began
     return tuple(
@@ -190,9 +190,9 @@ def make_pace(
                 f"batch_size={settings.batch_size}; lower it"
             )
     trainer = settings.trainer
-    steps = [max(1, limited(trainer, one.size // settings.batch_size)) for one in sets]
+    steps = [max(1, limit_batches(trainer, one.size // settings.batch_size)) for one in sets]
     most = max(steps)
-    epochs = steps_in_all(trainer, most) / most
+    epochs = total_steps(trainer, most) / most
     return MemberPace(
         members,
         sets,
@@ -232,7 +232,7 @@ def _fit_of(module: PopulationForecaster, data: int, summary: FitSummary) -> Fit
     own = [k for k, one in enumerate(module.members) if one.data == data]
     frozen = states.frozen_at.tolist()
     fates = tuple(
-        MemberFate(
+        MemberResult(
             module.members[k].described(),
             int(states.best_count[k]),
             None if frozen[k] == NEVER else int(frozen[k]),

@@ -163,7 +163,7 @@ class PopulationForecaster(L.LightningModule):
             if not self.trainer.sanity_checking:
                 self.states.keep_better(member, self.sign * figures[self.monitor])
         self._forecasts[batch] = found.forecast.score
-        for name, value in yardstick.figures(found.forecast.score).items():
+        for name, value in yardstick.metrics(found.forecast.score).items():
             self.log(f"val/{name}", value, prog_bar=name == "skill", batch_size=1)
         for name, value in member_spread(found.members).items():
             self.log(f"members/val/{name}", value, batch_size=1)

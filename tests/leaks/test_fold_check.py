@@ -12,7 +12,7 @@ from robust_fin.data.splits import Holdout, Split
 from robust_fin.data.targets import ForwardReturn
 from robust_fin.data.transforms import FeatureTransform
 from robust_fin.features.registry import FeatureSet
-from robust_fin.leaks import fold_check as fold_leaks
+from robust_fin.leaks import fold_check
 from robust_fin.leaks.fold_check import check_folds
 from robust_fin.leaks.perturbations import Findings
 from tests.bars import config, instantiate, synthetic_bars
@@ -32,44 +32,43 @@ def examples(horizon: int = 1) -> Examples:
     return make_examples(bars, names=FEATURES.names, target=ForwardReturn(horizon, None))
 
 
-def checked(split: Split, *, transform: str = "robust", horizon: int = 1) -> Findings:
+def run_check(split: Split, *, transform: str = "robust", horizon: int = 1) -> Findings:
     fit = instantiate(config(f"transform={transform}").transform)
     return check_folds(examples(horizon), features=FEATURES, transform=fit, split=split)
 
 
 @pytest.mark.parametrize("choice", SPLITS)
-def test_no_split_of_the_project_leaks(choice: str) -> None:
+def test_no_configured_split_leaks(choice: str) -> None:
     refit = choice == "holdout"
     words = (f"split={choice}", "split.val_fraction=0.1", f"split.refit={refit}")
-    found = checked(instantiate(config(*words).split), horizon=9)
-    assert [str(leak) for leak in found.leaks] == []
-    assert [line.cuts for line in found.checked] == [FOLDS[choice] * (1 + refit)] * 3
-    assert all(line.rows > 10_000 for line in found.checked)
+    findings = run_check(instantiate(config(*words).split), horizon=9)
+    assert [str(leak) for leak in findings.leaks] == []
+    assert [line.cuts for line in findings.checked] == [FOLDS[choice] * (1 + refit)] * 3
+    assert all(line.rows > 10_000 for line in findings.checked)
 
 
 @pytest.mark.parametrize("choice", TRANSFORMS)
-def test_no_transform_of_the_project_leaks(choice: str) -> None:
-    assert checked(HOLDOUT, transform=choice).leaks == []
+def test_no_configured_transform_leaks(choice: str) -> None:
+    assert run_check(HOLDOUT, transform=choice).leaks == []
 
 
 @pytest.mark.parametrize(("horizon", "rows"), [(1, 1), (9, 9)])
-def test_an_unpurged_split_is_found(horizon: int, rows: int) -> None:
-    found = checked(
-        PlainHoldout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False), horizon=horizon
-    )
-    first = found.leaks[0]
+def test_unpurged_split_is_found(horizon: int, rows: int) -> None:
+    split = PlainHoldout(val_fraction=0.1, test_fraction=0.2, embargo=0, refit=False)
+    findings = run_check(split, horizon=horizon)
+    first = findings.leaks[0]
     assert first.column == "split, fold 0"
-    assert "shares time with labels of val" in str(first)
-    assert f"{rows} train rows in all" in str(first)
+    assert "overlaps labels of val" in str(first)
+    assert f"{rows} train rows overlap them" in str(first)
     assert first.reach is not None
     assert (first.reach.bars, first.reach.minutes) == (horizon, horizon)
-    assert "labels of test" in str(found.leaks[1])  # and those of val reach into test
+    assert "labels of test" in str(findings.leaks[1])  # labels of val reach into test
 
 
 def leaky(
     fit_transforms: Callable[..., folds.FittedFold], *, part: str
 ) -> Callable[..., folds.FittedFold]:
-    """A fit that takes its transform, or its rank target, from all labelled rows."""
+    """Return a fit that fits its transform or rank target on all labelled rows."""
 
     def fit(seen: Examples, rows: np.ndarray, fold: folds.Fold, **parts: object):
         fitted = fit_transforms(seen, rows, fold, **parts)
@@ -82,38 +81,40 @@ def leaky(
 
 
 @pytest.mark.parametrize("transform", ["robust", "quantile_normal"])
-def test_a_global_scaler_is_found(monkeypatch: pytest.MonkeyPatch, transform: str) -> None:
-    monkeypatch.setattr(fold_leaks, "fit_transforms", leaky(folds.fit_transforms, part="transform"))
-    (leak,) = checked(HOLDOUT, transform=transform).leaks
+def test_scaler_fitted_on_all_rows_is_found(
+    monkeypatch: pytest.MonkeyPatch, transform: str
+) -> None:
+    monkeypatch.setattr(fold_check, "fit_transforms", leaky(folds.fit_transforms, part="transform"))
+    (leak,) = run_check(HOLDOUT, transform=transform).leaks
     assert leak.column == "close_change_pct, transformed, fold 0"
     assert leak.reach is not None
     assert leak.reach.bars > 0.25 * ROWS  # test is a fifth of all rows, val a tenth
 
 
-def test_a_global_rank_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold_leaks, "fit_transforms", leaky(folds.fit_transforms, part="target"))
-    (leak,) = checked(HOLDOUT).leaks
+def test_rank_target_of_all_rows_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold_check, "fit_transforms", leaky(folds.fit_transforms, part="target"))
+    (leak,) = run_check(HOLDOUT).leaks
     assert leak.column == "rank target, fold 0"
     assert leak.reach is not None
     assert leak.reach.bars > 0.25 * ROWS
 
 
-def test_a_transform_that_scales_by_the_table_it_is_given_is_found() -> None:
+def test_transform_that_scales_by_the_given_table_is_found() -> None:
     fit = partial(FeatureTransform.fit, steps=[TableScaler.fit])
-    found = check_folds(examples(), features=FEATURES, transform=fit, split=HOLDOUT)
-    (leak,) = found.leaks
+    findings = check_folds(examples(), features=FEATURES, transform=fit, split=HOLDOUT)
+    (leak,) = findings.leaks
     assert leak.column == "close_change_pct, transformed, fold 0"
     assert "values of test change when later rows of test change" in str(leak)
 
 
-def test_training_rows_that_depend_on_values_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def picked(seen: Examples, split: Split) -> folds.FoldSet:
+def test_training_rows_chosen_by_values_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose(seen: Examples, split: Split) -> folds.FoldSet:
         cut = folds.cut_folds(seen, split)
         (fold,) = cut.folds
-        limit = 4 * np.nanstd(seen.outcome)  # of all rows: it knows how wild the future is
+        limit = 4 * np.nanstd(seen.outcome)  # of all rows, so it knows the future volatility
         calm = np.abs(seen.outcome[cut.rows[fold.train]]) < limit
         return cut._replace(folds=(dataclasses.replace(fold, train=fold.train[calm]),))
 
-    monkeypatch.setattr(fold_leaks, "cut_folds", picked)
-    (leak,) = checked(HOLDOUT).leaks
-    assert "its training rows are others when the values of rows outside train change" in str(leak)
+    monkeypatch.setattr(fold_check, "cut_folds", choose)
+    (leak,) = run_check(HOLDOUT).leaks
+    assert "its training rows change when the values of rows outside train change" in str(leak)
