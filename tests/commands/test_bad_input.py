@@ -227,7 +227,7 @@ def test_train_refuses_what_is_no_bar_file(
         ("source.stamp=middle", "source.stamp=middle must be start or end"),
         ("source.fraction=1.5", "source.fraction=1.5 is not in (0, 1]"),
         ("source.bar=often", "source.bar=often is no length"),
-        ("source.calendar=CME_Equities", "source.calendar='CME_Equities' is no calendar"),
+        ("source.calendar=CME_Equities", "source.calendar='CME_Equities' is not a calendar"),
         ("source.vix_path=gone.csv", "no VIX file at gone.csv"),
         ("target.horizon=0", "target.horizon=0 must be an integer number of bars, >= 1"),
     ],

@@ -210,13 +210,13 @@ def test_an_override_replaces_adds_and_removes_sessions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("2023-11-24,2023-11-23T17:00:00,2023-11-24T12:15:00", "no zone"),
-        ("2023-11-24,2023-11-23T17:00:00-06:00,", "go together; see line 2"),
+        ("2023-11-24,2023-11-23T17:00:00,2023-11-24T12:15:00", "no time zone"),
+        ("2023-11-24,2023-11-23T17:00:00-06:00,", "both be empty; see line 2"),
         ("2023-11-24,2023-11-23T17:00:00-06:00,soon", "line 2: close is 'soon'"),
         ("someday,,", "line 2: trading_date is 'someday'"),
-        (",,", "trading_date must be there"),
+        (",,", "trading_date must be present"),
         ("2023-11-24,2023-11-24T12:15:00Z,2023-11-24T12:15:00Z", "session of 2023-11-24 opens"),
-        ("2023-11-24,2023-11-23T10:00:00Z,2023-11-24T12:15:00Z", "not overlap"),
+        ("2023-11-24,2023-11-23T10:00:00Z,2023-11-24T12:15:00Z", "must not overlap"),
     ],
 )
 def test_a_wrong_override_row_is_named(tmp_path: Path, row: str, words: str) -> None:

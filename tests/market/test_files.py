@@ -119,7 +119,7 @@ def test_stamps_of_96_bits_do_not_wrap_around(
     if year == 2024:
         assert load(path, timezone="UTC").table["time"].dt.year.tolist() == [2024] * 8
         return
-    words = "calendar '24/7' holds trading dates" if fine else f"has the time {year}-03-04 15:00:00"
+    words = "calendar '24/7' covers " if fine else f"has the time {year}-03-04 15:00:00"
     with pytest.raises(SchemaError, match=words):
         load(path, timezone="UTC", calendar="24/7")
 
