@@ -235,7 +235,7 @@ def batches_started(trainer: L.Trainer) -> int:
 
 
 def convert_loop_counts(
-    checkpoint: dict[str, Any], *, calls_done: Callable[[int], int] | None
+    checkpoint: dict[str, Any], *, completed_calls: Callable[[int], int] | None
 ) -> None:
     """Convert the counters of a checkpoint to the engine that resumes it.
 
@@ -244,7 +244,7 @@ def convert_loop_counts(
 
     Args:
         checkpoint: changed in place.
-        calls_done: steps of an epoch -> completed calls; None for the plain engine, whose calls
+        completed_calls: steps of an epoch -> completed calls; None for the plain engine, whose calls
             are single steps.
     """
     loops = checkpoint["loops"]["fit_loop"]
@@ -255,7 +255,7 @@ def convert_loop_counts(
         total["ready"], total["completed"] = step, step
     steps_done = loops["state_dict"]["combined_loader"][0]["next_batch"]
     progress = loops["epoch_loop.batch_progress"]
-    done = steps_done if calls_done is None else calls_done(steps_done)
+    done = steps_done if completed_calls is None else completed_calls(steps_done)
     shift = done - progress["current"]["ready"]
     if shift:  # otherwise an interrupted last call of an epoch would count as its end
         progress["is_last_batch"] = False

@@ -155,7 +155,7 @@ class PopulationForecaster(L.LightningModule):
             train_mean=data.train_mean,
         )
         nets = self._nets(self.states.weights, members, data)
-        span = SpanForecast.of(nets, data.val.x, yardstick, keep=0)
+        span = SpanForecast.score(nets, data.val.x, yardstick, keep=0)
         for member, metrics in zip(members, span.members, strict=True):
             if not self.trainer.sanity_checking:
                 self.states.keep_better(member, self.sign * metrics[self.monitor])
@@ -172,7 +172,7 @@ class PopulationForecaster(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Convert the counters to windows."""
-        convert_loop_counts(checkpoint, calls_done=self.pace.plan.completed_calls)
+        convert_loop_counts(checkpoint, completed_calls=self.pace.plan.completed_calls)
 
     def nets(self, members: Sequence[int], *, data: int) -> Nets:
         """Return some members of one data set with their best weights."""
