@@ -8,7 +8,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.loop import _Loop
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -70,7 +69,7 @@ class CompiledSteps:
         if bad is not None:
             done = StepResult(result.loss[:bad], result.gradient_norm[:bad], None)
             return done, self._nonfinite_step(net, optimizer, call, result, first, bad)
-        add_optimizer_steps(trainer.fit_loop, count)
+        add_optimizer_steps(trainer, count)
         self._set_rate(trainer, optimizer, first + count)
         return result, None
 
@@ -199,13 +198,14 @@ def limit_to_max_steps(trainer: L.Trainer, planned: int) -> int:
     return left
 
 
-def add_optimizer_steps(fit_loop: _FitLoop, count: int) -> None:
+def add_optimizer_steps(trainer: L.Trainer, count: int) -> None:
     """Count a call as `count` optimizer steps in Lightning's loops."""
-    progress = fit_loop.epoch_loop.manual_optimization.optim_step_progress
+    loop = trainer.fit_loop.epoch_loop
+    progress = loop.manual_optimization.optim_step_progress
     for part in (progress.total, progress.current):
         part.ready += count
         part.completed += count
-    fit_loop.epoch_loop._batches_that_stepped += count - 1  # Lightning adds the last one itself
+    loop._batches_that_stepped += count - 1  # Lightning adds the last one itself
 
 
 def enter_next_epoch(trainer: L.Trainer) -> None:
@@ -244,8 +244,8 @@ def convert_loop_counts(
 
     Args:
         checkpoint: changed in place.
-        completed_calls: steps of an epoch -> completed calls; None for the plain engine, whose calls
-            are single steps.
+        completed_calls: steps of an epoch -> completed calls; None for the plain engine, whose
+            calls are single steps.
     """
     loops = checkpoint["loops"]["fit_loop"]
     step = int(checkpoint["global_step"])

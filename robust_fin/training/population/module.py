@@ -128,8 +128,8 @@ class PopulationForecaster(L.LightningModule):
         """Run a window of steps for every living member."""
         first = self.global_step
         count = limit_to_max_steps(self.trainer, batch.stop - batch.start)
-        results = self._run(batch._replace(stop=batch.start + count))
-        add_optimizer_steps(self.trainer.fit_loop, count)
+        results = self._run_window(batch._replace(stop=batch.start + count))
+        add_optimizer_steps(self.trainer, count)
         self._report_frozen(results, first)
         for k, result in results.items():
             self.states.update_norm_max(k, result.gradient_norm[: result.first_bad])
@@ -198,7 +198,7 @@ class PopulationForecaster(L.LightningModule):
     def _living(self) -> list[int]:
         return torch.nonzero(self.states.living())[:, 0].tolist()
 
-    def _run(self, window: StepWindow) -> dict[int, StepResult]:
+    def _run_window(self, window: StepWindow) -> dict[int, StepResult]:
         """Run blocks of members on the threads, and return the results of the living members."""
         self.pace.enter(window.epoch)
         blocks = self._blocks(window)
