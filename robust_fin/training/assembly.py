@@ -18,6 +18,7 @@ from robust_fin.runtime.process_state import RankError
 from robust_fin.runtime.rank_info import world_size
 from robust_fin.runtime.terminal import progress_is_shown
 from robust_fin.training.engine.build import call_plan, compiled_calls
+from robust_fin.training.lightning_loop import logger_prefix
 from robust_fin.training.module import Forecaster, SpanScores
 from robust_fin.training.settings import FitSettings, TrainerSettings
 
@@ -71,16 +72,11 @@ class StepTensorBoardLogger(TensorBoardLogger):
             ValueError: a tensor of several numbers, or of none.
         """
         points = [
-            Summary.Value(tag=f"{self.prefix}{tag}", simple_value=float(value))
+            Summary.Value(tag=f"{logger_prefix(self)}{tag}", simple_value=float(value))
             for tag, value in metrics.items()
         ]
         if points:
             self.experiment._get_file_writer().add_summary(Summary(value=points), step)
-
-    @property
-    def prefix(self) -> str:
-        """What stands before every tag."""
-        return f"{self._prefix}{self.LOGGER_JOIN_CHAR}" if self._prefix else ""
 
 
 def planned_steps(trainer: TrainerSettings, data: BarDataModule) -> int:
