@@ -11,7 +11,7 @@ from robust_fin.data.examples import Examples
 from robust_fin.data.targets import RankTarget
 from robust_fin.errors import ConfigError
 from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_data
+from robust_fin.runs.training import load_first_fold
 from robust_fin.training.baselines import (
     GradientBoosting,
     Ridge,
@@ -150,7 +150,7 @@ def test_trivial_objective_is_the_better_of_median_and_mean(loss: str) -> None:
     composed = config(
         "+experiment=smoke", f"loss={loss}", "features=study", "source.synthetic.rows=3000"
     )
-    data = load_data(composed)
+    data = load_first_fold(composed)
     target = data.target("train")
     errors = [np.abs(target - value) for value in (np.median(target), target.mean())]
     score = {
@@ -171,7 +171,7 @@ def test_trivial_objective_is_nan_if_members_have_different_deltas() -> None:
 
 
 def test_trivial_objective_is_logged_as_a_flat_curve(tmp_path: Path) -> None:
-    bars, words = load_data(settings(CASE)), ("trainer.max_epochs=2",)
+    bars, words = load_first_fold(settings(CASE)), ("trainer.max_epochs=2",)
     fit_with(None, tmp_path, bars, *words, like=CASE)
     curve = Board(tmp_path / "tensorboard").curve("train/objective_trivial")
     assert list(curve) == [0, 11, 23]
