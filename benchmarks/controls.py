@@ -35,7 +35,7 @@ from robust_fin.evaluation.verdict import has_skill
 from robust_fin.metrics import rank_ic
 from robust_fin.runs.schema import register_schema
 from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_data, quiet
+from robust_fin.runs.training import hide_known_warnings, load_first_fold
 from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import Fit, FitPlan
 from robust_fin.training.population.fit import fit_population
@@ -76,7 +76,7 @@ class Scheme:
 def controls(signal: float, scheme: Scheme) -> list[Control]:
     """Train a net on each set, all in one population, and judge every one."""
     configs = [scheme.config(signal, seed, rows=scheme.rows) for seed in range(scheme.sets)]
-    folds = [load_data(config) for config in configs]
+    folds = [load_first_fold(config) for config in configs]
     with tempfile.TemporaryDirectory() as folder:
         plan = FitPlan(Path(folder), stage="", max_steps=None, resume=False)
         fits = fit_population(fit_settings(configs[0]), folds, plan)
@@ -132,7 +132,7 @@ def main() -> None:
     if given.quick:
         scheme = Scheme(6, 60_000, 200_000, given.regime_sessions)
     torch.set_num_threads(1)
-    quiet()
+    hide_known_warnings()
     register_schema()
     began = time.perf_counter()
     planted, noise = controls(PLANTED, scheme), controls(0.0, scheme)

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from robust_fin.cli.composition import conf_folder
 from robust_fin.runs.schema import register_schema
 from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_data, quiet
+from robust_fin.runs.training import hide_known_warnings, load_first_fold
 from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import FitPlan, fit
 
@@ -36,7 +36,7 @@ def curve(engine: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
         config = compose("train", overrides=words)
     with tempfile.TemporaryDirectory() as folder:
         plan = FitPlan(Path(folder), stage="", max_steps=None, resume=False)
-        fit(fit_settings(config), load_data(config), plan)
+        fit(fit_settings(config), load_first_fold(config), plan)
         (events,) = {path.parent for path in Path(folder).rglob("events.out.*")}
         read = EventAccumulator(str(events), size_guidance={"scalars": 0})
         read.Reload()
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/engine_curves.svg"))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    quiet()
+    hide_known_warnings()
     register_schema()
     curves = {name: curve(name, given.steps) for name in ("plain", "compiled")}
     figure = Figure(figsize=(8, 4), layout="constrained")

@@ -37,7 +37,7 @@ from robust_fin.cli.composition import conf_folder
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.runs.schema import register_schema
 from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_data, quiet
+from robust_fin.runs.training import hide_known_warnings, load_first_fold
 from robust_fin.runtime.terminal import show
 from robust_fin.training.engine import steps
 from robust_fin.training.engine.step_state import adamw
@@ -120,7 +120,9 @@ def measure(engine: str, batch: int, *, turns: int, quick: bool) -> list[dict[st
     """One row a variant."""
     count = (40_000 if quick else 200_000) if engine == "compiled" else (800 if quick else 3000)
     count = count // 10 if batch > 100 and engine == "compiled" else count
-    data = load_data(settings(batch, f"source.synthetic.rows={100_000 if quick else 400_000}"))
+    data = load_first_fold(
+        settings(batch, f"source.synthetic.rows={100_000 if quick else 400_000}")
+    )
     found: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for _ in range(turns):
         for name, words in VARIANTS.items():
@@ -155,7 +157,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    quiet()
+    hide_known_warnings()
     logging.getLogger("lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     turns = given.turns or (5 if given.quick else 15)

@@ -40,7 +40,7 @@ from robust_fin.data.datamodule import BarDataModule
 from robust_fin.evaluation.tensorboard.dashboard import start_session
 from robust_fin.runs.schema import register_schema
 from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_data, quiet
+from robust_fin.runs.training import hide_known_warnings, load_first_fold
 from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import FitPlan, fit
 
@@ -196,7 +196,7 @@ def rounds_of(engine: str, *, rows: int, epochs: int, rounds: int) -> list[dict[
         logged: config_of(engine, rows=rows, epochs=epochs, logged=logged)
         for logged in (True, False)
     }
-    data = {logged: load_data(config) for logged, config in configs.items()}
+    data = {logged: load_first_fold(config) for logged, config in configs.items()}
     found = []
     for number in range(rounds + 1):
         turns = Turn.turns = Turns(first=bool(number % 2))
@@ -239,7 +239,7 @@ def main() -> None:
     register_schema()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    quiet()
+    hide_known_warnings()
     table = Table("engine", "logged, s", "bare, s", "ratio", "95 %", title="cost of logging")
     found: dict[str, Any] = {}
     for engine in given.engines:

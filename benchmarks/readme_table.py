@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from robust_fin.bundle.folder import read_config
-from robust_fin.evaluate import read_metrics
+from robust_fin.runs.run import Run
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results: written by benchmarks/readme_table.py -->", "<!-- end of results -->"
@@ -66,7 +66,7 @@ def folds_text(config: Any, metrics: dict[str, Any]) -> str:
 
 def rows(run: Path) -> tuple[str, str, str]:
     """Return the short row, the full row and the commit of a finished run."""
-    metrics, config = read_metrics(run), read_config(run)
+    metrics, config = Run.open(run).metrics, read_config(run)
     about = json.loads((run / "bundle" / "provenance.json").read_text(encoding="utf-8"))
     data = about["data"]
     if config.source.path is None:

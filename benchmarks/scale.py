@@ -25,7 +25,7 @@ from rich.table import Table
 from robust_fin.cli.composition import conf_folder
 from robust_fin.runs.schema import register_schema
 from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_data, quiet
+from robust_fin.runs.training import hide_known_warnings, load_first_fold
 from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import FitPlan
 from robust_fin.training.module import parameter_count
@@ -39,7 +39,7 @@ SMALL, WIDE = {"batch": 16, "steps": 2000}, {"batch": 256, "steps": 64}
 def case(members: int, hidden: Sequence[int], batch: int, steps: int) -> dict[str, Any]:
     """One fit in this process."""
     torch.set_num_threads(1)
-    quiet()
+    hide_known_warnings()
     register_schema()
     words = [
         "+experiment=study", f"batch_size={batch}", f"model.hidden={list(hidden)}",
@@ -48,7 +48,7 @@ def case(members: int, hidden: Sequence[int], batch: int, steps: int) -> dict[st
     ]  # fmt: skip
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("train", overrides=words)
-    data = load_data(config)
+    data = load_first_fold(config)
     with tempfile.TemporaryDirectory() as folder:
         plan = FitPlan(Path(folder), stage="", max_steps=None, resume=False)
         (done,) = fit_population(fit_settings(config), [data], plan)

@@ -32,7 +32,7 @@ from robust_fin.data.datamodule import BarDataModule
 from robust_fin.models.mlp import ResidualMLP
 from robust_fin.runs.schema import register_schema
 from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_data, quiet
+from robust_fin.runs.training import hide_known_warnings, load_first_fold
 from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import FitPlan, fit
 from robust_fin.training.population.fit import fit_population
@@ -150,7 +150,7 @@ def population(batch: int, members: int, rows: int, workers: int) -> tuple[float
         "trainer.max_epochs=1", "trainer.enable_progress_bar=false",
         f"source.synthetic.rows={rows}",
     )  # fmt: skip
-    data = load_data(config)
+    data = load_first_fold(config)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         plan = FitPlan(Path(folder), stage="", max_steps=None, resume=False)
@@ -164,7 +164,9 @@ def measure(batch: int, quick: bool, workers: int) -> list[dict[str, Any]]:
     few, many = (700, 60_000) if quick else (5000, 600_000)
     if batch > 100:
         many //= 50
-    data = load_data(settings(batch, f"source.synthetic.rows={100_000 if quick else 400_000}"))
+    data = load_first_fold(
+        settings(batch, f"source.synthetic.rows={100_000 if quick else 400_000}")
+    )
     x, target = data.x("train"), torch.from_numpy(data.target("train")).float()
     found = [
         ("stock", stock(x, target, batch, few), 0.0),
@@ -198,7 +200,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    quiet()
+    hide_known_warnings()
     logging.getLogger("lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     rows = [row for batch in given.batch for row in measure(batch, given.quick, given.workers)]

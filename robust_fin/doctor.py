@@ -46,7 +46,7 @@ from robust_fin.runtime.machine_checks import (
 )
 from robust_fin.runtime.process_state import exit_with_parent, run_and_record_exit
 from robust_fin.runtime.terminal import RESULT, show
-from robust_fin.training.engine.build import Passes, compiled_error, passes
+from robust_fin.training.engine.build import NetPasses, compiled_error, run_passes
 from robust_fin.training.engine.loop_library import NoCompilerError, compiler_command
 from robust_fin.training.engine.trace import UnsupportedStepError
 
@@ -130,13 +130,15 @@ def numbers(
     net: torch.nn.Module, devices: Sequence[torch.device], parts: dict[str, Any]
 ) -> Iterator[MachineFinding]:
     """Compare float32 on each device with float64 on the CPU."""
-    run = partial(passes, net, **parts)
+    run = partial(run_passes, net, **parts)
     wanted = run(device=torch.device(CPU), dtype=torch.float64)
     for device in devices:
         yield against(wanted, run, device)
 
 
-def against(wanted: Passes, run: Callable[..., Passes], device: torch.device) -> MachineFinding:
+def against(
+    wanted: NetPasses, run: Callable[..., NetPasses], device: torch.device
+) -> MachineFinding:
     """Compare float32 on a device with the float64 reference."""
     check = f"numbers on {device}"
     remedy = "train elsewhere; update driver and torch, or replace the device"

@@ -1,4 +1,8 @@
-"""python -m robust_fin.evaluate run=RUN_FOLDER [lockbox=true], or run=[A,B] to compare."""
+"""Judge the test span of a finished run, open its lockbox, or compare several runs.
+
+python -m robust_fin.evaluate run=RUN_FOLDER [lockbox=true]
+python -m robust_fin.evaluate run=[A,B]
+"""
 
 from robust_fin.cli.help import print_help_if_asked
 
@@ -8,7 +12,6 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
@@ -38,7 +41,7 @@ def evaluate(run: Run | Path | str) -> Judgement:
         run: a finished run, or its folder.
 
     Returns:
-        Every figure with its interval, every paired difference, calibration and edge.
+        Every metric with its interval, every paired difference, calibration and edge.
 
     Raises:
         BundleError: `run` is not the folder of a finished run.
@@ -53,91 +56,86 @@ def evaluate(run: Run | Path | str) -> Judgement:
         >>> sorted(found.against), verdict(found) == run.verdict
         (['constant', 'minus_last_return', 'ridge'], True)
     """
-    found = Run.of(run)
-    found.metrics  # noqa: B018  # refuses a run that has not finished
-    return found.judgement
+    finished = Run.open(run)
+    finished.metrics  # noqa: B018  # raises unless the run has finished
+    return finished.judgement
 
 
-def tell(folder: Path) -> dict[str, Any]:
-    """Print the figures of a finished run beside its baselines, and the verdict.
+def evaluate_run(folder: Path) -> None:
+    """Print the metrics of a finished run beside its baselines and the verdict; write its report.
 
     Raises:
-        BundleError: it is not the folder of a finished run.
+        BundleError: the folder is not that of a finished run.
     """
-    run = Run.of(folder)
-    metrics, found = run.metrics, evaluate(run)
+    run = Run.open(folder)
+    metrics, judgement = run.metrics, evaluate(run)
     show(*metric_tables(metrics, title=f"{run.config.name}, {folder.name}"))
     trials = summarize_trials(folder)
-    written = publish(
-        folder, run.predictions, found, metrics=metrics, pictures=True, notes=[trials]
+    report = publish(
+        folder, run.predictions, judgement, metrics=metrics, pictures=True, notes=[trials]
     )
-    show(*judgement_tables(found), f"report       {written}", trials)
-    show(verdict(found), level=RESULT)
-    return metrics
+    show(*judgement_tables(judgement), f"report       {report}", trials)
+    show(verdict(judgement), level=RESULT)
 
 
-def look(run: Path) -> None:
-    """Score the lockbox of a finished run, log the look, and print what it shows.
+def evaluate_lockbox(run: Path) -> None:
+    """Score the lockbox of a finished run, log the look, and print the result.
 
     Raises:
-        BundleError: the run has no lockbox, or the bars are not those it read.
+        BundleError: the run has no lockbox, or the bars are not those it was trained on.
     """
-    read_metrics(run)
+    Run.open(run).metrics  # noqa: B018  # raises unless the run has finished
     opened = open_lockbox(run)
     show(*judgement_tables(opened.judgement), opened.words)
     show(f"Lockbox: {verdict(opened.judgement)}", level=RESULT)
     show(f"written to   {run / LOCKBOX}")
 
 
-def compare(runs: Sequence[Path]) -> None:
-    """Print finished runs side by side, and what picking the best of them is worth."""
-    finished = {str(run): Run.of(run) for run in runs}
-    show(compare_table({one.folder.name: one.metrics for one in finished.values()}))
-    tables = {name: one.predictions for name, one in finished.items()}
+def compare(folders: Sequence[Path]) -> None:
+    """Print finished runs side by side, their paired differences, and PBO and SPA test."""
+    runs = {str(folder): Run.open(folder) for folder in folders}
+    show(compare_table({run.folder.name: run.metrics for run in runs.values()}))
+    tables = {name: run.predictions for name, run in runs.items()}
     first, *others = tables
     for other in others:
         show(*comparison_tables(compare_runs(tables[first], tables[other]), first, other))
-    if len(runs) > 1:
-        show(*picking_words(runs))
-    for run in runs:
-        show(f"{run.name}: {finished[str(run)].verdict}", level=RESULT)
+    if len(folders) > 1:
+        show(*describe_selection(folders))
+    for folder in folders:
+        show(f"{folder.name}: {runs[str(folder)].verdict}", level=RESULT)
 
 
-def picking_words(runs: Sequence[Path]) -> list[str]:
-    """Probability of backtest overfitting and SPA test, where the runs allow them."""
-    if len({read_provenance(run)["data_sha256"] for run in runs}) > 1:
+def describe_selection(folders: Sequence[Path]) -> list[str]:
+    """Describe the probability of backtest overfitting and the SPA test of choosing a run."""
+    if len({read_provenance(folder)["data_sha256"] for folder in folders}) > 1:
         return ["No PBO and no SPA: these runs read different bars."]
-    return selection_sentences(judge_selection({str(run): read_daily_series(run) for run in runs}))
+    daily = {str(folder): read_daily_series(folder) for folder in folders}
+    return selection_sentences(judge_selection(daily))
 
 
-def read_metrics(run: Path) -> dict[str, Any]:
-    """metrics.json of a run.
+def evaluate_config(config: DictConfig) -> None:
+    """Evaluate the run or the runs of a config.
 
     Raises:
-        BundleError: the run is none, or has not finished.
+        ConfigError: `run` is an empty list, or `lockbox=true` comes with several runs.
     """
-    return Run.of(run).metrics
-
-
-def job(config: DictConfig) -> None:
-    """What Hydra calls."""
     if isinstance(config.run, ListConfig):
         if not config.run:
             raise ConfigError("run=[] names no run folder; run=[A,B] compares two")
         if config.lockbox:
             raise ConfigError("lockbox=true takes one run folder: a look at many is a choice")
-        compare([Path(one).expanduser() for one in config.run])
+        compare([Path(folder).expanduser() for folder in config.run])
         return
     folder = Path(config.run).expanduser()
     if config.lockbox:
-        look(folder)
+        evaluate_lockbox(folder)
     else:
-        tell(folder)
+        evaluate_run(folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The verb; returns the exit code."""
-    return run_command(job, config_name="evaluate", argv=argv)
+    """Run the command and return its exit code."""
+    return run_command(evaluate_config, config_name="evaluate", argv=argv)
 
 
 make_module_callable(evaluate)

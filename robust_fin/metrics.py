@@ -119,7 +119,7 @@ class Yardstick:
         self._trivial_squared = squared_loss(mean, target)
         self._trivial_absolute = absolute_loss(median, target)
 
-    def figures(self, score: Float[np.ndarray, " rows"]) -> dict[str, float]:
+    def metrics(self, score: Float[np.ndarray, " rows"]) -> dict[str, float]:
         """Compute every metric that is reported for a span.
 
         Args:
@@ -148,6 +148,6 @@ def span_metrics(
     train_median: float | Float[np.ndarray, " rows"],
     train_mean: float | Float[np.ndarray, " rows"],
 ) -> dict[str, float]:
-    """Compute `Yardstick.figures` of a single forecast."""
+    """Compute `Yardstick.metrics` of a single forecast."""
     yardstick = Yardstick(target, outcome, train_median=train_median, train_mean=train_mean)
-    return yardstick.figures(score)
+    return yardstick.metrics(score)

@@ -1,4 +1,7 @@
-"""python -m robust_fin.predict run=RUN_FOLDER source.path=FILE out=FILE.parquet."""
+"""Score new bars with the net of a finished run.
+
+python -m robust_fin.predict run=RUN_FOLDER source.path=FILE out=FILE.parquet
+"""
 
 from robust_fin.cli.help import print_help_if_asked
 
@@ -7,7 +10,6 @@ if __name__ == "__main__":
 
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,12 +34,12 @@ def predict(run: Run | Path | str, bars: pd.DataFrame | Path | str, *words: str)
 
     Args:
         run: a finished run, or its folder.
-        bars: a file, or a table with stamps that mark the start of a bar.
-        words: overrides of source; what is not among them is taken from the run, so that its
-            timezone and calendar hold for the new bars too.
+        bars: a file, or a table whose times mark the start of each bar.
+        words: overrides of `source`; every other key is taken from the run, so that its timezone
+            and calendar apply to the new bars too.
 
     Returns:
-        The predictions table, one row a bar; target and outcome are null for the newest.
+        The predictions table, one row per bar; target and outcome are null for the newest bars.
 
     Raises:
         BundleError: the run has not finished.
@@ -51,78 +53,70 @@ def predict(run: Run | Path | str, bars: pd.DataFrame | Path | str, *words: str)
         >>> len(table), table["model"].unique().tolist(), int(table["outcome"].isna().sum())
         (95, ['net'], 1)
     """
-    folder = Run.of(run).folder
-    given = list(words)
-    with ExitStack() as stack:
-        stack.enter_context(preserve_process_state())
+    folder = Run.open(run).folder
+    overrides = list(words)
+    with preserve_process_state(), TemporaryDirectory() as scratch:
+        source = compose_config("predict", overrides).config.source
+        path = Path(scratch) / "bars.parquet"
         if isinstance(bars, pd.DataFrame):
-            kept = Path(stack.enter_context(TemporaryDirectory())) / "bars.parquet"
-            source = compose_config("predict", given).config.source
-            write_bars(bars, kept, length=_length(folder, source, given))
-            given += [f"source.{key}" for key in ("timezone", "time_format", "stamp", "fraction")]
+            write_bars(bars, path, length=_bar_length(folder, source, overrides))
+            overrides += [f"source.{k}" for k in ("timezone", "time_format", "stamp", "fraction")]
         else:
-            kept, source = Path(bars), compose_config("predict", given).config.source
-        source.path = str(kept)
-        return scores(folder, source, given=[*given, "source.path"])
+            path = Path(bars)
+        source.path = str(path)
+        return score_source(folder, source, overrides=[*overrides, "source.path"])
 
 
-def scores(run: Path, source: DictConfig, *, given: Sequence[str]) -> pd.DataFrame:
-    """The predictions table of a run's forecaster.
+def score_source(run: Path, source: DictConfig, *, overrides: Sequence[str]) -> pd.DataFrame:
+    """Return the predictions table of a run's net on the bars of a source.
 
     Args:
         run: the run folder.
-        source: where the bars come from.
-        given: overrides of source that hold; what is not among them is taken from the run.
+        source: config of the source.
+        overrides: keys of `source` that apply; every other key is taken from the run.
     """
     bundle = load_bundle(run)
     torch.set_num_threads(bundle.config.threads)
     merged = bundle.config.source
-    OmegaConf.update(merged, "spikes", source.spikes)  # a run's own were to test the run
-    for word in given:
+    OmegaConf.update(merged, "spikes", source.spikes)  # the run's spikes were a test of the run
+    for word in overrides:
         key = word.partition("=")[0].lstrip("+").removeprefix("source.")
         OmegaConf.update(merged, key, OmegaConf.select(source, key))
     return bundle.predict_source(instantiate(merged))
 
 
-def _length(run: Path, source: DictConfig, given: Sequence[str]) -> str:
-    named = any(word.startswith("source.bar=") for word in given)
-    return str(source.bar if named else read_config(run).source.bar)
+def _bar_length(run: Path, source: DictConfig, overrides: Sequence[str]) -> str:
+    overridden = any(word.startswith("source.bar=") for word in overrides)
+    return str(source.bar if overridden else read_config(run).source.bar)
 
 
-def write_scores(config: DictConfig, *, given: Sequence[str]) -> Path:
-    """Score, and write the predictions table.
+def write_predictions(config: DictConfig) -> None:
+    """Score the bars and write the predictions table.
 
-    Args:
-        config: run, source and out.
-        given: the overrides of source that were written on the command line.
-
-    Returns:
-        The file written.
+    Raises:
+        ConfigError: `out` is not a .parquet file, or cannot be written.
     """
+    words = HydraConfig.get().overrides.task
+    overrides = [word for word in words if word.lstrip("+").startswith("source.")]
     out = Path(str(config.out)).expanduser()
     if out.suffix != ".parquet":
         raise ConfigError(f"out={config.out} must end in .parquet")
-    table = scores(Path(config.run).expanduser(), config.source, given=given)
+    table = score_source(Path(config.run).expanduser(), config.source, overrides=overrides)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         table.to_parquet(out, index=False)
     except OSError as error:
         raise ConfigError(f"out={out} cannot be written: {error}") from error
     unknown = int(table["outcome"].isna().sum())
-    said = f"{len(table):,} rows scored, {unknown:,} of them without an outcome yet: {out}"
-    show(said, level=RESULT)
-    return out
-
-
-def job(config: DictConfig) -> None:
-    """What Hydra calls."""
-    words = HydraConfig.get().overrides.task
-    write_scores(config, given=[word for word in words if word.lstrip("+").startswith("source.")])
+    show(
+        f"{len(table):,} rows scored, {unknown:,} of them without an outcome yet: {out}",
+        level=RESULT,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The verb; returns the exit code."""
-    return run_command(job, config_name="predict", argv=argv)
+    """Run the command and return its exit code."""
+    return run_command(write_predictions, config_name="predict", argv=argv)
 
 
 make_module_callable(predict)

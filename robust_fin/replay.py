@@ -1,4 +1,7 @@
-"""python -m robust_fin.replay record=RUN_FOLDER/nonfinite/step_<n>.safetensors."""
+"""Run a recorded non-finite step again, and show where the first non-finite value arises.
+
+python -m robust_fin.replay record=RUN_FOLDER/nonfinite/step_<n>.safetensors
+"""
 
 from robust_fin.cli.help import print_help_if_asked
 
@@ -26,75 +29,84 @@ from robust_fin.training.recovery.record import (
 
 
 def replay_record(path: Path, *, rows: int) -> list[Replay]:
-    """Run the recorded step again, and say what is not finite first, and by which rows.
+    """Run a recorded step again, and print the first non-finite tensor and the rows that cause it.
 
     Args:
-        path: of the record.
-        rows: shown at most.
+        path: file of the record.
+        rows: most rows to print.
 
     Raises:
-        BundleError: `path` is no record.
+        BundleError: the file is not a record.
+        ConfigError: `rows` is below 1.
     """
     if rows < 1:
         raise ConfigError(f"rows={rows} must be at least 1")
     record = read_record(path)
     config = OmegaConf.create(record.config)
     assert isinstance(config, DictConfig)
-    found = replay_step(record, fit_settings(config))
-    show(*story(record, found, name=config.name), level=RESULT)
-    show(*row_lines(record, guilty_rows(found), most=rows))
-    return found
+    replays = replay_step(record, fit_settings(config))
+    show(*describe_step(record, replays, name=config.name), level=RESULT)
+    show(*describe_rows(record, suspect_rows(replays), most=rows))
+    return replays
 
 
-def story(record: StepRecord, found: Sequence[Replay], *, name: str) -> list[str]:
-    """What happened, a line each."""
+def describe_step(record: StepRecord, replays: Sequence[Replay], *, name: str) -> list[str]:
+    """Describe the step and its replays, one line each.
+
+    Args:
+        record: of the step.
+        replays: in float64 and, if that was finite, in the precision of the run.
+        name: of the experiment.
+    """
     bad = record.bad
     lines = [
         f"step {bad.step} of {name}: loss {bad.loss:g}, gradient norm "
         f"{bad.gradient_norm:g}, learning rate {bad.lr:g}; {bad.reason}",
-        f"gradient norms of the {len(record.norms)} steps before: {_norms(record)}",
+        f"gradient norms of the {len(record.norms)} steps before: {_describe_norms(record)}",
     ]
-    for one in found:
-        where = "float64" if one.precision == FLOAT64 else one.precision
-        lines.append(f"again in {where}: loss {one.loss:g}, gradient norm {one.gradient_norm:g}")
-        if one.bad_weights:
-            lines.append(f"weights not finite before the step: {', '.join(one.bad_weights)}")
-        if one.first is None:
+    for replay in replays:
+        where = "float64" if replay.precision == FLOAT64 else replay.precision
+        lines.append(
+            f"again in {where}: loss {replay.loss:g}, gradient norm {replay.gradient_norm:g}"
+        )
+        if replay.bad_weights:
+            lines.append(f"weights not finite before the step: {', '.join(replay.bad_weights)}")
+        if replay.first is None:
             lines.append(f"every output, gradient and weight is finite in {where}")
         else:
-            lines.append(f"first not finite: {one.first.place}, its {one.first.kind}")
+            lines.append(f"first not finite: {replay.first.place}, its {replay.first.kind}")
     return lines
 
 
-def guilty_rows(found: Sequence[Replay]) -> list[int]:
-    """Places in the batch: rows that came in bad, else those where the first tensor is bad."""
-    last = found[-1]
-    if found[0].bad_rows:
-        return list(found[0].bad_rows)
-    return [] if last.first is None else list(last.first.rows)
+def suspect_rows(replays: Sequence[Replay]) -> list[int]:
+    """Return the batch rows with a non-finite input, else those of the first non-finite tensor."""
+    if replays[0].bad_rows:
+        return list(replays[0].bad_rows)
+    first = replays[-1].first
+    return [] if first is None else list(first.rows)
 
 
-def row_lines(record: StepRecord, rows: Sequence[int], *, most: int) -> list[str]:
-    """Rows of the batch with their times and what the net was given, a line each."""
+def describe_rows(record: StepRecord, rows: Sequence[int], *, most: int) -> list[str]:
+    """Describe rows of the batch by time, contract and inputs, one line each."""
     if not rows:
         return []
-    every = len(record.bad.x)
-    if len(rows) == every:
-        return [f"rows that cause it: all {every:,} of the batch, so none in particular"]
-    lines = [f"rows that cause it: {len(rows):,} of {every:,}"]
-    for place in rows[:most]:
-        words = [f"row {place}"]
+    size = len(record.bad.x)
+    if len(rows) == size:
+        return [f"rows that cause it: all {size:,} of the batch, so none in particular"]
+    lines = [f"rows that cause it: {len(rows):,} of {size:,}"]
+    for row in rows[:most]:
+        parts = [f"row {row}"]
         if record.time is not None and record.contract is not None:
-            time = np.datetime_as_string(record.time[place], unit="m")
-            words += [f"{time} UTC", record.contract[place]]
-        named = zip(record.features, record.bad.x[place].tolist(), strict=True)
-        values = [*named, ("target", float(record.bad.target[place]))]
-        words.append("  ".join(f"{name} {value:.6g}" for name, value in values))
-        lines.append("   ".join(words))
+            time = np.datetime_as_string(record.time[row], unit="m")
+            parts += [f"{time} UTC", record.contract[row]]
+        inputs = zip(record.features, record.bad.x[row].tolist(), strict=True)
+        values = [*inputs, ("target", float(record.bad.target[row]))]
+        parts.append("  ".join(f"{name} {value:.6g}" for name, value in values))
+        lines.append("   ".join(parts))
     return lines
 
 
-def _norms(record: StepRecord) -> str:
+def _describe_norms(record: StepRecord) -> str:
     norms = record.norms.numpy()
     norms = norms[np.isfinite(norms)]
     if not norms.size:
@@ -102,14 +114,14 @@ def _norms(record: StepRecord) -> str:
     return f"median {np.median(norms):.3g}, largest {norms.max():.3g}, last {norms[-1]:.3g}"
 
 
-def job(config: DictConfig) -> None:
-    """What Hydra calls."""
+def replay_config(config: DictConfig) -> None:
+    """Replay the record of a config."""
     replay_record(Path(str(config.record)).expanduser(), rows=config.rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The verb; returns the exit code."""
-    return run_command(job, config_name="replay", argv=argv)
+    """Run the command and return its exit code."""
+    return run_command(replay_config, config_name="replay", argv=argv)
 
 
 if __name__ == "__main__":

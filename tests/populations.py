@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robust_fin.cli.composition import conf_folder
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_data, quiet
+from robust_fin.runs.training import hide_known_warnings, load_first_fold
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.population.fit import fit_population
 from tests.bars import config as composed
@@ -88,9 +88,9 @@ def stopped_at(config: DictConfig, step: int) -> DictConfig:
 
 
 def bars_of(config: DictConfig) -> BarDataModule:
-    quiet()
+    hide_known_warnings()
     torch.set_num_threads(1)
-    return load_data(config)
+    return load_first_fold(config)
 
 
 def train_single(

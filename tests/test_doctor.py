@@ -10,7 +10,7 @@ import torch
 from robust_fin import doctor
 from robust_fin.runtime.machine_checks import BAD, NOTE, OK, MachineFinding
 from robust_fin.runtime.process_state import RankError
-from robust_fin.training.engine.build import Passes
+from robust_fin.training.engine.build import NetPasses
 from robust_fin.training.engine.loop_library import NoCompilerError
 from tests.runtime.test_devices import CPU_ONLY, machine
 from tests.runtime.test_environment import PAIR, hardware
@@ -105,18 +105,18 @@ def test_devices_are_listed_and_a_missing_one_is_bad() -> None:
 )
 def test_numbers_that_are_off_are_bad(scale: float, status: str) -> None:
     one = torch.arange(1.0, 5.0, dtype=torch.float64)
-    wanted = Passes(one, one, one)
-    found = doctor.against(wanted, lambda **_: Passes(one * scale, one, one), CPU)
+    wanted = NetPasses(one, one, one)
+    found = doctor.against(wanted, lambda **_: NetPasses(one * scale, one, one), CPU)
     assert found.status == status
     assert found.check == "numbers on cpu"
 
 
 def test_a_device_that_fails_is_bad() -> None:
-    def fail(**_: object) -> Passes:
+    def fail(**_: object) -> NetPasses:
         raise RuntimeError("HIP error: invalid device function\nmore")
 
     one = torch.ones(1)
-    found = doctor.against(Passes(one, one, one), fail, torch.device("cuda:1"))
+    found = doctor.against(NetPasses(one, one, one), fail, torch.device("cuda:1"))
     assert found == MachineFinding(
         "numbers on cuda:1",
         BAD,

@@ -315,7 +315,7 @@ class SpanForecast:
         for block in nets.scores(x):
             mean.add(block)
             exact = block.astype(np.float64)
-            figures += [yardstick.figures(score) for score in exact]
+            figures += [yardstick.metrics(score) for score in exact]
             losses += [] if daily is None else [daily.losses(score) for score in exact]
             kept += [score.astype(np.float16) for score in block[: max(0, keep - len(kept))]]
         whole = np.stack(kept) if kept else np.zeros((0, len(x)), np.float16)

@@ -10,10 +10,10 @@ from omegaconf import OmegaConf
 from robust_fin.cli.composition import Composition, compose_config
 from robust_fin.errors import ConfigError
 from robust_fin.market.schema import write_bars
-from robust_fin.runs.job import Job, start
+from robust_fin.runs.job import Job, start_job
 from robust_fin.runs.run import Run
 from robust_fin.runs.schema import without_sweep_keys
-from robust_fin.runs.training import MODULE, work
+from robust_fin.runs.training import TRAIN_MODULE, run_training
 from robust_fin.runtime.process_state import preserve_process_state
 from robust_fin.runtime.terminal import NOTHING, console_level
 
@@ -72,7 +72,7 @@ def fit(
     _write_hydra_folder(run, composition, overrides)
     job = Job(without_sweep_keys(composition.config), run, resume=False)
     with preserve_process_state(), contextlib.nullcontext() if verbose else console_level(NOTHING):
-        start(job, work, module=MODULE)
+        start_job(job, run_training, module=TRAIN_MODULE)
     return Run(run)
 
 

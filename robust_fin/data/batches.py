@@ -1,25 +1,26 @@
-"""Batches straight from tensors: no per-row collate, no worker processes."""
+"""Batches, calls and step windows cut from tensors, without collation or worker processes."""
 
+from abc import ABC
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_CHUNK = 256  # batches gathered by one index; larger ones leave the cache, smaller ones cost calls
+_BATCHES_PER_GATHER = 256  # larger ones leave the CPU cache, smaller ones cost more calls
 
 
 class Batch(NamedTuple):
-    """What a step of training sees."""
+    """Batch of a training step."""
 
     x: Float[Tensor, "batch features"]
     target: Float[Tensor, " batch"]
 
 
 class ScoredBatch(NamedTuple):
-    """What a step of validation sees."""
+    """Batch of a validation step."""
 
     x: Float[Tensor, "batch features"]
     target: Float[Tensor, " batch"]
@@ -27,77 +28,128 @@ class ScoredBatch(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What a call of the compiled engine sees: several steps, by the numbers of their rows."""
+    """Several steps for one call of the compiled engine, by the numbers of their rows."""
 
     x: Float[Tensor, "rows features"]
     target: Float[Tensor, " rows"]
     rows: Int[Tensor, "steps batch"]
 
 
-class EpochOrder:
-    """The rows of each step of an epoch, and the place in it.
+class StepWindow(NamedTuple):
+    """Steps of one epoch that every member of a population takes before the next call.
 
-    The order depends on (seed, epoch) only. The place is part of a checkpoint, so that one in the
-    middle of an epoch goes on with the next step.
+    A member with fewer steps per epoch takes its share of them, so that epochs end together.
+
+    Attributes:
+        epoch: counted from 0.
+        start: first step, on the scale of the largest data set.
+        stop: step after the last.
+    """
+
+    epoch: int
+    start: int
+    stop: int
+
+
+class EpochPosition:
+    """Position in an epoch, in steps; part of a checkpoint, so that a run resumes mid-epoch.
 
     Args:
-        rows: training rows.
-        batch_size: rows a batch and process; a shorter rest of the epoch is left out.
+        steps: per epoch.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.epoch, self.next_step, self._resume_at = 0, 0, 0
+
+    def start_epoch(self) -> int:
+        """Return the first step to take: 0, or the position of the loaded checkpoint."""
+        self.next_step, self._resume_at = self._resume_at, 0
+        return self.next_step
+
+    def set_epoch(self, epoch: int) -> None:
+        """Select the next epoch; Lightning calls it."""
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position."""
+        return {"next_batch": self.next_step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Resume at a position; the end of an epoch is the start of the next."""
+        self._resume_at = state["next_batch"] % max(1, self.steps)
+
+
+class EpochOrder(EpochPosition):
+    """Rows of each step of an epoch, shuffled by (seed, epoch) only.
+
+    Args:
+        rows: number of training rows.
+        batch_size: rows per batch and process; the incomplete batch of an epoch is left out.
         seed: of the order.
         rank: of this process.
-        world_size: number of processes; each takes its own part of every global batch.
+        world_size: number of processes; each takes its part of every global batch.
     """
 
     def __init__(
         self, rows: int, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> None:
-        """Start before the first step of epoch 0."""
+        super().__init__(rows // (batch_size * world_size))
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.epoch, self.next_step, self._resume_at = 0, 0, 0
 
-    @property
-    def steps(self) -> int:
-        """Steps an epoch."""
-        return self.rows // (self.batch_size * self.world_size)
-
-    def permutation(self) -> Int[Tensor, " rows"]:
-        """Row numbers of this epoch, in order."""
-        return self.drawn(self.epoch)
-
-    def drawn(self, epoch: int, *, dtype: torch.dtype = torch.int64) -> Int[Tensor, " rows"]:
-        """Row numbers of an epoch, in order; the same whatever their dtype."""
+    def permutation(
+        self, epoch: int | None = None, *, dtype: torch.dtype = torch.int64
+    ) -> Int[Tensor, " rows"]:
+        """Return the shuffled row numbers of an epoch; None is the current one."""
+        epoch = self.epoch if epoch is None else epoch
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         return torch.randperm(self.rows, generator=generator, dtype=dtype)
 
     def begin(self) -> tuple[int, Int[Tensor, "steps batch"]]:
-        """The step to start at, and the row numbers of every step of this epoch."""
-        first, self._resume_at = self._resume_at, 0
-        self.next_step = first
+        """Return the first step to take, and the row numbers of every step of this epoch."""
         used = self.permutation()[: self.steps * self.world_size * self.batch_size]
-        return first, used.view(self.steps, self.world_size, self.batch_size)[:, self.rank]
+        steps = used.view(self.steps, self.world_size, self.batch_size)[:, self.rank]
+        return self.start_epoch(), steps
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next pass."""
-        self.epoch = epoch
+
+class StepLoader(ABC):
+    """Base of the training loaders, whose position counts steps.
+
+    Attributes:
+        order: position in the epoch.
+    """
+
+    order: EpochPosition
+
+    @property
+    def sampler(self) -> EpochPosition:
+        """Object on which Lightning calls `set_epoch`."""
+        return self.order
+
+    def rewind(self, steps: int) -> None:
+        """Go back by the steps that the last call did not take."""
+        self.order.next_step -= steps
 
     def state_dict(self) -> dict[str, int]:
-        """The place in the epoch."""
-        return {"next_batch": self.next_step}
+        """Return the position in the epoch."""
+        return self.order.state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a place; one at the end of an epoch is the start of the next."""
-        self._resume_at = state["next_batch"] % max(1, self.steps)
+        """Resume at a position."""
+        self.order.load_state_dict(state)
 
 
-class TrainBatches:
+class TrainBatches(StepLoader):
     """Shuffled full batches.
 
     Args:
-        x: (rows, features) on the device of training.
-        target: (rows,) likewise.
-        order: which rows, when.
+        x: on the training device.
+        target: likewise.
+        order: rows of each step.
     """
+
+    order: EpochOrder
 
     def __init__(
         self,
@@ -106,44 +158,28 @@ class TrainBatches:
         *,
         order: EpochOrder,
     ) -> None:
-        """Keep the tensors; nothing is copied."""
         self.x, self.target, self.order = x, target, order
 
-    @property
-    def sampler(self) -> EpochOrder:
-        """Where Lightning looks for `set_epoch`."""
-        return self.order
-
     def __len__(self) -> int:
-        """Batches an epoch."""
         return self.order.steps
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches of this epoch, from the place where a checkpoint left it."""
         first, steps = self.order.begin()
         steps = steps.to(self.target.device)
-        for start in range(first, len(self), _CHUNK):
-            rows = steps[start : start + _CHUNK]
+        for start in range(first, len(self), _BATCHES_PER_GATHER):
+            rows = steps[start : start + _BATCHES_PER_GATHER]
             for x, target in zip(self.x[rows], self.target[rows], strict=True):
                 self.order.next_step += 1
                 yield Batch(x, target)
 
-    def state_dict(self) -> dict[str, int]:
-        """The place in the epoch."""
-        return self.order.state_dict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a place."""
-        self.order.load_state_dict(state)
-
 
 class CallPlan(NamedTuple):
-    """How an epoch is cut into calls.
+    """Partition of an epoch into calls.
 
     Attributes:
-        steps_per_call: optimizer steps a call holds at most.
-        steps: optimizer steps an epoch.
-        val_every: steps between two validations, so that a call ends there.
+        steps_per_call: most optimizer steps in a call.
+        steps: optimizer steps per epoch.
+        val_every: steps between two validations; a call ends at each.
     """
 
     steps_per_call: int
@@ -151,39 +187,47 @@ class CallPlan(NamedTuple):
     val_every: int
 
     def boundaries(self) -> list[int]:
-        """The first step of every call, and the number of steps at the end."""
-        calls, whole = self.calls_per_validation, self.steps // self.val_every
-        rest = range(whole * self.val_every, self.steps, self.steps_per_call)
+        """Return the first step of every call, and the number of steps at the end."""
+        calls, blocks = self.calls_per_validation, self.steps // self.val_every
+        rest = range(blocks * self.val_every, self.steps, self.steps_per_call)
         if calls > -(-self.val_every // self.steps_per_call):
-            places = [self.val_every * call // calls for call in range(calls)]
+            starts = [self.val_every * call // calls for call in range(calls)]
         else:
-            places = list(range(0, self.val_every, self.steps_per_call))
-        blocks = [block * self.val_every + place for block in range(whole) for place in places]
-        return [*blocks, *rest, self.steps]
+            starts = list(range(0, self.val_every, self.steps_per_call))
+        full = [block * self.val_every + start for block in range(blocks) for start in starts]
+        return [*full, *rest, self.steps]
 
     def completed_calls(self, steps: int) -> int:
-        """Whole calls in the first `steps` steps of an epoch."""
+        """Return the number of complete calls in the first `steps` steps of an epoch."""
         return bisect_right(self.boundaries(), steps) - 1
 
     @property
     def calls_per_validation(self) -> int:
         """Calls between two validations.
 
-        More than the rest of an epoch has, or Lightning would validate at its end.
+        More than in the rest of an epoch, or else Lightning would validate at its end.
         """
         rest = -(-(self.steps % self.val_every) // self.steps_per_call)
         return max(-(-self.val_every // self.steps_per_call), rest + 1 if rest else 1)
 
+    def calls_from(self, step: int) -> Iterator[tuple[int, int]]:
+        """Yield first step and end of each call from a step on, which may lie inside a call."""
+        for stop in self.boundaries()[self.completed_calls(step) + 1 :]:
+            yield step, stop
+            step = stop
 
-class TrainCalls:
-    """The same steps as `TrainBatches` in the same order, many a call.
+
+class TrainCalls(StepLoader):
+    """The steps of `TrainBatches` in the same order, many per call.
 
     Args:
-        x: (rows, features).
-        target: (rows,).
-        order: which rows, when.
+        x: on the training device.
+        target: likewise.
+        order: rows of each step.
         plan: where calls begin.
     """
+
+    order: EpochOrder
 
     def __init__(
         self,
@@ -193,56 +237,89 @@ class TrainCalls:
         order: EpochOrder,
         plan: CallPlan,
     ) -> None:
-        """Keep the tensors; nothing is copied."""
         self.x, self.target, self.order, self.plan = x, target, order, plan
 
-    @property
-    def sampler(self) -> EpochOrder:
-        """Where Lightning looks for `set_epoch`."""
-        return self.order
-
     def __len__(self) -> int:
-        """Calls an epoch."""
         return len(self.plan.boundaries()) - 1
 
     def __iter__(self) -> Iterator[Call]:
-        """Calls of this epoch; the first one is shorter where a checkpoint lies inside a call."""
         first, steps = self.order.begin()
-        for stop in self.plan.boundaries()[self.plan.completed_calls(first) + 1 :]:
+        for start, stop in self.plan.calls_from(first):
             self.order.next_step = stop
-            yield Call(self.x, self.target, steps[first:stop])
-            first = stop
+            yield Call(self.x, self.target, steps[start:stop])
 
-    def rewind(self, steps: int) -> None:
-        """The last call stopped so many steps before its end."""
-        self.order.next_step -= steps
 
-    def state_dict(self) -> dict[str, int]:
-        """The place in the epoch, in steps."""
-        return self.order.state_dict()
+class TrainWindows(StepLoader):
+    """Step windows of an epoch, one per call, for members that look up their own rows.
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a place."""
-        self.order.load_state_dict(state)
+    Args:
+        plan: where calls begin.
+    """
+
+    def __init__(self, plan: CallPlan) -> None:
+        self.plan, self.order = plan, EpochPosition(plan.steps)
+
+    def __len__(self) -> int:
+        return len(self.plan.boundaries()) - 1
+
+    def __iter__(self) -> Iterator[StepWindow]:
+        for start, stop in self.plan.calls_from(self.order.start_epoch()):
+            self.order.next_step = stop
+            yield StepWindow(self.order.epoch, start, stop)
 
 
 class ScoreBatches:
-    """A span in the order of time, every row exactly once over all processes."""
+    """A span in time order, each row exactly once over all processes."""
 
     def __init__(
         self, span: ScoredBatch, *, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
-        """Keep this process's part of the rows."""
         size = len(span.target)
         first, last = size * rank // world_size, size * (rank + 1) // world_size
-        self.span = ScoredBatch(*(part[first:last] for part in span))
+        self.span = ScoredBatch(*(column[first:last] for column in span))
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        """Batches; the last may be shorter."""
         return -(-len(self.span.target) // self.batch_size)
 
     def __iter__(self) -> Iterator[ScoredBatch]:
-        """Consecutive slices."""
         for start in range(0, len(self.span.target), self.batch_size):
-            yield ScoredBatch(*(part[start : start + self.batch_size] for part in self.span))
+            yield ScoredBatch(*(column[start : start + self.batch_size] for column in self.span))
+
+
+class MemberOrders:
+    """Rows of each member's steps, from the same permutations as in a run of its own.
+
+    The permutations are kept for the epoch if all of them fit in `limit`; otherwise they are drawn
+    again for every window, so that memory does not grow with the number of members.
+
+    Args:
+        orders: one per member; members with the same object share its permutation.
+        limit: bytes.
+    """
+
+    def __init__(self, orders: Sequence[EpochOrder], *, limit: int = 1 << 30) -> None:
+        self._orders = orders
+        distinct = {id(order): order.rows for order in orders}
+        self.keeps = 4 * sum(distinct.values()) <= limit
+        self._kept: dict[int, Int[Tensor, " rows"]] = {}
+        self._epoch = -1
+
+    def enter(self, epoch: int) -> None:
+        """Select the epoch, before any thread asks for its rows."""
+        if epoch != self._epoch:
+            self._kept, self._epoch = {}, epoch
+
+    def rows(self, member: int, start: int, stop: int) -> Int[Tensor, "steps batch"]:
+        """Return the row numbers of the steps [start, stop) of the member's epoch, int64."""
+        order = self._orders[member]
+        batch = order.batch_size
+        return self._permutation(order)[start * batch : stop * batch].long().view(-1, batch)
+
+    def _permutation(self, order: EpochOrder) -> Int[Tensor, " rows"]:
+        rows = self._kept.get(id(order))
+        if rows is None:
+            rows = order.permutation(self._epoch, dtype=torch.int32)
+            if self.keeps:
+                self._kept[id(order)] = rows
+        return rows

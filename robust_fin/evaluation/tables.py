@@ -1,7 +1,8 @@
-"""Console tables of a run's metrics."""
+"""Tables of a run's metrics, for console and report."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -24,143 +25,166 @@ from robust_fin.metrics import excess_kurtosis
 
 Metric = float | int | None
 SPAN_METRICS = ("loss", "loss_trivial", "skill", "skill_squared", "mae", "mae_trivial", "rank_ic")
-EDGE_ROWS = {
+_EDGE_ROWS = {
     "top": "highest forecasts, bought",
     "bottom": "lowest forecasts, bought",
     "trade": "a trade on either side",
 }
 _RUN_ROWS = (
-    "parameters", "rows", "train_rows", "val_rows", "test_rows", "steps", "steps_per_second",
-    "member_steps", "member_steps_per_second", "fit_seconds", "nonfinite_steps", "seed",
-    "train/objective",
+    "parameters", "rows", "train_rows", "val_rows", "test_rows", "folds", "members",
+    "members_frozen", "steps", "steps_per_second", "member_steps", "member_steps_per_second",
+    "fit_seconds", "nonfinite_steps", "rollbacks", "train/objective", "train/objective_trivial",
+    "train/gradient_norm_max", "seed",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class PlainTable:
+    """A table of text, for console and report.
+
+    Attributes:
+        caption: shown above the table.
+        columns: headings; the first column holds the row names.
+        rows: one list of cells per row.
+        numbers: align cells to the right.
+    """
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: bool = True
+
+    def for_console(self, *, note: str | None = None) -> Table:
+        """Convert to a rich table, with a note below."""
+        title, caption = Text(self.caption), None if note is None else Text(note)
+        table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+        for position, name in enumerate(self.columns):
+            table.add_column(name, justify="right" if position else "left")
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return table
 
 
 def target_table(outcome: Float[np.ndarray, " rows"], target: Float[np.ndarray, " rows"]) -> Table:
     """Describe the training target before and after its transform."""
     columns = ("", "min", "max", "excess kurtosis", "share of zero returns")
-    table = _table(f"Target of {outcome.size:,} training rows", columns)
     zeros = f"{np.mean(outcome == 0):.1%}"
-    for name, values in (("forward return", outcome), ("rank target", target)):
-        ends = (f"{values.min():.6f}", f"{values.max():.6f}")
-        table.add_row(name, *ends, f"{excess_kurtosis(values):.2f}", zeros)
-    return table
+    rows = [
+        [name, f"{x.min():.6f}", f"{x.max():.6f}", f"{excess_kurtosis(x):.2f}", zeros]
+        for name, x in (("forward return", outcome), ("rank target", target))
+    ]
+    return PlainTable(f"Target of {outcome.size:,} training rows", columns, rows).for_console()
 
 
 def metric_tables(metrics: Mapping[str, Metric], *, title: str) -> list[Table]:
-    """Tabulate metrics.json: results by span, spread of the members, and the run itself."""
-    members = [member_table(metrics)] if "members_frozen" in metrics else []
-    return [result_table(metrics, title=title), *members, run_table(metrics)]
+    """Tabulate metrics.json for the console: results by span, members, and the run itself."""
+    tables = [spans_table(metrics, caption=title), run_table(metrics)]
+    if "members_frozen" in metrics:
+        tables.insert(1, member_table(metrics))
+    return [table.for_console() for table in tables]
 
 
-def result_table(metrics: Mapping[str, Metric], *, title: str) -> Table:
+def spans_table(metrics: Mapping[str, Metric], *, caption: str) -> PlainTable:
     """Compare the net on val and test with its baselines on test."""
-    baselines = baseline_names(metrics)
-    prefixes = ["val", "test", *(f"baseline/{name}" for name in baselines)]
-    columns = ("", "net, val", "net, test", *(f"{name}, test" for name in baselines))
-    table = _table(title, columns)
-    for name in SPAN_METRICS:
-        cells = (metrics.get(f"{prefix}/{name}") for prefix in prefixes)
-        table.add_row(name, *(_format(name, cell) for cell in cells))
-    return table
-
-
-def baseline_names(metrics: Mapping[str, Metric]) -> list[str]:
-    """Return the baselines that metrics.json has values of."""
     known = (key.split("/") for key, value in metrics.items() if value is not None)
-    return list(dict.fromkeys(parts[1] for parts in known if parts[0] == "baseline"))
+    baselines = list(dict.fromkeys(parts[1] for parts in known if parts[0] == "baseline"))
+    prefixes = ["val", "test", *(f"baseline/{name}" for name in baselines)]
+    rows = [
+        [name, *(_format(name, metrics.get(f"{prefix}/{name}")) for prefix in prefixes)]
+        for name in SPAN_METRICS
+    ]
+    labels = (f"{model_label(name)}, test" for name in baselines)
+    return PlainTable(caption, ("", "net, val", "net, test", *labels), rows)
 
 
 def judgement_tables(judgement: Judgement) -> list[Table]:
-    """Tabulate the net's metrics with intervals, its differences to baselines, and its edge."""
+    """Tabulate for the console the net's intervals, its differences to baselines and its edge."""
     net = judgement.net
-    title = (
-        f"net, test: 95 % intervals over {net.dates} trading dates, in blocks of {net.block:.1f} "
+    caption = (
+        f"Net on test: 95 % intervals over {net.dates} trading dates, in blocks of {net.block:.1f} "
         f"dates; {net.tie_share:.1%} of rows have no direction and count as half a hit"
     )
-    differences = [
-        (f"{name} vs {baseline}", interval)
-        for baseline, difference in judgement.against.items()
-        for name, interval in (("skill", difference.skill), ("rank_ic", difference.rank_ic))
+    rows = [
+        [name, (format_percent_interval if name == "skill" else format_interval)(interval)]
+        for name, interval in net.intervals().items()
     ]
     return [
-        interval_table(title, list(net.intervals().items())),
-        interval_table("net vs its baselines, paired differences", differences),
-        edge_table(judgement.edge),
+        PlainTable(caption, ("", "estimate and interval"), rows).for_console(),
+        differences_table(judgement).for_console(),
+        edge_table(judgement.edge).for_console(note=edge_cost(judgement.edge)),
     ]
 
 
-def interval_table(title: str, rows: Sequence[tuple[str, Interval]]) -> Table:
-    """Tabulate estimates with the ends of their intervals; rows whose estimate is NaN are left out.
-
-    Args:
-        title: of the table.
-        rows: name and interval; names that start with "skill" are shown as percentages.
-    """
-    table = _table(title, ("", "estimate", "2.5 %", "97.5 %"))
-    for name, interval in rows:
-        if not math.isnan(interval.estimate):
-            ends = (interval.estimate, interval.low, interval.high)
-            table.add_row(name, *(_format(name, end) for end in ends))
-    return table
-
-
-def edge_table(edge: Edge) -> Table:
-    """Tabulate the mean outcome of the highest and the lowest decile, next to the trading cost."""
+def differences_table(judgement: Judgement) -> PlainTable:
+    """Tabulate the paired differences of the net to its baselines."""
     rows = [
-        (f"{label}, {unit}", getattr(edge, f"{side}_{unit}"))
-        for unit in ("bp", "ticks")
-        for side, label in EDGE_ROWS.items()
+        [
+            f"net vs {model_label(name)}",
+            format_percent_interval(difference.skill),
+            format_interval(difference.rank_ic),
+        ]
+        for name, difference in judgement.against.items()
     ]
-    title = (
-        f"mean outcome of the highest and the lowest decile, {edge.trades:,} rows, before costs. "
-        f"{edge_cost(edge)}"
-    )
-    return interval_table(title, rows)
+    caption = "Paired differences on the same rows and dates, with 95 % intervals"
+    return PlainTable(caption, ("", "skill", "rank IC"), rows)
+
+
+def edge_table(edge: Edge) -> PlainTable:
+    """Tabulate the mean outcome of the lowest and the highest decile."""
+    rows = [
+        [
+            label,
+            *(
+                format_interval(getattr(edge, f"{side}_{unit}"), digits=3)
+                for unit in ("bp", "ticks")
+            ),
+        ]
+        for side, label in _EDGE_ROWS.items()
+    ]
+    caption = f"Mean outcome of the lowest and highest decile, {edge.trades:,} rows, before costs"
+    return PlainTable(caption, ("", "basis points", "ticks"), rows)
 
 
 def edge_cost(edge: Edge) -> str:
     """State the half-spread and the cost at which a trade breaks even."""
     if math.isnan(edge.half_spread_ticks):
-        return "Tick size and half-spread of these contracts are unknown"
+        return "Tick size and half-spread of these contracts are unknown."
     return (
         f"The half-spread is {edge.half_spread_ticks:g} ticks ({edge.half_spread_bp:.3f} bp), paid "
-        f"on entry and exit; a trade breaks even at {edge.break_even_ticks:.3f} ticks per side"
+        f"on entry and exit; a trade breaks even at {edge.break_even_ticks:.3f} ticks per side."
     )
 
 
-def run_table(metrics: Mapping[str, Metric]) -> Table:
-    """Tabulate sizes and speed of the run."""
-    table = Table(show_header=False)
-    for name in (name for name in _RUN_ROWS if name in metrics):
-        table.add_row(name, format_number(metrics[name]))
-    return table
+def run_table(metrics: Mapping[str, Metric]) -> PlainTable:
+    """Tabulate sizes, speed and stability of the training."""
+    rows = [[name, format_number(metrics[name])] for name in _RUN_ROWS if name in metrics]
+    return PlainTable("Training in numbers", ("", "value"), rows)
 
 
-def member_table(metrics: Mapping[str, Metric]) -> Table:
+def member_table(metrics: Mapping[str, Metric]) -> PlainTable:
     """Tabulate mean, spread and 95 % range over the members of a population."""
-    title = f"{metrics['members']} members, {metrics.get('members_frozen') or 0} frozen"
-    table = _table(title, ("", "mean", "std", "2.5 %", "97.5 %"))
-    for span in ("val", "test"):
-        for name in ("loss", "skill", "skill_squared", "mae", "rank_ic"):
-            key = f"members/{span}/{name}"
-            if f"{key}_mean" in metrics:
-                cells = (metrics[f"{key}_{part}"] for part in ("mean", "std", "low", "high"))
-                table.add_row(f"{name}, {span}", *(_format(name, cell) for cell in cells))
-    return table
+    shown = [name for name in SPAN_METRICS if not name.endswith("_trivial")]
+    names = (f"{span}/{name}" for span in ("val", "test") for name in shown)
+    rows = []
+    for key in (name for name in names if f"members/{name}_mean" in metrics):
+        span, name = key.split("/")
+        cells = (metrics[f"members/{key}_{part}"] for part in ("mean", "std", "low", "high"))
+        rows.append([f"{name}, {span}", *(_format(name, cell) for cell in cells)])
+    caption = f"{metrics['members']} members, {metrics.get('members_frozen') or 0} frozen"
+    return PlainTable(caption, ("", "mean", "std", "2.5 %", "97.5 %"), rows)
 
 
 def compare_table(runs: Mapping[str, Mapping[str, Metric]]) -> Table:
-    """Compare the test metrics of runs side by side.
+    """Compare the test metrics of runs side by side, for the console.
 
     Args:
         runs: metrics.json of each run, by its name.
     """
-    table = _table("test spans", ("", *runs))
-    for key in ("test_rows", *(f"test/{name}" for name in SPAN_METRICS)):
-        cells = (_format(key.split("/")[-1], run.get(key)) for run in runs.values())
-        table.add_row(key, *cells)
-    return table
+    rows = [
+        [key, *(_format(key.split("/")[-1], run.get(key)) for run in runs.values())]
+        for key in ("test_rows", *(f"test/{name}" for name in SPAN_METRICS))
+    ]
+    return PlainTable("test spans", ("", *runs), rows).for_console()
 
 
 def summary_table(metrics: Mapping[str, Metric], judgement: Judgement, *, title: str) -> Table:
@@ -260,10 +284,3 @@ def _describe_net(judgement: Judgement) -> str:
 
 def _format(name: str, value: Metric) -> str:
     return format_percent(value) if name.startswith("skill") else format_number(value)
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in columns:
-        table.add_column(name, justify="right" if name else "left")
-    return table

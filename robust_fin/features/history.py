@@ -1,4 +1,4 @@
-"""One contract's bars, with the history that the contracts before it provide."""
+"""Bars of a contract, with the history that the contracts before it provide."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from jaxtyping import Int
 
 from robust_fin.market.schema import PRICES
 
-Rows = Int[np.ndarray, " _rows"]  # of one contract; each has a length of its own
+Rows = Int[np.ndarray, " _rows"]  # row numbers of a contract; lengths differ between contracts
 
 
 def contract_rows(bars: pd.DataFrame) -> list[Rows]:
-    """Row numbers of each contract's bars, in the order of expiry; empty contracts left out."""
+    """Return the row numbers of each contract that has bars, in the order of expiry."""
     codes = bars["contract"].cat.codes.to_numpy()
     order = np.argsort(codes, kind="stable")
     borders = np.flatnonzero(np.diff(codes[order])) + 1
@@ -21,7 +21,7 @@ def contract_rows(bars: pd.DataFrame) -> list[Rows]:
 
 
 def take_rows(bars: pd.DataFrame, rows: Rows) -> pd.DataFrame:
-    """Those rows, without a copy where they follow each other; `rows` increase and are not none."""
+    """Select rows, without a copy if they are consecutive; `rows` must increase."""
     first, last = int(rows[0]), int(rows[-1])
     return bars.iloc[first : last + 1] if last - first + 1 == rows.size else bars.iloc[rows]
 
@@ -33,33 +33,34 @@ def chained_bars(
     count: int,
     unit: str,
 ) -> pd.DataFrame:
-    """A contract's own bars, preceded by what a lookback needs of the contracts before it.
+    """Return the bars of a contract, preceded by the history that a lookback needs.
 
-    The earlier prices are multiplied by one factor a roll, so that the step across it is 0: a roll
-    then costs neither a jump nor rows.
+    Earlier prices are multiplied by one factor per roll, so that the return across a roll is 0: a
+    roll adds neither a jump nor missing rows.
 
     Args:
-        bars: all bars, in the order of time.
+        bars: all bars, sorted by time.
         contracts: row numbers of each contract, in the order of expiry.
-        position: of the contract in `contracts`.
-        count: bars or trading dates of history wanted.
+        position: index of the contract in `contracts`.
+        count: number of bars or trading dates of history.
         unit: "bars" or "trading dates".
     """
-    own = take_rows(bars, contracts[position])
-    parts, factor = [own], 1.0
-    for before, taken, follower in chain_links(bars, contracts, position, count, unit):
-        factor *= follower["close"] / bars["close"].iloc[before[-1]]
-        if taken.size:
-            parts.append(_rescaled(take_rows(bars, taken), factor))
-    return pd.concat(parts[::-1]) if len(parts) > 1 else own
+    current = take_rows(bars, contracts[position])
+    parts, factor = [current], 1.0
+    for link in chain_links(bars, contracts, position, count, unit):
+        factor *= link.follower["close"] / bars["close"].iloc[link.before[-1]]
+        if link.taken.size:
+            taken = take_rows(bars, link.taken)
+            parts.append(taken.assign(**{name: taken[name] * factor for name in PRICES}))
+    return pd.concat(parts[::-1]) if len(parts) > 1 else current
 
 
 class Link(NamedTuple):
-    """What a chain takes from one earlier contract.
+    """History that a chain takes from an earlier contract.
 
     Attributes:
-        before: its bars before the follower.
-        taken: the last of them, as many as are needed; may be none.
+        before: rows of the contract before the follower.
+        taken: the last rows of `before`, as many as needed; may be empty.
         follower: the first bar of the chain so far.
     """
 
@@ -75,30 +76,26 @@ def chain_links(
     count: int,
     unit: str,
 ) -> Iterator[Link]:
-    """The earlier contracts that provide history, from the nearest to the farthest.
+    """Yield the earlier contracts that provide history, latest first.
 
     Args:
-        bars: all bars, in the order of time.
+        bars: all bars, sorted by time.
         contracts: row numbers of each contract, in the order of expiry.
-        position: of the contract in `contracts`.
-        count: bars or trading dates of history wanted.
+        position: index of the contract in `contracts`.
+        count: number of bars or trading dates of history.
         unit: "bars" or "trading dates".
     """
-    follower, lacking = bars.iloc[contracts[position][0]], count
+    follower, missing = bars.iloc[contracts[position][0]], count
     oldest_day = follower["trading_day"] - count
     for earlier in reversed(contracts[:position]):
         before = earlier[: np.searchsorted(bars["time"].iloc[earlier], follower["time"])]
         if before.size == 0:
             continue
         if unit == "bars":
-            taken = before[max(0, before.size - lacking) :]
+            taken = before[max(0, before.size - missing) :]
         else:
             taken = before[bars["trading_day"].iloc[before].to_numpy() >= oldest_day]
         yield Link(before, taken, follower)
-        if taken.size < before.size:  # older bars of this contract are not needed, so no older one
+        if taken.size < before.size:  # this contract has enough history
             return
-        follower, lacking = bars.iloc[taken[0]], lacking - taken.size
-
-
-def _rescaled(bars: pd.DataFrame, factor: float) -> pd.DataFrame:
-    return bars.assign(**{name: bars[name] * factor for name in PRICES})
+        follower, missing = bars.iloc[taken[0]], missing - taken.size

@@ -1,4 +1,4 @@
-"""Registered features: pure functions of one contract's bars; the same functions as a stream."""
+"""Registry of features, computed on a complete table or on a stream of blocks."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from robust_fin.errors import ConfigError, SchemaError
 from robust_fin.features.history import chain_links, chained_bars, contract_rows, take_rows
 from robust_fin.runtime.terminal import hide_progress, progress_bar
 
-_LONG = 500_000  # values that take long enough to show how far they are
+_PROGRESS_MIN_VALUES = 500_000  # fewer values are computed too quickly for a progress bar
 BARS, TRADING_DATES, SESSION = "bars", "trading dates", "since the session's start"
 
 
 @dataclass(frozen=True, slots=True)
 class Lookback:
-    """How much history before its own bar a feature needs.
+    """History that a feature needs before the current bar.
 
     Attributes:
-        count: bars or trading dates; 0 for a session.
+        count: number of bars or trading dates; 0 for SESSION.
         unit: BARS, TRADING_DATES or SESSION.
     """
 
@@ -29,7 +29,7 @@ class Lookback:
     unit: str
 
     def __str__(self) -> str:
-        """Such as `5 trading dates`."""
+        """Format as in `5 trading dates`."""
         return self.unit if self.unit == SESSION else f"{self.count} {self.unit}"
 
 
@@ -38,13 +38,13 @@ class Feature:
     """A registered feature.
 
     Attributes:
-        name: the term of the field, with its span.
-        lookback: history needed before the bar; a row with less is NaN, never filled.
-        unit: of the value.
-        fn: one contract's bars, in time order -> one value a bar, the same to the last bit whatever
-            bars lie before the lookback (so no running sums over more than it).
-        chained: whether the bars before the contract's first come from the contract before it, with
-            prices rescaled so that the step across the roll is 0. Otherwise they are missing.
+        name: name with its span, such as return_5bar.
+        lookback: history needed before the bar; a row with less history is NaN, never filled.
+        unit: unit of the value.
+        fn: maps the bars of a contract, sorted by time, to one value per bar. A value must not
+            depend on bars before the lookback, not even by rounding (so no running sums).
+        chained: True to precede a contract's bars with the bars of the contract before it, with
+            prices rescaled so that the return across the roll is 0. Otherwise they are missing.
     """
 
     name: str
@@ -60,21 +60,21 @@ FEATURES: dict[str, Feature] = {}
 def feature(
     *, lookback: Lookback, unit: str, chained: bool = False
 ) -> Callable[[Callable[[pd.DataFrame], pd.Series]], Callable[[pd.DataFrame], pd.Series]]:
-    """Register the decorated function under its own name.
+    """Register the decorated function as a feature under its name.
 
     Args:
-        lookback: history the function needs before the bar itself.
-        unit: of the value.
+        lookback: history that the function needs before the current bar.
+        unit: unit of the value.
         chained: see `Feature`.
 
     Raises:
-        ConfigError: the name is taken.
+        ConfigError: the name is already registered.
     """
 
     def register(fn: Callable[[pd.DataFrame], pd.Series]) -> Callable[[pd.DataFrame], pd.Series]:
         name = fn.__name__
         if name in FEATURES:
-            raise ConfigError(f"a feature named {name} is registered already; choose another name")
+            raise ConfigError(f"the feature {name} is already registered; choose another name")
         FEATURES[name] = Feature(name, lookback, unit, fn, chained)
         return fn
 
@@ -82,67 +82,70 @@ def feature(
 
 
 def get_feature(name: str) -> Feature:
-    """The feature of that name.
+    """Look up a feature by name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the name is not registered.
     """
     if name not in FEATURES:
         raise ConfigError(
-            f"no feature is named {name}; registered are {', '.join(sorted(FEATURES))}"
+            f"there is no feature {name}; registered features are {', '.join(sorted(FEATURES))}"
         )
     return FEATURES[name]
 
 
 def compute_features(bars: pd.DataFrame, names: Sequence[str], *, first: int = 0) -> pd.DataFrame:
-    """The named features of every bar, float64, NaN where undefined.
+    """Compute features of every bar as float64; NaN where undefined.
 
-    Each is computed inside its contract, so how the rows of contracts interleave changes nothing.
+    Features are computed within each contract, so the order of the contracts' rows in the table
+    does not matter.
 
     Args:
-        bars: the table of `robust_fin.market.sources.Bars`, in the order of time.
+        bars: the table of `robust_fin.market.sources.Bars`, sorted by time.
         names: registered features; the columns of the result, in this order.
-        first: bars before this row are history alone; their own features may be NaN.
+        first: bars before this row serve only as history; their features may be NaN.
 
     Returns:
-        One row a bar, in the order of `bars`.
+        One row per bar, in the order of `bars`.
 
     Raises:
         ConfigError: a name is not registered.
-        SchemaError: a feature needs a column the bars lack.
+        SchemaError: a feature needs a column that the bars lack.
     """
-    wanted = [get_feature(name) for name in names]
+    features = [get_feature(name) for name in names]
     values = {name: np.full(len(bars), np.nan) for name in names}
-    contracts, total = contract_rows(bars), len(bars) * len(wanted)
-    with hide_progress(when=total < _LONG), progress_bar("features", total=total) as advance:
+    contracts, total = contract_rows(bars), len(bars) * len(features)
+    few = total < _PROGRESS_MIN_VALUES
+    with hide_progress(when=few), progress_bar("features", total=total) as advance:
         for position, rows in enumerate(contracts):
             if rows[-1] < first:
                 continue
             history = {(False, ""): take_rows(bars, rows)}
-            for unit, count in longest_chains(wanted).items():
+            for unit, count in longest_chains(features).items():
                 history[True, unit] = chained_bars(bars, contracts, position, count, unit)
-            for one in wanted:
-                seen = history[one.chained, one.lookback.unit if one.chained else ""]
-                values[one.name][rows] = _values(one, seen)[-len(rows) :]
+            for item in features:
+                seen = history[item.chained, item.lookback.unit if item.chained else ""]
+                values[item.name][rows] = _evaluate(item, seen)[-len(rows) :]
                 advance(len(rows))
     return pd.DataFrame(values, columns=list(names), index=bars.index, copy=False)
 
 
-def longest_chains(wanted: Sequence[Feature]) -> dict[str, int]:
-    """The longest chained lookback of each unit; more history than it states moves no feature."""
+def longest_chains(features: Sequence[Feature]) -> dict[str, int]:
+    """Return the longest chained lookback by unit; extra history does not change a feature."""
     chains: dict[str, int] = {}
-    for one in wanted:
-        if one.chained:
-            chains[one.lookback.unit] = max(one.lookback.count, chains.get(one.lookback.unit, 0))
+    for item in features:
+        if item.chained:
+            unit, count = item.lookback.unit, item.lookback.count
+            chains[unit] = max(count, chains.get(unit, 0))
     return chains
 
 
-def _values(one: Feature, history: pd.DataFrame) -> np.ndarray:
+def _evaluate(item: Feature, history: pd.DataFrame) -> Float[np.ndarray, " rows"]:
     try:
-        result = one.fn(history)
+        result = item.fn(history)
     except KeyError as error:
         raise SchemaError(
-            f"feature {one.name} needs the column {error.args[0]}, which the bars lack; add it to "
+            f"feature {item.name} needs the column {error.args[0]}, which the bars lack; add it to "
             "the file (for vix also source.vix_path=FILE) or choose other features"
         ) from error
     return result.to_numpy(dtype=np.float64)
@@ -150,20 +153,21 @@ def _values(one: Feature, history: pd.DataFrame) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class FeatureSet:
-    """The inputs of a net, by name and in order."""
+    """Input features of a net, in order."""
 
     names: tuple[str, ...]
 
     @classmethod
     def of(cls, names: Sequence[str], modules: Sequence[str] = ()) -> "FeatureSet":
-        """Check that every name is registered, once.
+        """Check that the names are registered and unique.
 
         Args:
             names: registered features.
-            modules: importable modules of the user's that register features of their own.
+            modules: importable user modules that register features.
 
         Raises:
-            ConfigError: a module cannot be found, a name is unknown or given twice, or none is.
+            ConfigError: a module cannot be imported, a name is unknown or repeated, or `names` is
+                empty.
         """
         for module in modules:
             _import(module)
@@ -184,56 +188,56 @@ def _import(module: str) -> None:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"features.modules names {module}, but {error}; put it on PYTHONPATH"
+            f"features.modules lists {module}, but {error}; add its folder to PYTHONPATH"
         ) from error
 
 
 class FeatureStream:
-    """Holds back the bars that the lookbacks still need, and nothing more.
+    """Computes features block by block, keeping only the bars that lookbacks still need.
 
-    Exact for every feature whose value does not depend, in its last bit either, on bars before its
-    lookback; the registry asks that of each.
+    The values equal those of `compute_features` on the complete table, to the last bit.
 
     Args:
         names: registered features.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        """No bars were seen yet."""
+        """Start without bars."""
         self._names = list(names)
-        self._wanted = [get_feature(name) for name in names]
+        self._features = [get_feature(name) for name in names]
         self._held: pd.DataFrame | None = None
 
     def push(self, block: pd.DataFrame) -> pd.DataFrame:
-        """The features of the next bars.
+        """Compute the features of the next bars.
 
         Args:
-            block: labelled bars that follow those of the calls before, in the order of time, with
-                the same contracts as categories.
+            block: labelled bars that follow the previous blocks in time, with the same contract
+                categories.
 
         Returns:
-            What `compute_features` of all bars says of these.
+            One row per bar of the block.
         """
         bars = block if self._held is None else pd.concat([self._held, block], ignore_index=True)
         first = len(bars) - len(block)
         values = compute_features(bars, self._names, first=first)
-        self._held = bars[needed_history(bars, self._wanted)].reset_index(drop=True)
+        self._held = bars[needed_history(bars, self._features)].reset_index(drop=True)
         return values.iloc[first:].reset_index(drop=True)
 
 
-def needed_history(bars: pd.DataFrame, wanted: Sequence[Feature]) -> Bool[np.ndarray, " rows"]:
-    """Which bars a later one may look back to.
+def needed_history(bars: pd.DataFrame, features: Sequence[Feature]) -> Bool[np.ndarray, " rows"]:
+    """Select the bars that later bars may look back to.
 
-    Of each contract these are the last ones, and one more: it tells that there were older ones,
-    which ends a chain where it would end with all bars at hand. A contract that began so late that
-    its lookbacks reach beyond its first bar also needs the bars of others it is chained to.
+    These are the last bars of each contract, plus one more: the extra bar shows that older bars
+    exist, which ends a chain of contracts where the complete table would end it. A contract that is
+    younger than its lookbacks also needs bars of the contracts it is chained to.
 
     Args:
-        bars: all bars that are at hand, in the order of time.
-        wanted: the features.
+        bars: the bars in memory, sorted by time.
+        features: the features to compute.
     """
-    count = max((one.lookback.count for one in wanted if one.lookback.unit == BARS), default=0)
-    dates = _dates(wanted)
+    lookbacks = [item.lookback for item in features]
+    count = max((item.count for item in lookbacks if item.unit == BARS), default=0)
+    dates = max((item.count for item in lookbacks if item.unit != BARS), default=None)
     days = bars["trading_day"].to_numpy()
     keep = np.zeros(len(bars), dtype=bool)
     contracts = contract_rows(bars)
@@ -242,7 +246,7 @@ def needed_history(bars: pd.DataFrame, wanted: Sequence[Feature]) -> Bool[np.nda
         if dates is not None:
             start = min(start, int(np.searchsorted(days[rows], days[-1] - dates)) - 1)
         keep[rows[max(0, start) :]] = True
-        for unit, reach in longest_chains(wanted).items():
+        for unit, reach in longest_chains(features).items():
             if unit == BARS and rows.size > reach:
                 continue
             if unit != BARS and days[rows[0]] < days[-1] - reach:
@@ -250,10 +254,3 @@ def needed_history(bars: pd.DataFrame, wanted: Sequence[Feature]) -> Bool[np.nda
             for link in chain_links(bars, contracts, position, reach, unit):
                 keep[link.before[max(0, link.before.size - link.taken.size - 1) :]] = True
     return keep
-
-
-def _dates(wanted: Sequence[Feature]) -> int | None:
-    """Trading dates before the newest one whose bars are needed; None where dates do not matter."""
-    counts = [one.lookback.count for one in wanted if one.lookback.unit == TRADING_DATES]
-    counts += [0 for one in wanted if one.lookback.unit == SESSION]
-    return max(counts, default=None)

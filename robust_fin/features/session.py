@@ -19,20 +19,30 @@ from robust_fin.market.schema import bar_starts
 
 DAY_S, HOUR_S, MINUTE_S = 86_400, 3_600, 60
 
+MONTH = 20  # trading dates
+BIN = 2e-4  # bin width in log price: about a point of ES
+VALUE_SHARE = 0.7  # of the date's volume, in the value area
 _NOW = Lookback(0, BARS)
+_ROUNDING = 1e-12  # relative to the price
+_DECIMALS = 6  # of volume; the running sum leaves rounding errors in empty bins
+
+Rows = Float[np.ndarray, " rows"]
+Dates = Float[np.ndarray, " dates"]
+Volumes = Float[np.ndarray, "dates bins"]
+Bins = Int[np.ndarray, " dates"]
 
 
 def seconds_of_day(bars: pd.DataFrame) -> Int[np.ndarray, " rows"]:
-    """Seconds since midnight in Chicago, by the clock on the wall.
+    """Return seconds since midnight in Chicago local time.
 
-    The zone is asked once an hour, because the clock changes at full hours alone.
+    The UTC offset is looked up once per hour, because clocks change only at full hours.
     """
     start = bar_starts(bars).view(np.int64) // 1_000_000_000
     first = np.flatnonzero(np.diff(start // HOUR_S, prepend=-1))
     instant = pd.DatetimeIndex(start[first].astype("datetime64[s]"), tz="UTC")
     local = instant.tz_convert("America/Chicago").tz_localize(None)
-    ahead = local.as_unit("s").asi8 - start[first]
-    return (start + np.repeat(ahead, np.diff(first, append=start.size))) % DAY_S
+    offset = local.as_unit("s").asi8 - start[first]
+    return (start + np.repeat(offset, np.diff(first, append=start.size))) % DAY_S
 
 
 def _minutes_past(bars: pd.DataFrame, every: int) -> pd.Series:
@@ -60,7 +70,7 @@ def time_of_day_cos(bars: pd.DataFrame) -> pd.Series:
 def minutes_past_5min(bars: pd.DataFrame) -> pd.Series:
     """Minutes since the clock last showed a multiple of 5 minutes.
 
-    The last move of such a span is taken back more often than others.
+    The last move of such an interval reverses more often than other moves.
     """
     return _minutes_past(bars, 5)
 
@@ -71,20 +81,13 @@ def minutes_past_half_hour(bars: pd.DataFrame) -> pd.Series:
     return _minutes_past(bars, 30)
 
 
-MONTH = 20  # trading dates
-
-_ROUNDING = 1e-12  # of a price
-
-Rows = Float[np.ndarray, " rows"]
-
-
 class DateGrid(NamedTuple):
-    """Cells of trading dates by clock times.
+    """Grid of trading dates by times of day.
 
     Attributes:
-        dates: from the first to the last one of the bars, also those without any.
-        times: different clock times.
-        cell: place of each bar in the flattened (dates, times).
+        dates: number of trading dates from the first to the last bar, including dates without bars.
+        times: number of different times of day.
+        cell: index of each bar in the flattened (dates, times) grid.
     """
 
     dates: int
@@ -92,8 +95,8 @@ class DateGrid(NamedTuple):
     cell: Int[np.ndarray, " rows"]
 
     @classmethod
-    def of(cls, bars: pd.DataFrame) -> "DateGrid":
-        """The grid of one contract's bars."""
+    def from_bars(cls, bars: pd.DataFrame) -> "DateGrid":
+        """Build the grid of a contract's bars."""
         second, day = seconds_of_day(bars), bars["trading_day"].to_numpy().astype(np.int64)
         occurs = np.zeros(DAY_S, dtype=bool)
         occurs[second] = True
@@ -102,19 +105,19 @@ class DateGrid(NamedTuple):
         return cls(int(day[-1] - day[0]) + 1, times, (day - day[0]) * times + column)
 
     def sums(self, values: Rows) -> Float[np.ndarray, "dates times"]:
-        """Sum of the values in each cell; values that are not a number count as 0."""
+        """Sum the values in each cell; NaN counts as 0."""
         total = np.bincount(
             self.cell, weights=np.nan_to_num(values), minlength=self.dates * self.times
         )
         return total.reshape(self.dates, self.times)
 
     def mean_of_earlier(self, values: Rows, *, dates: int) -> Rows:
-        """Mean of the bars at the same clock time of the trading dates before each bar's own.
+        """Average the bars at the same time of day over the `dates` trading dates before each bar.
 
-        NaN where none of them had such a bar, and where the oldest of the dates had no bar at all.
+        NaN if none of these dates has such a bar, or if the oldest of them has no bars at all.
         """
         seen = self.sums(np.where(np.isnan(values), 0.0, 1.0))
-        total, count = (trailing_sum(lagged(one, 1), dates) for one in (self.sums(values), seen))
+        total, count = (trailing_sum(lagged(sums, 1), dates) for sums in (self.sums(values), seen))
         known = (count > 0) & (lagged(seen.sum(axis=1), dates) > 0)[:, None]
         mean = np.divide(total, count, out=np.full_like(seen, np.nan), where=known)
         return mean.ravel()[self.cell]
@@ -124,7 +127,7 @@ class DateGrid(NamedTuple):
 def volume_surprise_20d(bars: pd.DataFrame) -> pd.Series:
     """Log of volume over its mean at the same minute of the last 20 trading dates.
 
-    One contract is added to both, so that a minute without volume has a logarithm.
+    One contract is added to both, so that the logarithm exists for a minute without volume.
     """
     volume = bars["volume"].to_numpy()
     usual = DateGrid.from_bars(bars).mean_of_earlier(volume, dates=MONTH)
@@ -133,36 +136,26 @@ def volume_surprise_20d(bars: pd.DataFrame) -> pd.Series:
 
 @feature(lookback=Lookback(MONTH, TRADING_DATES), unit="share up minus share down", chained=True)
 def next_minute_direction_20d(bars: pd.DataFrame) -> pd.Series:
-    """How often the bar after this minute rose rather than fell on the last 20 trading dates.
+    """Share of the last 20 trading dates on which the next minute rose, minus the share it fell.
 
-    Seen from an earlier date that bar is past: it ended before this one began.
+    On those earlier dates the next minute ended before this bar began, so it is known.
     """
     close = bars["close"].to_numpy()
     moved = close[1:] / close[:-1] - 1
-    moved[np.abs(moved) < _ROUNDING] = 0  # chain-linked closes meet at a roll up to rounding
-    direction = np.append(np.sign(moved), np.nan)  # filed under the bar it follows
+    moved[np.abs(moved) < _ROUNDING] = 0  # across a roll, chained closes are equal up to rounding
+    direction = np.append(np.sign(moved), np.nan)  # stored at the bar before the move
     return pd.Series(
         DateGrid.from_bars(bars).mean_of_earlier(direction, dates=MONTH), index=bars.index
     )
 
 
-BIN = 2e-4  # of the logarithm of price: about a point of ES
-VALUE_SHARE = 0.7
-
-_DECIMALS = 6  # of volume: what the running sum leaves in an empty bin is rounding
-
-Dates = Float[np.ndarray, " dates"]
-Volumes = Float[np.ndarray, "dates bins"]
-Bins = Int[np.ndarray, " dates"]
-
-
 class VolumeProfile(NamedTuple):
-    """One entry a trading date that has a bar; NaN where nothing was traded.
+    """Volume profile with one entry per trading date with bars; NaN for a date without volume.
 
     Attributes:
-        control: middle of the bin that holds most volume, the lowest of them, in index points.
+        control: middle of the bin with the most volume (the lowest in a tie), in index points.
         high: upper edge of the value area, in index points.
-        low: lower edge of it, in index points.
+        low: lower edge of the value area, in index points.
     """
 
     control: Dates
@@ -171,7 +164,7 @@ class VolumeProfile(NamedTuple):
 
 
 def volume_profile(bars: pd.DataFrame) -> VolumeProfile:
-    """The volume profile of every trading date of one contract's bars."""
+    """Compute the volume profile of every trading date of a contract's bars."""
     lowest = np.minimum.reduceat(bars["low"].to_numpy(), first_rows(bars))
     volume = binned_volume(bars, lowest)
     control = volume.argmax(axis=1)
@@ -185,38 +178,39 @@ def volume_profile(bars: pd.DataFrame) -> VolumeProfile:
 
 
 def binned_volume(bars: pd.DataFrame, lowest: Dates) -> Volumes:
-    """Volume by trading date and bin; a bar's is spread evenly over the bins it touched.
+    """Sum volume by trading date and bin; a bar's volume is spread evenly over its bins.
 
     Args:
-        bars: one contract's bars.
-        lowest: lowest price of each trading date, where its bins begin.
+        bars: bars of a contract.
+        lowest: lowest price of each trading date, where its bins start.
     """
     origin, date = repeat_per_bar(bars, lowest), repeat_per_bar(bars, np.arange(lowest.size))
-    from_bin, to_bin = (_bin_of(bars[name].to_numpy(), origin) for name in ("low", "high"))
-    bins = int(to_bin.max()) + 2  # one more, where the share of the highest ends
+    from_bin, to_bin = (_bin_index(bars[name].to_numpy(), origin) for name in ("low", "high"))
+    bins = int(to_bin.max()) + 2  # an extra bin, where the share of the highest bar ends
     share = bars["volume"].to_numpy() / (to_bin - from_bin + 1)
-    begins, ends = (
+    starts, ends = (
         np.bincount(date * bins + edge, weights=share, minlength=lowest.size * bins)
         for edge in (from_bin, to_bin + 1)
     )
-    volume = np.cumsum((begins - ends).reshape(lowest.size, bins), axis=1)
+    volume = np.cumsum((starts - ends).reshape(lowest.size, bins), axis=1)
     return np.round(volume[:, :-1], _DECIMALS)
 
 
 def value_area(volume: Volumes, control: Bins) -> tuple[Bins, Bins]:
-    """Lowest and highest bin of the value area; of equal neighbours the upper one joins first.
+    """Grow the value area from the point of control; return its lowest and highest bin.
 
-    It ends at the outermost bins that hold volume: what other dates reached is nothing to a date.
+    The neighbour with more volume joins first, the upper neighbour in a tie. The area ends at the
+    outermost bins with volume of the same date.
 
     Args:
-        volume: by trading date and bin.
-        control: the bin to begin with.
+        volume: volume by trading date and bin.
+        control: bin with the most volume of each date.
     """
-    walled = np.pad(np.where(_outside(volume), -1.0, volume), ((0, 0), (1, 1)), constant_values=-1)
+    padded = np.pad(np.where(_outside(volume), -1.0, volume), ((0, 0), (1, 1)), constant_values=-1)
     date, goal = np.arange(len(volume)), VALUE_SHARE * volume.sum(axis=1)
     low, high, held = control + 1, control + 1, volume[date, control]
     while (short := held < goal).any():
-        above, below = walled[date, high + 1], walled[date, low - 1]
+        above, below = padded[date, high + 1], padded[date, low - 1]
         up, down = short & (above >= below), short & (above < below)
         held = held + np.where(up, above, 0.0) + np.where(down, below, 0.0)
         high, low = high + up, low - down
@@ -230,32 +224,30 @@ def _outside(volume: Volumes) -> Bool[np.ndarray, "dates bins"]:
     return ~(from_below & from_above)
 
 
-def _bin_of(
-    price: Float[np.ndarray, " rows"], lowest: Float[np.ndarray, " rows"]
-) -> Int[np.ndarray, " rows"]:
+def _bin_index(price: Rows, lowest: Rows) -> Int[np.ndarray, " rows"]:
     return np.floor(np.log(price / lowest) / BIN).astype(np.int64)
 
 
-def _of_previous_date(bars: pd.DataFrame, level: Dates) -> pd.Series:
+def _previous_date_level(bars: pd.DataFrame, level: Dates) -> pd.Series:
     return pd.Series(value_on_day(bars, level, dates_ago=1), index=bars.index) / bars["close"] - 1
 
 
 @feature(lookback=Lookback(1, TRADING_DATES), unit="fraction of close", chained=True)
 def point_of_control_1d(bars: pd.DataFrame) -> pd.Series:
-    """Price of most volume on the previous trading date over close, minus 1."""
-    return _of_previous_date(bars, volume_profile(bars).control)
+    """Price with the most volume on the previous trading date over close, minus 1."""
+    return _previous_date_level(bars, volume_profile(bars).control)
 
 
 @feature(lookback=Lookback(1, TRADING_DATES), unit="fraction of close", chained=True)
 def value_area_high_1d(bars: pd.DataFrame) -> pd.Series:
     """Upper edge of the previous trading date's value area over close, minus 1."""
-    return _of_previous_date(bars, volume_profile(bars).high)
+    return _previous_date_level(bars, volume_profile(bars).high)
 
 
 @feature(lookback=Lookback(1, TRADING_DATES), unit="fraction of close", chained=True)
 def value_area_low_1d(bars: pd.DataFrame) -> pd.Series:
     """Lower edge of the previous trading date's value area over close, minus 1."""
-    return _of_previous_date(bars, volume_profile(bars).low)
+    return _previous_date_level(bars, volume_profile(bars).low)
 
 
 @feature(lookback=Lookback(0, SESSION), unit="fraction of close", chained=True)
@@ -272,7 +264,7 @@ def session_low(bars: pd.DataFrame) -> pd.Series:
 
 @feature(lookback=Lookback(1, TRADING_DATES), unit="fraction", chained=True)
 def opening_gap(bars: pd.DataFrame) -> pd.Series:
-    """First open of the trading date over the last close of the one before, minus 1."""
+    """First open of the trading date over the last close of the previous one, minus 1."""
     opened = repeat_per_bar(bars, bars["open"].to_numpy()[first_rows(bars)])
     closed = value_on_day(bars, bars["close"].to_numpy()[last_rows(bars)], dates_ago=1)
     return pd.Series(opened / closed - 1, index=bars.index)
@@ -282,8 +274,7 @@ def opening_gap(bars: pd.DataFrame) -> pd.Series:
 def vwap(bars: pd.DataFrame) -> pd.Series:
     """Session-to-date volume-weighted typical price over close, minus 1.
 
-    The gap and not the level, because a level is not stationary. Undefined until a contract of the
-    session has traded.
+    A gap rather than a level, because a level is not stationary. NaN until the session has volume.
     """
     typical = (bars["high"] + bars["low"] + bars["close"]) / 3
     sums = pd.DataFrame({"value": typical * bars["volume"], "volume": bars["volume"]})
@@ -294,15 +285,15 @@ def vwap(bars: pd.DataFrame) -> pd.Series:
 
 @feature(lookback=Lookback(0, BARS), unit="index points")
 def vix(bars: pd.DataFrame) -> pd.Series:
-    """VIX close of the last day before the bar's trading date, as the source joined it."""
+    """VIX close of the last day before the bar's trading date."""
     return bars["vix"]
 
 
 @feature(lookback=Lookback(1, TRADING_DATES), unit="fraction", chained=True)
 def vix_change_1d(bars: pd.DataFrame) -> pd.Series:
-    """The VIX at this bar over the VIX at the last bar of the previous trading date, minus 1.
+    """VIX at this bar over the VIX at the last bar of the previous trading date, minus 1.
 
-    Both are closes of days before the bar's trading date, where the source joined them.
+    If the source joined the VIX, both are closes of days before the bar's trading date.
     """
     before = bars["vix"].to_numpy()[last_rows(bars)]
     return bars["vix"] / value_on_day(bars, before, dates_ago=1) - 1

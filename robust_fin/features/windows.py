@@ -7,10 +7,11 @@ import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
 Values = Float[np.ndarray, "rows *rest"]
+RowNumbers = Int[np.ndarray, " dates"]
 
 
 def lagged(values: Values, count: int) -> Values:
-    """The values `count` rows earlier, along the first axis; NaN where there are none.
+    """Shift values down by `count` rows along the first axis; the first rows become NaN.
 
     >>> lagged(np.array([1.0, 2.0, 3.0]), 2)
     array([nan, nan,  1.])
@@ -21,7 +22,10 @@ def lagged(values: Values, count: int) -> Values:
 
 
 def trailing_sum(values: Values, span: int) -> Values:
-    """Sum of the last `span` rows, the present one included; NaN where there are fewer.
+    """Sum the last `span` rows, including the current row; NaN for the first `span` - 1 rows.
+
+    Windows are built by doubling instead of a running sum, so a value does not depend on rows
+    before its window, not even by rounding.
 
     >>> trailing_sum(np.array([1.0, 2.0, 3.0, 4.0]), 3)
     array([nan, nan,  6.,  9.])
@@ -40,64 +44,61 @@ def trailing_sum(values: Values, span: int) -> Values:
 
 
 def trailing_mean(values: Values, span: int) -> Values:
-    """Mean of the last `span` rows, the present one included; NaN where there are fewer."""
+    """Average the last `span` rows, including the current row."""
     return trailing_sum(values, span) / span
 
 
 def trailing_max(values: Values, span: int) -> Values:
-    """Largest of the last `span` rows, the present one included; NaN where there are fewer."""
+    """Return the largest of the last `span` rows, including the current row."""
     return _trailing_extreme(values, span, np.maximum)
 
 
 def trailing_min(values: Values, span: int) -> Values:
-    """Smallest of the last `span` rows, the present one included; NaN where there are fewer."""
+    """Return the smallest of the last `span` rows, including the current row."""
     return _trailing_extreme(values, span, np.minimum)
 
 
 def _trailing_extreme(
-    values: Values, span: int, larger: Callable[[Values, Values], Values]
+    values: Values, span: int, extreme: Callable[[Values, Values], Values]
 ) -> Values:
     widest, width = values, 1
     while 2 * width <= span:
-        widest = larger(widest, lagged(widest, width))
+        widest = extreme(widest, lagged(widest, width))
         width *= 2
-    return larger(widest, lagged(widest, span - width))  # the two may overlap: no harm
+    return extreme(widest, lagged(widest, span - width))  # the two windows may overlap
 
 
-Places = Int[np.ndarray, " dates"]
-
-
-def first_rows(bars: pd.DataFrame) -> Places:
-    """Row number of the first bar of each trading date that has one."""
+def first_rows(bars: pd.DataFrame) -> RowNumbers:
+    """Return the row number of the first bar of each trading date with bars."""
     day = bars["trading_day"].to_numpy()
     return np.flatnonzero(np.diff(day, prepend=day[:1] - 1))
 
 
-def last_rows(bars: pd.DataFrame) -> Places:
-    """Row number of the last bar of each trading date that has one."""
+def last_rows(bars: pd.DataFrame) -> RowNumbers:
+    """Return the row number of the last bar of each trading date with bars."""
     return np.append(first_rows(bars)[1:], len(bars)) - 1
 
 
 def repeat_per_bar(
     bars: pd.DataFrame, values: Shaped[np.ndarray, " dates"]
 ) -> Shaped[np.ndarray, " rows"]:
-    """The value of each bar's own trading date; one entry a trading date that has a bar."""
+    """Repeat values with one entry per trading date with bars, to one entry per bar."""
     return np.repeat(values, np.diff(first_rows(bars), append=len(bars)))
 
 
 def value_on_day(
     bars: pd.DataFrame, values: Float[np.ndarray, " dates"], *, dates_ago: int
 ) -> Float[np.ndarray, " rows"]:
-    """The value of the trading date that lies so many before each bar's own.
+    """Look up the value of the trading date `dates_ago` before the trading date of each bar.
 
-    NaN where that date has no bar: the value of an older one would be of another span.
+    NaN if that date has no bars: the value of an older date would have another span.
 
     Args:
-        bars: one contract's bars, in the order of time.
-        values: one entry a trading date that has a bar.
+        bars: bars of a contract, sorted by time.
+        values: one entry per trading date with bars.
         dates_ago: trading dates, by the calendar.
     """
     days = bars["trading_day"].to_numpy()[first_rows(bars)]
-    place = np.searchsorted(days, days - dates_ago)
-    held = days[place] == days - dates_ago
-    return repeat_per_bar(bars, np.where(held, values[place], np.nan))
+    position = np.searchsorted(days, days - dates_ago)
+    exists = days[position] == days - dates_ago
+    return repeat_per_bar(bars, np.where(exists, values[position], np.nan))

@@ -1,7 +1,7 @@
-"""Trading dates, sessions and regular hours, by bar.
+"""Trading dates, sessions and regular trading hours of bars.
 
-A bar is labelled by integer comparison of its start with the sessions' opens and closes; time
-zones are dealt with once a session, never once a bar, so a million rows take 0.2 seconds.
+Bars are labelled by comparing integer timestamps with the opens and closes of the sessions. Time
+zones are converted once per session, not once per bar, so a million rows take 0.2 seconds.
 """
 
 import difflib
@@ -32,15 +32,15 @@ Stamps = Int[np.ndarray, " sessions"]
 
 
 class BarLabels(NamedTuple):
-    """What the calendar says of each bar.
+    """Calendar labels of bars, one entry per bar.
 
     Attributes:
         trading_date: datetime64[s] at midnight, naive.
-        trading_day: int32 ordinal of that date among the calendar's sessions; the next session is
-            one more, and 0 is the first session on or after 1990-01-01, whatever the file holds.
+        trading_day: int32 number of that date among the calendar's sessions; 0 is the first session
+            on or after 1990-01-01, independent of the file.
         rth: the bar starts within regular trading hours.
-        late: the bar starts up to 30 minutes after the session's close and belongs to that session.
-        outside: the bar starts in no session and belongs to the next one.
+        late: the bar starts less than 30 minutes after a close and belongs to that session.
+        outside: the bar starts outside every session and belongs to the next session.
     """
 
     trading_date: Shaped[np.ndarray, " rows"]
@@ -52,15 +52,15 @@ class BarLabels(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TradingCalendar:
-    """The sessions of one market, in order and without overlap.
+    """Sessions of a market, sorted and without overlap.
 
     Attributes:
         name: name in pandas_market_calendars, or "24/7".
         date: trading dates, datetime64[s] at midnight.
         open: starts of the sessions, UTC nanoseconds since 1970.
-        close: ends of the sessions, the same unit; a bar that starts there is no longer inside.
-        rth_open: starts of regular trading hours, the same unit.
-        rth_close: ends of regular trading hours; at or before rth_open where a date has none.
+        close: ends of the sessions (exclusive), in the same unit.
+        rth_open: starts of regular trading hours, in the same unit.
+        rth_close: ends of regular trading hours; at or before rth_open if a date has none.
     """
 
     name: str
@@ -79,26 +79,23 @@ class TradingCalendar:
         first: str = FIRST_DATE,
         last: str = LAST_DATE,
     ) -> "TradingCalendar":
-        """Build the calendar of a market from its name.
+        """Build the calendar of a market.
 
         Args:
-            name: a name of pandas_market_calendars, or "24/7" for UTC days without a break.
-            override_path: CSV with trading_date, open, close (stamps with a zone) whose rows
-                replace or add sessions; empty open and close remove the date.
-            first: first trading date held, "YYYY-MM-DD".
-            last: last trading date held, "YYYY-MM-DD".
-
-        Returns:
-            The calendar.
+            name: a name of pandas_market_calendars, or "24/7" for UTC days without breaks.
+            override_path: CSV with trading_date, open, close (timestamps with a zone) whose rows
+                replace or add sessions; an empty open and close remove the date.
+            first: first trading date, "YYYY-MM-DD".
+            last: last trading date, "YYYY-MM-DD".
 
         Raises:
-            ConfigError: the name is unknown, or the override file breaks a rule.
+            ConfigError: the name is unknown, or the override file is invalid.
 
         Source: hours and holidays by pandas_market_calendars.
         """
         date, opened, closed = _schedule(name, first, last)
         if override_path is not None:
-            date, opened, closed = _overridden(Path(override_path), date, opened, closed)
+            date, opened, closed = _apply_override(Path(override_path), date, opened, closed)
         rth_open, rth_close = opened, closed
         if name in CHICAGO_HOURS:
             rth_open = chicago_ns(date, "08:30")
@@ -106,50 +103,47 @@ class TradingCalendar:
         return cls(name, date, opened, closed, rth_open, rth_close)
 
     def label(self, time: pd.DatetimeIndex | pd.Series | Shaped[np.ndarray, " rows"]) -> BarLabels:
-        """Label bars by their starts.
+        """Label bars by their start.
 
         Args:
-            time: starts of the bars, (rows,); in any zone, naive stamps being UTC. Any order.
-
-        Returns:
-            One entry a bar, in the order given.
+            time: starts of the bars, in any order and any zone; naive timestamps are UTC.
 
         Raises:
             SchemaError: a bar lies beyond the first or last session of the calendar.
         """
         start = _ns(pd.DatetimeIndex(time))
         self._check_span(start)
-        begun = np.searchsorted(self.open, start, side="right") - 1
-        over = start - self.close[begun]
-        outside = (over >= LATE_NS) | (begun < 0)
-        late = (over >= 0) & ~outside
-        at = begun + outside
+        opened = np.searchsorted(self.open, start, side="right") - 1
+        past_close = start - self.close[opened]
+        outside = (past_close >= LATE_NS) | (opened < 0)
+        late = (past_close >= 0) & ~outside
+        at = opened + outside
         rth = (start >= self.rth_open[at]) & (start < self.rth_close[at])
-        # outside bars precede the session they belong to; a wide rth_open must not claim them
+        # an outside bar precedes its session, even if rth_open is wide
         rth &= ~outside
         return BarLabels(self.date[at], self.ordinal(at), rth, late, outside)
 
     def ordinal(self, position: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
-        """Number sessions from the first one on or after 1990-01-01.
+        """Number sessions from the first session on or after 1990-01-01.
 
         Args:
             position: positions in this calendar's arrays.
 
         Returns:
-            int32 ordinals, negative before 1990; they do not depend on `first` and `last` as long
-            as `first` is not after 1990.
+            int32 numbers, negative before 1990. They do not depend on `first` and `last` unless
+            `first` is after 1990.
         """
         return (position - np.searchsorted(self.date, ORIGIN)).astype(np.int32)
 
     def sessions(self, first: str | pd.Timestamp, last: str | pd.Timestamp) -> pd.DataFrame:
-        """List the sessions of a span of trading dates.
+        """List the sessions of a range of trading dates.
 
         Args:
-            first: first trading date, included.
-            last: last trading date, included.
+            first: first trading date, inclusive.
+            last: last trading date, inclusive.
 
         Returns:
-            trading_date (naive), open and close (UTC), one row a session.
+            Columns trading_date (naive), open and close (UTC); one row per session.
         """
         bounds = [
             np.datetime64(pd.Timestamp(edge).normalize().tz_localize(None), "s")
@@ -168,15 +162,15 @@ class TradingCalendar:
     def _check_span(self, start: Int[np.ndarray, " rows"]) -> None:
         if start.size == 0:
             return
-        # a bar before the first open could belong to an earlier session that was not built
+        # a bar long before the first open would belong to an earlier session, which is not here
         low, high = self.open[0] - DAY_NS, self.close[-1] + LATE_NS
         beyond = np.flatnonzero((start < low) | (start >= high))
         if beyond.size:
             raise SchemaError(
-                f"calendar {self.name!r} holds trading dates {self.date[0].astype('M8[D]')} to "
-                f"{self.date[-1].astype('M8[D]')}, however: bar {beyond[0]} starts at "
+                f"calendar {self.name!r} covers {self.date[0].astype('M8[D]')} to "
+                f"{self.date[-1].astype('M8[D]')}, but bar {beyond[0]} starts at "
                 f"{pd.Timestamp(start[beyond[0]], unit='ns')} UTC; {beyond.size} such bars in all. "
-                "Check the stamps' unit and zone, or widen first and last"
+                "Check the unit and the zone of the timestamps"
             )
 
 
@@ -185,20 +179,20 @@ def _schedule(name: str, first: str, last: str) -> tuple[Dates, Stamps, Stamps]:
     if name == ALWAYS_OPEN:
         date = np.arange(np.datetime64(first, "D"), np.datetime64(last, "D") + 1).astype("M8[s]")
         opened = _ns(pd.DatetimeIndex(date))
-        return _frozen(date, opened, opened + DAY_NS)
+        return _read_only(date, opened, opened + DAY_NS)
     known = pandas_market_calendars.get_calendar_names()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=4, cutoff=0.4) or ["CME_Equity", "NYSE"]
         raise ConfigError(
-            f"source.calendar={name!r} is no calendar of pandas_market_calendars; close to it: "
+            f"source.calendar={name!r} is not a calendar of pandas_market_calendars; similar: "
             f"{', '.join(close)}. Use source.calendar={ALWAYS_OPEN} for a market that never closes"
         )
     table = pandas_market_calendars.get_calendar(name).schedule(first, last)
     date = table.index.to_numpy().astype("M8[s]")
-    return _frozen(date, _ns(table["market_open"]), _ns(table["market_close"]))
+    return _read_only(date, _ns(table["market_open"]), _ns(table["market_close"]))
 
 
-def _overridden(
+def _apply_override(
     path: Path, date: Dates, opened: Stamps, closed: Stamps
 ) -> tuple[Dates, Stamps, Stamps]:
     rows = _read_override(path)
@@ -212,33 +206,37 @@ def _overridden(
     bad = np.flatnonzero((closed <= opened) | (opened < np.append(opened[:1], closed[:-1])))
     if bad.size:
         raise ConfigError(
-            f"sessions must close after they open and not overlap, however: with {path} the "
+            f"sessions must close after they open and must not overlap, but with {path} the "
             f"session of {date[bad[0]].astype('M8[D]')} opens {pd.Timestamp(opened[bad[0]])} and "
-            f"closes {pd.Timestamp(closed[bad[0]])} UTC; {bad.size} such sessions. Mend that row"
+            f"closes {pd.Timestamp(closed[bad[0]])} UTC; {bad.size} such sessions. Fix that row"
         )
-    return _frozen(date, opened, closed)
+    return _read_only(date, opened, closed)
 
 
 def _read_override(path: Path) -> pd.DataFrame:
     if not path.is_file():
-        raise ConfigError(f"calendar override file {path} does not exist; mend the path or drop it")
+        raise ConfigError(
+            f"calendar override file {path} does not exist; correct the path or remove it"
+        )
     try:
         text = read_texts(path)
     except SourceError as error:
         raise ConfigError(f"calendar override file: {error}") from error
-    absent = [name for name in ("trading_date", "open", "close") if name not in text]
-    if absent:
-        raise ConfigError(f"calendar override file {path} lacks the columns {absent}; add them")
+    missing = [name for name in ("trading_date", "open", "close") if name not in text]
+    if missing:
+        raise ConfigError(f"calendar override file {path} lacks the columns {missing}; add them")
     date = text["trading_date"]
-    _check_rows(path, date.isna() | date.duplicated(), "trading_date must be there and be unique")
-    _check_rows(path, text["open"].isna() != text["close"].isna(), "open and close go together")
+    _check_rows(path, date.isna() | date.duplicated(), "trading_date must be present and unique")
+    _check_rows(
+        path,
+        text["open"].isna() != text["close"].isna(),
+        "open and close must both be set or both be empty",
+    )
     return pd.DataFrame(
         {
-            "date": _parsed(path, date, lambda value: pd.Timestamp(value).normalize()).astype(
-                "M8[s]"
-            ),
-            "open": _parsed(path, text["open"], _aware),
-            "close": _parsed(path, text["close"], _aware),
+            "date": _parse(path, date, _parse_date).astype("M8[s]"),
+            "open": _parse(path, text["open"], _parse_zoned),
+            "close": _parse(path, text["close"], _parse_zoned),
         }
     )
 
@@ -248,7 +246,7 @@ def _check_rows(path: Path, bad: pd.Series, rule: str) -> None:
         raise ConfigError(f"calendar override file {path}: {rule}; see line {bad.argmax() + 2}")
 
 
-def _parsed(path: Path, text: pd.Series, parse: Callable[[str], pd.Timestamp]) -> pd.Series:
+def _parse(path: Path, text: pd.Series, parse: Callable[[str], pd.Timestamp]) -> pd.Series:
     stamps = []
     for line, value in enumerate(text, start=2):
         try:
@@ -256,27 +254,31 @@ def _parsed(path: Path, text: pd.Series, parse: Callable[[str], pd.Timestamp]) -
         except ValueError as error:
             raise ConfigError(
                 f"calendar override file {path}, line {line}: {text.name} is {value!r}; write a "
-                f"date or a stamp with its zone, like 2023-11-24T12:15:00-06:00 ({error})"
+                f"date, or a timestamp with its zone, such as 2023-11-24T12:15:00-06:00 ({error})"
             ) from error
     return pd.Series(pd.DatetimeIndex(stamps))
 
 
-def _aware(value: str) -> pd.Timestamp:
+def _parse_date(value: str) -> pd.Timestamp:
+    return pd.Timestamp(value).normalize()
+
+
+def _parse_zoned(value: str) -> pd.Timestamp:
     stamp = pd.Timestamp(value)
     if stamp.tz is None:
-        raise ValueError("the stamp has no zone")
+        raise ValueError("the timestamp has no time zone")
     return stamp.tz_convert("UTC")
 
 
 def chicago_ns(date: Dates, clock: str) -> Stamps:
-    """Turn a Chicago wall-clock time of some dates into UTC stamps.
+    """Convert a Chicago local time on given dates to UTC.
 
     Args:
-        date: dates, datetime64 at midnight, (sessions,).
+        date: datetime64 at midnight.
         clock: "HH:MM" in Chicago.
 
     Returns:
-        UTC nanoseconds since 1970, (sessions,).
+        UTC nanoseconds since 1970.
     """
     local = pd.DatetimeIndex(date) + pd.Timedelta(f"{clock}:00")
     return _ns(local.tz_localize("America/Chicago"))
@@ -288,7 +290,7 @@ def _ns(time: pd.DatetimeIndex | pd.Series) -> Int[np.ndarray, " stamps"]:
     return naive.to_numpy().astype("M8[ns]").view(np.int64)
 
 
-def _frozen(date: Dates, opened: Stamps, closed: Stamps) -> tuple[Dates, Stamps, Stamps]:
+def _read_only(date: Dates, opened: Stamps, closed: Stamps) -> tuple[Dates, Stamps, Stamps]:
     for array in (date, opened, closed):
-        array.setflags(write=False)  # the cache hands the same arrays to every calendar
+        array.setflags(write=False)  # the cache returns the same arrays to every calendar
     return date, opened, closed

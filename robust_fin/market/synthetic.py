@@ -1,14 +1,15 @@
-"""ES-like one-minute bars with a KNOWN answer, any number of rows, from a seed.
+"""Synthetic one-minute bars that resemble ES futures, with a known predictable part.
 
-A price moves by increments drawn in whole ticks, floor(x + u) with u uniform; rounding the level
-would plant reversal. Volatility is a daily profile times three AR(1) of 30 sessions, 300 and 12
-minutes; shocks are Student-t with jumps and scheduled news. All of it is symmetric, so without a
-signal no sign can be foretold. With one, the mean of the next increment is moved by
-strength * sqrt(sigma^2 + (2 bp)^2) * planted_forecast: that makes the forecast itself, free of
-scale, the best ranking of the next return, whether the minute is quiet or rough.
+Prices move by increments in whole ticks, floor(x + u) with u uniform; rounding the price level
+instead would create mean reversion. Volatility is a daily profile times three AR(1) processes with
+memories of 30 sessions, 300 and 12 minutes. Shocks are Student-t with jumps and scheduled news. All
+distributions are symmetric, so without a signal the sign of a return is unpredictable. A signal
+shifts the mean of the next increment by strength * sqrt(sigma^2 + (2 bp)^2) * planted_forecast.
+This makes the scale-free forecast the best ranking of the next return in quiet and in volatile
+minutes.
 
-At 1,073,305 rows, returns over one minute where not said otherwise, median (least .. most) of
-seeds 0 to 4 beside es_1m_12contracts.parquet:
+Statistics of one-minute returns unless stated otherwise, at 1,073,305 rows: median (min .. max) of
+seeds 0 to 4 beside es_1m_12contracts.parquet.
 
 | statistic | real | synthetic |
 |---|---|---|
@@ -58,10 +59,10 @@ from robust_fin.metrics import rank_ic
 
 TICK = 0.25  # index points
 MAX_SIGNAL = 0.3
-GAIN = 1.0  # strength that gives a rank IC of 1, extrapolated; measured at 500,000 rows
-GAIN_SPREAD = 0.1  # by how much it differs from seed to seed, relative
+GAIN = 1.0  # strength per unit of rank IC; measured at 500,000 rows
+GAIN_SPREAD = 0.1  # relative spread of the gain between seeds
 VIX_MEMORY, VIX_PREMIUM = 10.0, 1.2  # sessions; index over realised volatility
-USUAL_VARIANCE = 1.1e-4  # of a session's return
+MEAN_VARIANCE = 1.1e-4  # of a session's return
 
 STREAMS = (
     "slow",
@@ -84,14 +85,14 @@ __all__ = ["SyntheticMarket", "planted_forecast", "synthetic_market"]
 
 
 class SyntheticMarket(NamedTuple):
-    """Bars and the answer planted in them.
+    """Synthetic bars with their predictable part.
 
     Attributes:
         bars: time (UTC, start of the bar), open, high, low, close (index points), volume
             (contracts), contract, session ("RTH" or "ETH"), vix (points; the last daily close
             before the bar's trading date).
-        oracle: the planted forecast of the return from close[t] to close[t + 1], free of scale,
-            (rows,); 0 without a signal, NaN on the last bar of a contract.
+        oracle: scale-free forecast of the return from close[t] to close[t + 1]; 0 without a signal,
+            NaN on the last bar of a contract.
         oracle_rank_ic: Spearman correlation of oracle and realised return; NaN without a signal.
     """
 
@@ -110,28 +111,29 @@ def synthetic_market(
     tail_df: float = TAIL_DF,
     regime_sessions: float = REGIME_SESSIONS,
 ) -> SyntheticMarket:
-    """Make one-minute bars of a market whose predictable part is known.
+    """Generate one-minute bars of a market with a known predictable part.
 
-    A net can only be judged where the best possible score is known. Without a signal, more rows
-    from the same seed begin with the same bars; with one, its strength is measured on all rows.
+    This shows how close a net comes to the best possible score. Without a signal, a longer table
+    with the same seed starts with the same bars. With a signal this does not hold, because its
+    strength is calibrated on all rows.
 
     Args:
         rows: number of bars, at least 1.
-        seed: seed of every draw, at least 0.
-        signal: rank correlation of the planted forecast with the next return to aim at, 0 to 0.3;
-            0 is pure noise.
-        start: first trading date, "YYYY-MM-DD", or the next session's where it is none.
-        price: price before the first bar, index points.
-        tail_df: degrees of freedom of the Student-t shocks, above 2: 6 is like ES; with 2.5 the
-            excess kurtosis of a million returns is 616 to 9,480, by seed (0 to 7).
-        regime_sessions: memory of the slow part of volatility, in sessions, above 0: 30 is like ES,
-            and as long as many a test span.
+        seed: seed of all random draws, at least 0.
+        signal: target rank correlation of the planted forecast with the next return, 0 to 0.3; 0 is
+            pure noise.
+        start: first trading date, "YYYY-MM-DD"; the next session if it is not a trading date.
+        price: price before the first bar, in index points.
+        tail_df: degrees of freedom of the Student-t shocks, above 2. 6 resembles ES; with 2.5 the
+            excess kurtosis of a million returns is 616 to 9,480, depending on the seed (0 to 7).
+        regime_sessions: memory of the slow part of volatility, in sessions, above 0. 30 resembles
+            ES, and is as long as many test spans.
 
     Returns:
         The bars, the oracle's forecast and its measured rank correlation.
 
     Raises:
-        ConfigError: a setting lies outside its range, or the calendar ends before the last row.
+        ConfigError: a setting is out of range, or the calendar ends before the last row.
     """
     _check(
         rows,
@@ -153,22 +155,22 @@ def synthetic_market(
     kept = np.flatnonzero(minutes.keep)[:rows]
     grid, minutes = MinuteGrid(*(a[kept] for a in grid)), Minutes(*(a[kept] for a in minutes))
     codes, contract = contract_codes(grid.start)
-    begins = np.flatnonzero(np.diff(grid.session, prepend=-1) + np.diff(contract, prepend=-1))
+    starts = np.flatnonzero(np.diff(grid.session, prepend=-1) + np.diff(contract, prepend=-1))
     walk = functools.partial(
-        walk_prices, bar_draws(grid, minutes, random), contract, begins,
+        walk_prices, bar_draws(grid, minutes, random), contract, starts,
         first=round(price / TICK), steps=random["roll"].standard_normal(codes.size),
     )  # fmt: skip
     prices = _calibrated(walk, contract, signal=signal) if signal else walk(strength=0.0)
-    oracle = np.where(_follows(contract), prices.forecast, np.nan)
+    oracle = np.where(_has_next(contract), prices.forecast, np.nan)
     bars = _table(prices, grid, minutes, calendar, codes[contract], random["vix"])
     return SyntheticMarket(bars, oracle, _oracle_rank_ic(prices, contract) if signal else math.nan)
 
 
 def _calibrated(walk: Callable[..., Prices], contract: Ints, *, signal: float) -> Prices:
-    """Walk twice: with the usual strength, then with the one which the first walk asks for.
+    """Simulate twice: the second strength is corrected by the first measured rank correlation.
 
-    The measured rank correlation is trusted as far as the rows allow, against the spread of the
-    gain over seeds, so that a short table is not bent to fit its own noise.
+    The correction is shrunk by the sampling noise relative to the spread of the gain between seeds,
+    so that a short table is not fitted to its own noise.
     """
     measured = _oracle_rank_ic(walk(strength=GAIN * signal), contract)
     noise = 1.0 / (signal**2 * contract.size)
@@ -181,19 +183,25 @@ def _check(
     rows: int, *, seed: int, signal: float, price: float, tail_df: float, regime_sessions: float
 ) -> None:
     rules = (
-        (rows >= 1, f"rows is {rows}; take 1 or more"),
-        (seed >= 0, f"seed is {seed}; take 0 or more"),
-        (0 <= signal <= MAX_SIGNAL, f"signal is {signal}; take 0 to {MAX_SIGNAL}"),
-        (price >= 100 and math.isfinite(price), f"price is {price}; take 100 index points or more"),
-        (tail_df > 2 and math.isfinite(tail_df), f"tail_df is {tail_df}; take a number above 2"),
+        (rows >= 1, f"rows is {rows}; it must be >= 1"),
+        (seed >= 0, f"seed is {seed}; it must be >= 0"),
+        (0 <= signal <= MAX_SIGNAL, f"signal is {signal}; it must be in [0, {MAX_SIGNAL}]"),
+        (
+            price >= 100 and math.isfinite(price),
+            f"price is {price}; it must be >= 100 index points",
+        ),
+        (
+            tail_df > 2 and math.isfinite(tail_df),
+            f"tail_df is {tail_df}; it must be > 2 and finite",
+        ),
         (
             0 < regime_sessions < math.inf,
-            f"regime_sessions is {regime_sessions}; take a number above 0",
+            f"regime_sessions is {regime_sessions}; it must be > 0",
         ),
     )
-    for holds, words in rules:
+    for holds, message in rules:
         if not holds:
-            raise ConfigError(f"synthetic bars: source.synthetic.{words}")
+            raise ConfigError(f"synthetic bars: source.synthetic.{message}")
 
 
 def _table(
@@ -225,23 +233,23 @@ def _vix(
     session: Ints,
     random: np.random.Generator,
 ) -> Float[np.ndarray, " rows"]:
-    """Quote a volatility index of the sessions before each bar's own, in points."""
+    """Compute a volatility index from the sessions before each bar's session, in points."""
     change = np.diff(prices.close, prepend=prices.close[0]) / prices.close
     change[np.flatnonzero(contract[1:] != contract[:-1]) + 1] = 0.0
     day = session - session[0]
     variance = np.bincount(day, weights=change**2)
     fade = math.exp(-1.0 / VIX_MEMORY)
-    smooth, _ = lfilter([1.0 - fade], [1.0, -fade], variance, zi=[fade * USUAL_VARIANCE])
+    smooth, _ = lfilter([1.0 - fade], [1.0, -fade], variance, zi=[fade * MEAN_VARIANCE])
     noise = np.exp(0.03 * random.standard_normal(variance.size))
     index = VIX_PREMIUM * 100.0 * np.sqrt(252.0 * smooth) * noise
-    before = np.concatenate([[VIX_PREMIUM * 100.0 * math.sqrt(252.0 * USUAL_VARIANCE)], index[:-1]])
+    before = np.concatenate([[VIX_PREMIUM * 100.0 * math.sqrt(252.0 * MEAN_VARIANCE)], index[:-1]])
     return np.maximum(np.round(before, 2), 5.0)[day]
 
 
-def _follows(contract: Ints) -> Bool[np.ndarray, " rows"]:
+def _has_next(contract: Ints) -> Bool[np.ndarray, " rows"]:
     return np.append(contract[1:] == contract[:-1], False)
 
 
 def _oracle_rank_ic(prices: Prices, contract: Ints) -> float:
-    at = np.flatnonzero(_follows(contract))
+    at = np.flatnonzero(_has_next(contract))
     return rank_ic(prices.forecast[at], prices.close[at + 1] / prices.close[at] - 1.0)

@@ -1,4 +1,4 @@
-"""Trading minutes and price path of a synthetic market, in whole ticks."""
+"""Trading minutes and simulated price path of a synthetic market, in whole ticks."""
 
 import itertools
 import math
@@ -34,7 +34,7 @@ Ints = Int[np.ndarray, " rows"]
 
 
 class MinuteGrid(NamedTuple):
-    """The minutes in which the market is open.
+    """Minutes in which the market is open.
 
     Attributes:
         start: UTC nanoseconds since 1970.
@@ -48,13 +48,13 @@ class MinuteGrid(NamedTuple):
 
 
 class Minutes(NamedTuple):
-    """What a minute draws before any price is known.
+    """Random draws of each minute that do not depend on the price.
 
     Attributes:
         sigma: standard deviation of the return, fraction.
         shock: the return without its planted part, fraction.
         volume: contracts.
-        keep: whether anybody trades in the minute.
+        keep: True if there is trading in the minute.
     """
 
     sigma: Float[np.ndarray, " rows"]
@@ -64,32 +64,32 @@ class Minutes(NamedTuple):
 
 
 def minute_grid(calendar: TradingCalendar, *, start: str, rows: int) -> MinuteGrid:
-    """List the minutes of the sessions from a date on, somewhat more than `rows` of them.
+    """List the minutes of the sessions from a date on, slightly more than `rows`.
 
     Raises:
-        ConfigError: the start is no date, or the calendar ends before the last row.
+        ConfigError: `start` is not a date, or the calendar ends before the last row.
     """
     try:
         first = int(np.searchsorted(calendar.date, np.datetime64(start, "s")))
     except ValueError as error:
         raise ConfigError(
-            f"synthetic bars: source.synthetic.start is {start!r}; write a date, YYYY-MM-DD"
+            f"synthetic bars: source.synthetic.start is {start!r}; it must be a date, YYYY-MM-DD"
         ) from error
-    # 1.5 % of minutes may be absent; 30 more sessions cover short years and small counts
+    # up to 1.5 % of the minutes have no trades; 30 extra sessions cover small tables
     count = np.cumsum((calendar.close[first:] - calendar.open[first:]) // MINUTE_NS)
     last = first + int(np.searchsorted(count, rows * 1.015)) + 30
     if last > calendar.date.size:
         raise ConfigError(
-            f"synthetic bars: {rows} rows from {start} end after the calendar's last date "
-            f"{calendar.date[-1].astype('M8[D]')}; take fewer source.synthetic.rows or an earlier "
+            f"synthetic bars: {rows} rows from {start} extend beyond the calendar's last date "
+            f"{calendar.date[-1].astype('M8[D]')}; use fewer source.synthetic.rows or an earlier "
             "source.synthetic.start"
         )
     opened, closed = calendar.open[first:last], calendar.close[first:last]
     length = (closed - opened) // MINUTE_NS
     session = np.repeat(np.arange(first, last), length)
     offset = np.arange(session.size) - np.repeat(np.cumsum(length) - length, length)
-    begin = pd.DatetimeIndex(opened).tz_localize("UTC").tz_convert("America/Chicago")
-    clock = (np.repeat((begin.hour * 60 + begin.minute).to_numpy(), length) + offset) % 1440
+    local = pd.DatetimeIndex(opened).tz_localize("UTC").tz_convert("America/Chicago")
+    clock = (np.repeat((local.hour * 60 + local.minute).to_numpy(), length) + offset) % 1440
     return MinuteGrid(np.repeat(opened, length) + offset * MINUTE_NS, session, clock)
 
 
@@ -101,12 +101,12 @@ def draw_minutes(
     tail_df: float = TAIL_DF,
     regime_sessions: float = REGIME_SESSIONS,
 ) -> Minutes:
-    """Draw volatility, shock, volume and presence of every minute, each from its own stream.
+    """Draw volatility, shock, volume and presence of every minute, each from a separate generator.
 
     Args:
         grid: the minutes.
-        calendar: of the sessions.
-        random: a generator a stream.
+        calendar: calendar of the sessions.
+        random: generators by name.
         tail_df: degrees of freedom of the Student-t shocks, above 2.
         regime_sessions: memory of the slow part of volatility, in sessions, above 0.
     """
@@ -131,7 +131,7 @@ def draw_minutes(
 def _log_volatility(
     random: np.random.Generator, size: int, *, memory: float, spread: float
 ) -> Float[np.ndarray, " size"]:
-    """Draw a stationary AR(1), bounded, shifted so that the mean variance stays 1."""
+    """Draw a bounded stationary AR(1), shifted so that the mean variance is 1."""
     stay = math.exp(-1.0 / memory)
     noise = random.standard_normal(size) * math.sqrt(1.0 - stay**2)
     noise[0] /= math.sqrt(1.0 - stay**2)
@@ -140,7 +140,7 @@ def _log_volatility(
 
 
 def _profile(column: int) -> Float[np.ndarray, " minutes"]:
-    """Interpolate a column of DAY in logarithms, one entry a minute of the Chicago clock."""
+    """Interpolate a column of DAY in logarithms, one entry per minute of the Chicago day."""
     since = [(_minute(row[0]) - 1020) % 1440 for row in DAY]
     level = np.exp(np.interp(np.arange(1440), since, np.log([row[column] for row in DAY])))
     return np.roll(level, 1020)
@@ -153,10 +153,10 @@ def _minute(clock: str) -> int:
 def _tails(
     random: dict[str, np.random.Generator], size: int, *, df: float
 ) -> Float[np.ndarray, " size"]:
-    """Draw Student-t shocks of unit variance, with about one jump a day on top."""
+    """Draw Student-t shocks of unit variance, plus about one jump a day."""
     shock = random["shock"].standard_t(df, size) * math.sqrt((df - 2) / df)
     draw = random["jump"].random(size)
-    # the uniform that decides on a jump, stretched over its own interval, gives the size too
+    # the uniform that decides on a jump is rescaled to [0, 1) and also gives the size
     at = np.flatnonzero(draw < JUMP_SHARE)
     shock[at] += JUMP_SIZE * ndtri((draw[at] / JUMP_SHARE).clip(1e-9, 1 - 1e-9))
     return shock
@@ -165,7 +165,7 @@ def _tails(
 def _news(
     random: np.random.Generator, clock: Ints, day: Ints, sessions: int
 ) -> Float[np.ndarray, " minutes"]:
-    """Place the scheduled releases: rare, at fixed times, far larger than an ordinary minute."""
+    """Draw scheduled news: rare, at fixed times, far larger than ordinary shocks."""
     happens = random.random((sessions, len(NEWS)))
     shock = np.zeros(clock.size)
     for column, (time, share, deviation) in enumerate(NEWS):
@@ -177,7 +177,7 @@ def _news(
 
 
 def contract_codes(start: Ints) -> tuple[Shaped[np.ndarray, " codes"], Ints]:
-    """Give each minute its contract; the next one takes over on Monday of the expiry week."""
+    """Assign a contract to each minute; rolls are on the Monday of the expiry week."""
     span = start[[0, -1]].astype("M8[ns]").astype("M8[Y]").astype("M8[M]")
     month = np.arange(span[0] + 2, span[1] + 20, 3)
     friday = np.busday_offset(month.astype("M8[D]"), 2, roll="forward", weekmask="Fri")
@@ -188,15 +188,15 @@ def contract_codes(start: Ints) -> tuple[Shaped[np.ndarray, " codes"], Ints]:
 
 
 STEEPNESS = 2.0
-TURN = 6e-4  # range, as a fraction of the close, at which bounce turns into follow-through
-USUAL_SIGMA = 2e-4  # a minute's standard deviation at night, fraction
-FLOOR_TICKS = 40  # no price falls below; far from every path seen
-GAP = 1e-3  # standard deviation over an hour's break, fraction
-REACH = 0.3  # mean distance of a high above open and close, in the minute's deviations
+TURN = 6e-4  # range as a fraction of the close; reversal below, momentum above
+NIGHT_SIGMA = 2e-4  # a minute's standard deviation at night, fraction
+FLOOR_TICKS = 40  # lower bound of prices; not reached in practice
+GAP = 1e-3  # standard deviation over a break of an hour, fraction
+REACH = 0.3  # mean distance of the high above open and close, in standard deviations
 
 
 class Draws(NamedTuple):
-    """What a bar needs to walk on."""
+    """Random draws of each bar for the price path."""
 
     sigma: Float[np.ndarray, " rows"]
     shock: Float[np.ndarray, " rows"]
@@ -221,8 +221,8 @@ def planted_forecast(
 ) -> Float[np.ndarray, " rows"]:
     """Forecast the next return from two registered features of the bar.
 
-    Moves of quiet bars bounce, moves of wide bars run on: the sign turns with the range, so
-    neither feature alone, nor any line through both, says what there is to know.
+    Moves of narrow bars reverse and moves of wide bars continue: the sign depends on the range, so
+    neither feature alone nor a linear model of both captures the signal.
 
     Args:
         close_change_pct: close[t] / close[t - 1] - 1 within the contract, fraction; NaN on the
@@ -240,7 +240,7 @@ def planted_forecast(
 
 
 def bar_draws(grid: MinuteGrid, minutes: Minutes, random: dict[str, np.random.Generator]) -> Draws:
-    """Add the gaps over breaks, and draw what turns shocks into whole ticks and highs and lows."""
+    """Add gaps over breaks, and draw rounding, highs and lows."""
     rows = grid.start.size
     shock = minutes.shock.copy()
     opens = np.flatnonzero(np.diff(grid.session, prepend=grid.session[0] - 1))
@@ -256,28 +256,28 @@ def bar_draws(grid: MinuteGrid, minutes: Minutes, random: dict[str, np.random.Ge
 def walk_prices(
     draws: Draws,
     contract: Ints,
-    begins: Int[np.ndarray, " stretches"],
+    starts: Int[np.ndarray, " stretches"],
     *,
     strength: float,
     first: int,
     steps: Float[np.ndarray, " contracts"],
 ) -> Prices:
-    """Walk the price on, one session of one contract at a time.
+    """Simulate the price path, one session of one contract at a time.
 
-    The scale is the price before the stretch, so that within it nothing but the planted forecast
-    depends on what came before.
+    Increments scale with the price before the stretch, so that within it only the planted forecast
+    depends on earlier bars.
     """
     close = np.empty(contract.size, dtype=np.int64)
     before, above, below = (np.empty_like(close) for _ in range(3))
     forecast = np.zeros(contract.size)
     level, carried, step = first, 0.0, iter(steps.tolist())
-    for begin, end in itertools.pairwise([*begins.tolist(), contract.size]):
-        at = slice(begin, end)
-        rolled = begin > 0 and bool(contract[begin] != contract[begin - 1])
+    for start, end in itertools.pairwise([*starts.tolist(), contract.size]):
+        at = slice(start, end)
+        rolled = start > 0 and bool(contract[start] != contract[start - 1])
         if rolled:
             level, carried = _roll(level, first, next(step)), 0.0
         stretch = Draws(*(entry[at] for entry in draws))
-        fresh = rolled or begin == 0
+        fresh = rolled or start == 0
         walked = walk_stretch(stretch, level, carried, strength=strength, fresh=fresh)
         before[at], above[at], below[at], close[at], forecast[at] = walked
         level, carried = int(close[end - 1]), float(forecast[end - 1])
@@ -287,13 +287,13 @@ def walk_prices(
 def walk_stretch(
     draws: Draws, level: int, carried: float, *, strength: float, fresh: bool
 ) -> tuple[np.ndarray, ...]:
-    """Walk through one stretch; with a signal, repeat until no bar moves any more.
+    """Simulate a stretch; with a signal, iterate to the fixed point.
 
-    The forecast at a bar depends on bars up to it and moves the next one only, so each repetition
-    settles at least one more bar, and the fixed point is what a walk bar by bar would give.
+    The forecast at a bar depends on bars up to it and affects only the next bar. So each iteration
+    settles at least one more bar, and the fixed point equals a simulation bar by bar.
     """
     scale = draws.sigma * level
-    pull = np.hypot(draws.sigma, USUAL_SIGMA) * level
+    pull = np.hypot(draws.sigma, NIGHT_SIGMA) * level
     steady = draws.shock * level + draws.rounding
     reach = np.floor(draws.reach * scale[:, None] + draws.edge).astype(np.int64)
     forecast, close = np.zeros(scale.size), None
@@ -322,10 +322,10 @@ def _forecast(
 
 
 def _roll(level: int, first: int, draw: float) -> int:
-    """Step to the next contract's price.
+    """Return the next contract's price.
 
-    The step leans towards the starting price, so that thirty years of a martingale do not end at
-    a price of a few ticks; no return, feature or target sees it.
+    The step reverts to the starting price, so that thirty years of a martingale do not end at a
+    price of a few ticks. Returns, features and targets do not contain this step.
     """
     step = 0.008 - 0.01 * math.log(level / first) + 0.004 * draw
     return round(level * (1.0 + min(max(step, -0.0125), 0.0125)))

@@ -1,4 +1,4 @@
-"""Debugging runs that `debug=` chooses: overfit a batch, one step, anomalies, profile."""
+"""The checks of `debug=`: overfit one batch, one step, anomaly detection and profiling."""
 
 import math
 from dataclasses import dataclass
@@ -23,51 +23,54 @@ from robust_fin.training.assembly import make_forecaster
 from robust_fin.training.fitting import FitPlan, fit
 from robust_fin.training.module import Forecaster, Loss
 
+PROFILE_FOLDER = "profile"
+_SORTED_BY = "self_cpu_time_total"
+_NAN = "returned nan values"  # part of torch's message
+
 
 class CheckError(RobustFinError):
-    """A debugging run that found what it looks for."""
+    """A debug check failed."""
 
 
 class Check(Protocol):
-    """A look at a run, in place of the run: it leaves no metrics.json and no trial."""
+    """A debug check, run in place of a training; it writes no metrics.json and no trial."""
 
-    def look(self, config: DictConfig, data: BarDataModule, folder: Path) -> None:
-        """Do it, and say what was seen.
+    def run(self, config: DictConfig, data: BarDataModule, folder: Path) -> None:
+        """Run the check and print what it saw.
 
         Args:
-            config: as composed.
+            config: composed by Hydra.
             data: the first fold.
-            folder: of the run.
+            folder: the run folder.
 
         Raises:
-            CheckError: something is wrong with the net or its settings.
+            CheckError: the net or its settings are at fault.
         """
         ...
 
 
-def plainly(config: DictConfig) -> DictConfig:
-    """The same settings for Lightning's own loop and one net.
+def plain_config(config: DictConfig) -> DictConfig:
+    """Return the config with the plain engine.
 
     Raises:
-        ConfigError: several processes were asked for.
+        ConfigError: there are several ranks.
     """
     if world_size() > 1:
         raise ConfigError(
-            f"a debugging run is for one process, and there are {world_size()}; "
-            "leave trainer=ddp out"
+            f"debug checks run in one process, and there are {world_size()}; leave trainer=ddp out"
         )
-    found = config.copy()
-    OmegaConf.update(found, "engine.name", "plain")
-    return found
+    plain = config.copy()
+    OmegaConf.update(plain, "engine.name", "plain")
+    return plain
 
 
 @dataclass(frozen=True, slots=True)
 class OverfitBatch:
-    """Trains on one batch, without dropout and at the full learning rate, until it is learnt.
+    """Trains on one batch, without dropout and at the full learning rate, until it is learned.
 
     Attributes:
-        rows: of the batch, the first of the run; few enough for a small net.
-        share: of the loss of the best constant; below it the batch counts as learnt.
+        rows: rows of the batch, the first of the run; few enough for a small net.
+        share: share of the best constant's loss below which the batch counts as learned.
         max_steps: optimizer steps to try.
     """
 
@@ -75,35 +78,31 @@ class OverfitBatch:
     share: float
     max_steps: int
 
-    def look(self, config: DictConfig, data: BarDataModule, folder: Path) -> None:  # noqa: ARG002
-        """Train, and say whether the net could.
-
-        Raises:
-            CheckError: it could not.
-        """
+    def run(self, config: DictConfig, data: BarDataModule, folder: Path) -> None:  # noqa: ARG002
+        """Train, and raise CheckError if the net cannot learn the batch."""
         L.seed_everything(config.seed, verbose=False)
-        module = make_forecaster(fit_settings(plainly(config)), data)
+        module = make_forecaster(fit_settings(plain_config(config)), data)
         batch = first_batch(data, rows=self.rows)
         trivial = constant_loss(module.loss, batch.target)
         loss, steps = self._train(module, batch, config.trainer.gradient_clip_val, trivial)
-        said = (
+        outcome = (
             f"after {steps:,} steps on one batch of {len(batch.target)} rows the loss is "
             f"{loss:.3g}, {loss / trivial:.1%} of the best constant's {trivial:.3g}"
         )
         if not loss <= self.share * trivial:
             raise CheckError(
-                f"the net cannot learn one batch by heart: {said}. Try another optimizer.lr, a "
+                f"the net cannot learn one batch by heart: {outcome}. Try another optimizer.lr, a "
                 "wider model.hidden, link=identity, or trainer.gradient_clip_val=null"
             )
-        show(f"The net can learn one batch by heart: {said}.", level=RESULT)
+        show(f"The net can learn one batch by heart: {outcome}.", level=RESULT)
 
     def _train(
         self, module: Forecaster, batch: Batch, clip: float | None, trivial: float
     ) -> tuple[float, int]:
-        """The last loss, and the steps until then."""
+        """Return the last loss, and the number of steps before it."""
         optimizer = module.configure_optimizers()["optimizer"]
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"]  # which the schedule has begun to warm up
+            group["lr"] = group["initial_lr"]  # undoes the warmup of the schedule
         module.net.eval()  # dropout would keep the loss up
         loss = math.inf
         with progress_bar("one batch", total=self.max_steps) as advance:
@@ -122,10 +121,10 @@ class OverfitBatch:
 
 
 def first_batch(data: BarDataModule, *, rows: int) -> Batch:
-    """The first batch of a run, or its first rows.
+    """Return the first rows of the first training batch.
 
     Raises:
-        ConfigError: fewer than two are asked for.
+        ConfigError: fewer than two rows are asked for.
     """
     if rows < 2:
         raise ConfigError(f"debug.check.rows={rows} must be at least 2: one row is a constant")
@@ -136,85 +135,78 @@ def first_batch(data: BarDataModule, *, rows: int) -> Batch:
 
 
 def constant_loss(loss: Loss, target: Tensor) -> float:
-    """The loss of the best constant: the median, or the mean if better.
+    """Return the loss of the median or of the mean, whichever is lower.
 
     Raises:
-        ConfigError: the batch has one value alone.
+        ConfigError: all targets are equal.
     """
-    found = [float(loss(one.expand_as(target), target)) for one in (target.median(), target.mean())]
-    if min(found) == 0:
+    constants = (target.median(), target.mean())
+    lowest = min(float(loss(constant.expand_as(target), target)) for constant in constants)
+    if lowest == 0:
         raise ConfigError("the rows of the batch have one target; take more with debug.check.rows=")
-    return min(found)
+    return lowest
 
 
 @dataclass(frozen=True, slots=True)
 class OneStepCheck:
-    """Takes one step, and prints what had which shape and size.
+    """Takes one optimizer step, and prints the shape and norm of every tensor.
 
-    Of test it shows the forecasts alone: whoever debugs is not to see its score.
+    It shows only the forecasts of the test span, never their score.
     """
 
-    def look(self, config: DictConfig, data: BarDataModule, folder: Path) -> None:  # noqa: ARG002
-        """Step, validate, score.
-
-        Raises:
-            CheckError: something is not finite.
-        """
+    def run(self, config: DictConfig, data: BarDataModule, folder: Path) -> None:  # noqa: ARG002
+        """Take a step, validate and score; raise CheckError at a non-finite value."""
         L.seed_everything(config.seed, verbose=False)
-        module = make_forecaster(fit_settings(plainly(config)), data)
+        module = make_forecaster(fit_settings(plain_config(config)), data)
         batch = first_batch(data, rows=config.batch_size)
         table = Table(title="one step", title_justify="left")
         for name in ("", "shape", "norm"):
             table.add_column(name, justify="right" if name else "left")
-        _row(table, "train: features", batch.x)
-        _row(table, "train: target", batch.target)
+        _add_row(table, "train: features", batch.x)
+        _add_row(table, "train: target", batch.target)
         forecast = module(batch.x)
-        _row(table, "train: forecast", forecast)
+        _add_row(table, "train: forecast", forecast)
         loss = module.loss(forecast, batch.target)
-        _row(table, "train: loss", loss)
+        _add_row(table, "train: loss", loss)
         loss.backward()
-        _step(module, table)
-        _val(module, data.val_tensors(), table, rows=config.score_batch_size)
+        _add_step(module, table)
+        _add_val(module, data.val_tensors(), table, rows=config.score_batch_size)
         nets = Nets(module.net.eval(), module.link, data.to_rank)
-        blocks = list(nets.scores(data.x("test")[:SCORE_BLOCK]))
-        _row(table, "test: forecast, in ranks", torch.from_numpy(blocks[0][0]))
+        block = next(iter(nets.scores(data.x("test")[:SCORE_BLOCK])))
+        _add_row(table, "test: forecast, in ranks", torch.from_numpy(block[0]))
         show(table)
 
 
-def _step(module: Forecaster, table: Table) -> None:
-    """Gradient and update of every parameter."""
+def _add_step(module: Forecaster, table: Table) -> None:
+    """Add the weight, gradient and update of every parameter."""
     optimizer = module.configure_optimizers()["optimizer"]
-    named = dict(module.net.named_parameters())
-    before = {name: one.detach().clone() for name, one in named.items()}
+    parameters = dict(module.net.named_parameters())
+    before = {name: weight.detach().clone() for name, weight in parameters.items()}
     optimizer.step()
-    for name, one in named.items():
-        _row(table, f"{name}: weight", before[name])
-        if one.grad is None:
+    for name, weight in parameters.items():
+        _add_row(table, f"{name}: weight", before[name])
+        if weight.grad is None:
             raise CheckError(f"{name} has no gradient: nothing in the forecast depends on it")
-        _row(table, f"{name}: gradient", one.grad)
-        _row(table, f"{name}: update", one.detach() - before[name])
+        _add_row(table, f"{name}: gradient", weight.grad)
+        _add_row(table, f"{name}: update", weight.detach() - before[name])
 
 
-def _val(module: Forecaster, val: ScoredBatch, table: Table, *, rows: int) -> None:
-    """A block of the val span, where there is one."""
-    part = ScoredBatch(*(one[:rows] for one in val))
+def _add_val(module: Forecaster, val: ScoredBatch, table: Table, *, rows: int) -> None:
+    """Add the metrics of the first val rows, if there is a val span."""
+    part = ScoredBatch(*(tensor[:rows] for tensor in val))
     if not len(part.target):
         return
     with torch.no_grad():
         forecast = module(part.x)
-    _row(table, "val: forecast", forecast)
+    _add_row(table, "val: forecast", forecast)
     module.val.update(forecast, part.target, part.outcome)
     for name, value in module.val.compute().items():
         table.add_row(f"val: {name}", "one block", f"{float(value):.6g}")
     module.val.reset()
 
 
-def _row(table: Table, name: str, value: Tensor) -> None:
-    """Shape and Euclidean norm.
-
-    Raises:
-        CheckError: a number is none.
-    """
+def _add_row(table: Table, name: str, value: Tensor) -> None:
+    """Add the shape and Euclidean norm of a tensor; raise CheckError if it is not finite."""
     if not torch.isfinite(value).all():
         bad = int((~torch.isfinite(value)).sum())
         raise CheckError(f"{name}: {bad} of {value.numel()} values are not finite")
@@ -222,31 +214,28 @@ def _row(table: Table, name: str, value: Tensor) -> None:
     table.add_row(name, shape, f"{float(value.detach().norm()):.6g}")
 
 
-_NAN = "returned nan values"  # of torch's own message
-
-
 @dataclass(frozen=True, slots=True)
 class Anomaly:
-    """Trains as the config says, every backward pass watched; some times slower.
+    """Trains with torch's anomaly detection, which is several times slower.
 
     Attributes:
-        max_steps: optimizer steps; None takes as many as the config says.
+        max_steps: optimizer steps; None for as many as the config says.
     """
 
     max_steps: int | None
 
-    def look(self, config: DictConfig, data: BarDataModule, folder: Path) -> None:
+    def run(self, config: DictConfig, data: BarDataModule, folder: Path) -> None:
         """Train.
 
         Raises:
-            NonFiniteError: a backward pass made NaN; the warning before it has the line that the
-                operation was called from.
+            NonFiniteError: a backward pass made NaN; the warning before it names the line that
+                called the operation.
         """
-        watched = plainly(config)
+        watched = plain_config(config)
         OmegaConf.update(watched, "trainer.detect_anomaly", True)
         plan = FitPlan(folder, stage="", max_steps=self.max_steps, resume=False)
         try:
-            done = fit(fit_settings(watched), data, plan)
+            fitted = fit(fit_settings(watched), data, plan)
         except RuntimeError as error:
             if _NAN not in str(error):
                 raise
@@ -255,52 +244,49 @@ class Anomaly:
                 "belongs to"
             ) from error
         show(
-            f"No backward pass made NaN in {done.summary.steps:,} steps; the largest gradient norm "
-            f"was {done.summary.gradient_norm_max:.4g}.",
+            f"No backward pass made NaN in {fitted.summary.steps:,} steps; the largest gradient "
+            f"norm was {fitted.summary.gradient_norm_max:.4g}.",
             level=RESULT,
         )
 
 
-FOLDER = "profile"
-_SORTED_BY = "self_cpu_time_total"
-
-
 @dataclass(frozen=True, slots=True)
 class ProfileCheck:
-    """Trains some steps with Lightning's own loop, under two profilers.
+    """Trains some steps of the plain engine under two profilers.
 
-    profile/hooks.txt has Lightning's hooks, profile/operations.txt torch's operations, and
-    profile/trace.json every one of them in time, for chrome://tracing or Perfetto.
+    profile/hooks.txt times Lightning's hooks and profile/operations.txt torch's operations;
+    profile/trace.json is a timeline for chrome://tracing or Perfetto.
 
     Attributes:
         max_steps: optimizer steps.
-        lines: of the table to print.
+        lines: lines of the table to print.
     """
 
     max_steps: int
     lines: int
 
-    def look(self, config: DictConfig, data: BarDataModule, folder: Path) -> None:
-        """Train, write the tables and the trace, and print the first lines."""
-        place = folder / FOLDER
-        place.mkdir(exist_ok=True)
-        watched = plainly(config)
+    def run(self, config: DictConfig, data: BarDataModule, folder: Path) -> None:
+        """Train, write the tables and the timeline, and print the first lines."""
+        out = folder / PROFILE_FOLDER
+        out.mkdir(exist_ok=True)
+        watched = plain_config(config)
         hooks = {
             "_target_": "lightning.pytorch.profilers.SimpleProfiler",
-            "dirpath": str(place),
+            "dirpath": str(out),
             "filename": "hooks",
         }
         OmegaConf.update(watched, "trainer.profiler", hooks, force_add=True)
         plan = FitPlan(folder, stage="", max_steps=self.max_steps, resume=False)
-        with profile() as seen:
-            done = fit(fit_settings(watched), data, plan)
-        (place / "fit-hooks.txt").replace(place / "hooks.txt")
-        operations = seen.key_averages()
-        whole = operations.table(sort_by=_SORTED_BY, row_limit=-1)
-        (place / "operations.txt").write_text(whole, encoding="utf-8")
-        seen.export_chrome_trace(str(place / "trace.json"))
+        settings = fit_settings(watched)
+        with profile() as profiler:
+            fitted = fit(settings, data, plan)
+        (out / "fit-hooks.txt").replace(out / "hooks.txt")
+        operations = profiler.key_averages()
+        every = operations.table(sort_by=_SORTED_BY, row_limit=-1)
+        (out / "operations.txt").write_text(every, encoding="utf-8")
+        profiler.export_chrome_trace(str(out / "trace.json"))
         show(operations.table(sort_by=_SORTED_BY, row_limit=self.lines, max_name_column_width=40))
         show(
-            f"{done.summary.steps:,} steps, {done.summary.steps_per_second:,.0f} a second under "
-            f"profilers: {place / 'operations.txt'}, hooks.txt, trace.json"
+            f"{fitted.summary.steps:,} steps, {fitted.summary.steps_per_second:,.0f} per second "
+            f"under profilers: {out / 'operations.txt'}, hooks.txt, trace.json"
         )

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.errors import ConfigError, RobustFinError
 from robust_fin.runs.schema import USER_ERRORS, apply_schema, format_error
+from robust_fin.runs.settings import plain_values
 from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.devices import check_trainer
 from robust_fin.runtime.launcher import (
@@ -44,13 +45,10 @@ FAILURE = "failure.json"
 
 
 @contextlib.contextmanager
-def reason_kept(run: Path) -> Iterator[None]:
-    """Write an error that a user can fix into the run folder, on its way to the command line.
+def record_failure(run: Path) -> Iterator[None]:
+    """Write an error that a user can fix to failure.json in the run folder, and re-raise it.
 
-    A sweep prints the first error of its jobs alone. The file of an earlier attempt is removed.
-
-    Args:
-        run: the run folder.
+    A sweep prints only the first error of its jobs. The file of an earlier attempt is removed.
     """
     path = run / FAILURE
     if is_first():
@@ -59,39 +57,36 @@ def reason_kept(run: Path) -> Iterator[None]:
         yield
     except RobustFinError as error:
         if is_first():
-            _keep(run, error)
+            _write_failure(run, error)
         raise
 
 
 @contextlib.contextmanager
-def loss_kept(run: Path) -> Iterator[None]:
-    """The same around the processes of a run: one that is lost cannot write its reason itself."""
+def record_lost_rank(run: Path) -> Iterator[None]:
+    """Write failure.json on behalf of a rank that died before it could write its own."""
     (run / FAILURE).unlink(missing_ok=True)
     try:
         yield
     except RobustFinError as error:
-        if not (run / FAILURE).exists():  # what a process said itself says more
-            _keep(run, error)
+        if not (run / FAILURE).exists():  # the rank's own message says more
+            _write_failure(run, error)
         raise
 
 
-def _keep(run: Path, error: RobustFinError) -> None:
+def _write_failure(run: Path, error: RobustFinError) -> None:
     if run.is_dir():
-        said = {"error": type(error).__name__, "message": str(error)}
-        write_atomic(run / FAILURE, (json.dumps(said, indent=2) + "\n").encode())
-
-
-Work = Callable[["Job"], object]
+        content = {"error": type(error).__name__, "message": str(error)}
+        write_atomic(run / FAILURE, (json.dumps(content, indent=2) + "\n").encode())
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every process of a run does.
+    """One training, as every rank of it is told.
 
     Attributes:
-        config: as composed, or read from the bundle of the run that is resumed.
+        config: composed by Hydra, or read from the bundle of the run that is resumed.
         run: the run folder.
-        resume: go on from the checkpoints in it.
+        resume: continue from the checkpoints in the run folder.
     """
 
     config: DictConfig
@@ -99,39 +94,45 @@ class Job:
     resume: bool
 
 
-def start(job: Job, work: Work, *, module: str, logging: Mapping[str, Any] | None = None) -> None:
-    """Do the work here, or start the processes that do it and wait for them.
+Work = Callable[[Job], object]
+
+
+def start_job(
+    job: Job, work: Work, *, module: str, logging: Mapping[str, Any] | None = None
+) -> None:
+    """Do the work in this process, or start ranks that do it and wait for them.
 
     Args:
-        job: what to do.
-        work: how.
-        module: whose `main` does the same in a process with the word launched=FOLDER.
-        logging: settings of the run's log file; None takes Hydra's where it has a part in the run.
+        job: the training.
+        work: called with the job, once per rank.
+        module: the module whose `main` does the same work in a rank started with launched=FOLDER.
+        logging: settings of the run's log file; None for those of Hydra, if it started the run.
 
     Raises:
-        ConfigError: trainer, hardware, machine and environment do not fit together.
-        RankError: one of the processes was lost, or failed with a message.
+        ConfigError: trainer, hardware, machine and environment variables contradict each other.
+        RankError: a rank died, or failed with a message.
     """
     config = job.config
     if _is_sweep():
-        refuse_outside_ranks(os.environ)
+        check_not_in_rank(os.environ)
     plan = plan_launch(config.trainer, instantiate(config.hardware), os.environ)
     if plan.processes == 0:
-        _take_part(job, work, plan.info)
+        _run_as_rank(job, work, plan.info)
         return
-    task = task_of(job, logging=logging or _logging(job.run))
-    with loss_kept(job.run):
+    task = job_task(job, logging=logging or _log_settings(job.run))
+    with record_lost_rank(job.run):
         launch(
             module,
             task,
             processes=plan.processes,
             environment=plan.environment,
-            advice=f"python -m robust_fin.train resume={job.run} goes on from the last checkpoint",
+            advice=f"python -m robust_fin.train resume={job.run} continues from the last "
+            "checkpoint",
         )
 
 
-def task_of(job: Job, *, logging: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a process is told of a job: its settings to the last digit, where, and how to log."""
+def job_task(job: Job, *, logging: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a job as plain values, for the process that is started to do it."""
     return {
         "config": OmegaConf.to_yaml(job.config, resolve=True),
         "run": str(job.run),
@@ -140,85 +141,69 @@ def task_of(job: Job, *, logging: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def refuse_outside_ranks(environ: Mapping[str, str]) -> None:
-    """Refuse a sweep in each of the processes that torchrun or srun started.
-
-    Raises:
-        ConfigError: there are several of them.
-    """
+def check_not_in_rank(environ: Mapping[str, str]) -> None:
+    """Raise ConfigError if torchrun or srun started several processes, each with this sweep."""
     if external_rank_info(environ) is not None:
         raise ConfigError(
-            "a sweep cannot be run under torchrun or srun: every process would go through all jobs "
-            "by itself. Start it alone; each job then starts its own processes on this machine"
+            "a sweep cannot be run under torchrun or srun: every process would run all jobs. "
+            "Start it without them; each job then starts its own ranks on this machine"
         )
 
 
-def is_launched(words: Sequence[str]) -> bool:
-    """Whether a command line is that of a rank that `start` has started."""
+def is_launched_rank(words: Sequence[str]) -> bool:
+    """Return True for the command line of a rank that `start_job` started."""
     return any(word.startswith(f"{LAUNCHED}=") for word in words)
 
 
 def run_rank(words: Sequence[str], work: Work) -> int:
-    """What a started process does; returns its exit code.
+    """Do the work of a started process and return its exit code.
 
-    One that was started for a whole job (its task names a `module`) starts the job's ranks itself.
+    A process that was started for a whole job (its task names a `module`) starts the job's ranks.
     """
-    (folder,) = (Path(one.partition("=")[2]) for one in words if one.startswith(f"{LAUNCHED}="))
+    (folder,) = (Path(word.partition("=")[2]) for word in words if word.startswith(f"{LAUNCHED}="))
     exit_with_parent(folder)
     task = read_task(folder)
     module = task.get("module")
     if module is not None:
         for name in rank_environment(0, 1):
-            os.environ.pop(name, None)  # whoever set it, it is not of this job
-    place = launched_rank_info(folder, os.environ) or external_rank_info(os.environ)
-    if task["logging"] and (place is None or place.rank == 0):
+            os.environ.pop(name, None)  # set by the starter, not for this job
+    rank_info = launched_rank_info(folder, os.environ) or external_rank_info(os.environ)
+    rank = 0 if rank_info is None else rank_info.rank
+    if task["logging"] and rank == 0:
         configure_log(OmegaConf.create(task["logging"]))
     config = OmegaConf.create(task["config"])
     assert isinstance(config, DictConfig)
     job = Job(apply_schema(config), Path(task["run"]), task["resume"])
     if module is not None:
-        part = partial(start, job, work, module=module, logging=task["logging"])
+        part = partial(start_job, job, work, module=module, logging=task["logging"])
     else:
-        part = partial(_take_part, job, work, place)
-    return run_and_record_exit(
-        folder,
-        0 if place is None else place.rank,
-        part,
-        errors=USER_ERRORS,
-        readable=format_error,
-    )
+        part = partial(_run_as_rank, job, work, rank_info)
+    return run_and_record_exit(folder, rank, part, errors=USER_ERRORS, readable=format_error)
 
 
-def words_of_rank(environ: Mapping[str, str]) -> list[str]:
-    """Overrides that keep Hydra from writing in all but the first process of torchrun or srun."""
+def rank_overrides(environ: Mapping[str, str]) -> list[str]:
+    """Return overrides that stop Hydra from writing in all ranks but rank 0 of torchrun or srun."""
     if external_rank(environ) == 0:
         return []
     return ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=disabled"]
 
 
-def _take_part(job: Job, work: Work, place: RankInfo | None) -> None:
-    if place is None:
+def _run_as_rank(job: Job, work: Work, rank_info: RankInfo | None) -> None:
+    """Do the work in this process, as one of several ranks unless `rank_info` is None."""
+    if rank_info is None:
         work(job)
         return
-    _require_world(job.config, place)
-    # Lightning would set torch's threads itself
+    trainer = job.config.trainer
+    devices = check_trainer(trainer, instantiate(job.config.hardware))
+    rank_info.check_world(devices=devices, nodes=int(trainer.num_nodes))
+    # otherwise Lightning sets torch's number of threads
     os.environ.setdefault("OMP_NUM_THREADS", str(job.config.threads))
-    with process_group(place, accelerator=job.config.trainer.accelerator):
-        work(_agreed(job))
+    with process_group(rank_info, accelerator=trainer.accelerator):
+        work(_agree_on_job(job))
 
 
-def _require_world(config: DictConfig, place: RankInfo) -> None:
-    """Refuse to train with another number of processes than the settings ask for.
-
-    Raises:
-        ConfigError: says both numbers.
-    """
-    devices = check_trainer(config.trainer, instantiate(config.hardware))
-    place.check_world(devices=devices, nodes=int(config.trainer.num_nodes))
-
-
-def _agreed(job: Job) -> Job:
-    """The same job in every process: rank 0's folder, and settings that are equal."""
+def _agree_on_job(job: Job) -> Job:
+    """Check that all ranks have the same settings, and return the job in rank 0's run folder."""
     settings = OmegaConf.to_yaml(job.config, resolve=True)
     digest = hashlib.sha256(settings.encode()).hexdigest()[:16]
     require_equal_on_ranks(digest, what="the hashes of the settings")
@@ -229,17 +214,15 @@ def _agreed(job: Job) -> Job:
             f"rank {', '.join(map(str, blind))} cannot see the run folder {run}, which rank 0 has "
             "made. Put it on a disk that all machines share, with hydra.run.dir=FOLDER"
         )
-    return Job(job.config, run, job.resume)
+    return replace(job, run=run)
 
 
 def _is_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
 
 
-def _logging(run: Path) -> dict[str, Any] | None:
-    """Hydra's settings of the run's log file; None on resume, which Hydra has no part in."""
+def _log_settings(run: Path) -> dict[str, Any] | None:
+    """Return Hydra's settings of the run's log file; None on resume, which Hydra does not start."""
     if not HydraConfig.initialized() or HydraConfig.get().runtime.output_dir != str(run):
         return None
-    found = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
+    return plain_values(HydraConfig.get().job_logging)

@@ -1,4 +1,4 @@
-"""What a finished run leaves behind: predictions, figures of members and folds, metrics.json."""
+"""Results that a training writes into its run folder, metrics.json last."""
 
 import math
 import operator
@@ -27,8 +27,7 @@ from robust_fin.evaluation.significance import Judgement, judge, judgement_metri
 from robust_fin.evaluation.tensorboard.dashboard import FOLDER, read_curves, show_results
 from robust_fin.metrics import Yardstick, excess_kurtosis
 from robust_fin.runtime.atomic_files import null_for_nan, write_json
-from robust_fin.training.baselines import BASELINE_NAMES, Baselines, trivial_objective
-from robust_fin.training.baselines import TRIVIAL_TAG as TRIVIAL
+from robust_fin.training.baselines import BASELINE_NAMES, TRIVIAL_TAG, Baselines, trivial_objective
 from robust_fin.training.fitting import Fit
 from robust_fin.training.module import parameter_count
 from robust_fin.training.settings import FitSettings
@@ -40,13 +39,13 @@ VAL_LOSSES = "val_losses.parquet"
 
 @dataclass(frozen=True, slots=True)
 class FoldRun:
-    """One fold's way through a run.
+    """One fold and its fits.
 
     Attributes:
-        chosen: the fold that choices were made on.
-        chosen_fit: the nets with the weights that val preferred.
-        data: the fold that test is scored with; with a refit, val is part of its train.
-        fit: the nets that test is scored with.
+        chosen: data of the fit on train, by which everything is chosen.
+        chosen_fit: that fit, with the best weights on val.
+        data: data of the final fit; after a refit its train includes val.
+        fit: the final fit, by which test is scored.
     """
 
     chosen: BarDataModule
@@ -57,7 +56,7 @@ class FoldRun:
 
 @dataclass(frozen=True, slots=True)
 class FoldScores:
-    """Forecasts of one fold's spans; val is None where there is none."""
+    """Forecasts of one fold; those of val are None without a val span."""
 
     val: SpanForecast | None
     val_yardstick: Yardstick | None
@@ -66,19 +65,20 @@ class FoldScores:
 
 
 def score_fold(fold: FoldRun, *, keep: int) -> FoldScores:
-    """Score val with what was chosen there, and test once, with the final weights."""
+    """Score val with the chosen weights, and test once with the final weights."""
     val = val_yardstick = daily = None
     if fold.chosen.has_val():
-        val_yardstick, daily = yardstick_of(fold.chosen, "val"), daily_losses_of(fold.chosen, "val")
+        val_yardstick = span_yardstick(fold.chosen, "val")
+        daily = span_daily_losses(fold.chosen, "val")
         nets, x = fold.chosen_fit.nets, fold.chosen.x("val")
         val = SpanForecast.score(nets, x, val_yardstick, keep=0, daily=daily)
-    test = yardstick_of(fold.data, "test")
+    test = span_yardstick(fold.data, "test")
     scored = SpanForecast.score(fold.fit.nets, fold.data.x("test"), test, keep=keep)
     return FoldScores(val, val_yardstick, daily, scored)
 
 
-def yardstick_of(data: BarDataModule, span: str) -> Yardstick:
-    """What forecasts of a span are held against."""
+def span_yardstick(data: BarDataModule, span: str) -> Yardstick:
+    """Return the yardstick of a span: targets, outcomes and the training constants."""
     target = data.fitted.target
     return Yardstick(
         data.target(span),
@@ -88,16 +88,16 @@ def yardstick_of(data: BarDataModule, span: str) -> Yardstick:
     )
 
 
-def daily_losses_of(data: BarDataModule, span: str) -> DailyLosses:
-    """The same by trading date."""
+def span_daily_losses(data: BarDataModule, span: str) -> DailyLosses:
+    """Return the losses of a span by trading date, for any score."""
     dates = data.market.examples.trading_date[data.fitted.span(span)]
     return DailyLosses(data.target(span), dates, train_median=data.fitted.target.median)
 
 
 def val_losses(folds: Sequence[FoldRun], scores: Sequence[FoldScores]) -> pd.DataFrame | None:
-    """What choices were made by, a trading date at a time; None where no fold has val.
+    """Return the val losses by trading date; None if no fold has a val span.
 
-    Of a population the mean forecast comes first, then every member that was not frozen.
+    For a population, the mean forecast comes first, then every member that was not frozen.
     """
     parts = []
     for number, (fold, one) in enumerate(zip(folds, scores, strict=True)):
@@ -114,15 +114,15 @@ def val_losses(folds: Sequence[FoldRun], scores: Sequence[FoldScores]) -> pd.Dat
 def test_predictions(
     folds: Sequence[FoldRun], scores: Sequence[FoldScores], *, baselines: Baselines
 ) -> pd.DataFrame:
-    """The predictions table: the nets and every baseline, on the same rows, fold by fold."""
+    """Return the predictions table: the net and every baseline on the same rows, by fold."""
     parts = []
     for number, (fold, scored) in enumerate(zip(folds, scores, strict=True)):
         examples, target = fold.data.market.examples, fold.data.fitted.target
         rows = fold.data.fitted.span("test")
-        found = {"net": scored.test.forecast}
+        forecasts = {"net": scored.test.forecast}
         for name, score in baselines.forecasts(fold.data).items():
-            found[name] = Forecast.single(score)
-        parts.append(predictions_table(examples, rows, found, target=target, fold=number))
+            forecasts[name] = Forecast.single(score)
+        parts.append(predictions_table(examples, rows, forecasts, target=target, fold=number))
     return parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
 
 
@@ -134,14 +134,14 @@ def write_results(
     *,
     fits: Sequence[Fit],
 ) -> tuple[dict[str, Any], Judgement]:
-    """Score test once, and write the run folder's results, metrics.json last.
+    """Score test once and write every result into the run folder, metrics.json last.
 
     Args:
-        config: as composed.
-        settings: of its fits.
+        config: composed by Hydra.
+        settings: settings of the fits.
         run: the run folder.
-        folds: of the run.
-        fits: one of each stage, for steps and seconds.
+        folds: every fold with its fits.
+        fits: one fit of each stage, for the numbers of steps and seconds.
     """
     scores = [score_fold(fold, keep=config.predictions.members) for fold in folds]
     last = folds[-1]
@@ -154,20 +154,20 @@ def write_results(
     )
     predictions = test_predictions(folds, scores, baselines=instantiate(config.baselines))
     predictions.to_parquet(run / PREDICTIONS, index=False)
-    chosen_by = val_losses(folds, scores)
-    if chosen_by is not None:
-        chosen_by.to_parquet(run / VAL_LOSSES, index=False)
+    losses = val_losses(folds, scores)
+    if losses is not None:
+        losses.to_parquet(run / VAL_LOSSES, index=False)
     write_json(run / ROWS, row_ledgers(folds))
     if last.fit.members:
         write_members(run, folds, scores)
-    tested = judge(predictions, instrument=instantiate(config.instrument))
-    metrics = run_metrics(settings, folds, fits) | judgement_metrics(tested)
-    metrics |= span_figures(folds, scores, predictions)
-    metrics |= member_figures(scores) if last.fit.members else {}
+    judgement = judge(predictions, instrument=instantiate(config.instrument))
+    metrics = run_metrics(settings, folds, fits) | judgement_metrics(judgement)
+    metrics |= span_metrics(folds, scores, predictions)
+    metrics |= member_metrics(scores) if last.fit.members else {}
     metrics = null_for_nan(metrics)
-    publish(run, predictions, tested, metrics=metrics, pictures=config.report.pictures)
+    publish(run, predictions, judgement, metrics=metrics, pictures=config.report.pictures)
     write_json(run / METRICS, metrics)
-    return metrics, tested
+    return metrics, judgement
 
 
 def publish(
@@ -207,8 +207,8 @@ def publish(
 
 
 def row_ledgers(folds: Sequence[FoldRun]) -> dict[str, Any]:
-    """Where every input row went; of each fold where there are several."""
-    ledgers = [fold.chosen.ledger().as_dict() for fold in folds]
+    """Return the row ledger, or one per fold if there are several."""
+    ledgers = [fold.chosen.row_ledger().as_dict() for fold in folds]
     if len(ledgers) == 1:
         return ledgers[0]
     return {f"fold_{number}": one for number, one in enumerate(ledgers)}
@@ -217,8 +217,8 @@ def row_ledgers(folds: Sequence[FoldRun]) -> dict[str, Any]:
 def run_metrics(
     settings: FitSettings, folds: Sequence[FoldRun], fits: Sequence[Fit]
 ) -> dict[str, Any]:
-    """Sizes, steps and seconds of the whole run."""
-    ledgers = [fold.chosen.ledger() for fold in folds]
+    """Return the sizes, steps and seconds of the run."""
+    ledgers = [fold.chosen.row_ledger() for fold in folds]
     spans = {f"{name}_rows": sum(one.spans[name] for one in ledgers) for name in ledgers[0].spans}
     sizes = {
         "parameters": parameter_count(folds[0].fit.nets.net),
@@ -230,74 +230,72 @@ def run_metrics(
         "train/outcome_excess_kurtosis": excess_kurtosis(folds[0].chosen.outcome("train")),
     }
     frozen = sum(one.frozen_at is not None for fold in folds for one in fold.fit.members)
-    trivial = {TRIVIAL: trivial_objective(settings, [fold.chosen for fold in folds])}
-    return sizes | run_figures(fits, frozen=frozen) | trivial | {"seed": settings.seed}
+    trivial = {TRIVIAL_TAG: trivial_objective(settings, [fold.chosen for fold in folds])}
+    return sizes | fit_metrics(fits, frozen=frozen) | trivial | {"seed": settings.seed}
 
 
-def run_figures(fits: Sequence[Fit], *, frozen: int) -> dict[str, float]:
-    """Steps and seconds of all stages, and the steps that were not finite."""
-    steps = sum(one.summary.steps for one in fits)
-    seconds = sum(one.summary.seconds for one in fits)
-    done = sum(one.summary.seconds * one.summary.steps_per_second for one in fits)
-    found = {
-        "steps": steps,
-        "steps_per_second": done / seconds,
+def fit_metrics(fits: Sequence[Fit], *, frozen: int) -> dict[str, float]:
+    """Return the steps and seconds of all stages, and the number of non-finite steps."""
+    stages = [fitted.summary for fitted in fits]
+    seconds = sum(stage.seconds for stage in stages)
+    steps_now = [stage.seconds * stage.steps_per_second for stage in stages]  # of this session
+    metrics = {
+        "steps": sum(stage.steps for stage in stages),
+        "steps_per_second": sum(steps_now) / seconds,
         "fit_seconds": seconds,
-        "nonfinite_steps": frozen + sum(one.summary.nonfinite_steps for one in fits),
-        "rollbacks": sum(one.summary.rollbacks for one in fits),
-        "train/objective": fits[-1].summary.objective,
-        "train/gradient_norm_max": max(one.summary.gradient_norm_max for one in fits),
+        "nonfinite_steps": frozen + sum(stage.nonfinite_steps for stage in stages),
+        "rollbacks": sum(stage.rollbacks for stage in stages),
+        "train/objective": stages[-1].objective,
+        "train/gradient_norm_max": max(stage.gradient_norm_max for stage in stages),
     }
     if fits[-1].members:
-        a_step = [one.summary.member_steps / one.summary.steps for one in fits]
-        rates = [one.summary.seconds * one.summary.steps_per_second for one in fits]
-        found |= {
+        per_step = [stage.member_steps / stage.steps for stage in stages]
+        metrics |= {
             "members_frozen": frozen,
-            "member_steps": sum(one.summary.member_steps for one in fits),
-            "member_steps_per_second": sum(map(operator.mul, a_step, rates)) / seconds,
+            "member_steps": sum(stage.member_steps for stage in stages),
+            "member_steps_per_second": sum(map(operator.mul, per_step, steps_now)) / seconds,
         }
-    return found
+    return metrics
 
 
-def span_figures(
+def span_metrics(
     folds: Sequence[FoldRun], scores: Sequence[FoldScores], predictions: pd.DataFrame
 ) -> dict[str, float]:
-    """val/*, test/* and baseline/*; several folds are pooled on test and averaged on val."""
+    """Return val/*, test/* and baseline/*; folds are pooled on test and averaged on val."""
     targets = [fold.data.fitted.target for fold in folds]
-    found = model_metrics(
+    models = model_metrics(
         predictions,
-        train_median=[one.median for one in targets],
-        train_mean=[one.mean for one in targets],
+        train_median=[target.median for target in targets],
+        train_mean=[target.mean for target in targets],
     )
-    net = found.pop("net")
+    net = models.pop("net")
     val = [
-        one.val_yardstick.figures(one.val.forecast.score)
+        one.val_yardstick.metrics(one.val.forecast.score)
         for one in scores
         if one.val is not None and one.val_yardstick is not None
     ]
     figures = {f"val/{k}": _mean([one[k] for one in val]) for k in net}
     figures |= {f"test/{k}": value for k, value in net.items()}
-    for name in BASELINE_NAMES:  # one that was not asked for is null
-        one = found.get(name, dict.fromkeys(net, math.nan))
-        figures |= {f"baseline/{name}/{k}": value for k, value in one.items()}
+    for name in BASELINE_NAMES:  # a baseline that was not asked for is null
+        baseline = models.get(name, dict.fromkeys(net, math.nan))
+        figures |= {f"baseline/{name}/{k}": value for k, value in baseline.items()}
     return figures
 
 
-def member_figures(scores: Sequence[FoldScores]) -> dict[str, float]:
-    """members/SPAN/NAME_mean, _std, _low, _high over the members of all folds."""
-    found: dict[str, float] = {}
+def member_metrics(scores: Sequence[FoldScores]) -> dict[str, float]:
+    """Return members/SPAN/NAME_mean, _std, _low and _high over the members of all folds."""
+    metrics: dict[str, float] = {}
     for span in ("val", "test"):
-        parts = [part for one in scores if (part := getattr(one, span)) is not None]
-        every = tuple(figures for part in parts for figures in part.members)
-        if every:
-            found |= {
-                f"members/{span}/{name}": value for name, value in member_spread(every).items()
-            }
-    return found
+        parts = [part for fold in scores if (part := getattr(fold, span)) is not None]
+        members = tuple(figures for part in parts for figures in part.members)
+        if members:
+            spread = member_spread(members)
+            metrics |= {f"members/{span}/{name}": value for name, value in spread.items()}
+    return metrics
 
 
 def write_members(run: Path, folds: Sequence[FoldRun], scores: Sequence[FoldScores]) -> None:
-    """members.json: settings, fate and figures of each; and the single scores that are kept."""
+    """Write members.json (settings and metrics per member), and the scores that are kept."""
     entries = []
     for number, (fold, scored) in enumerate(zip(folds, scores, strict=True)):
         val = iter(scored.val.members if scored.val is not None else ())

@@ -1,4 +1,4 @@
-"""A finished run as one meets it in a notebook: figures, forecasts, verdict, where they lie."""
+"""A finished run: its metrics, predictions, verdict and files."""
 
 import json
 import math
@@ -14,29 +14,30 @@ from omegaconf import DictConfig
 from robust_fin.bundle.folder import Bundle, load_bundle, read_config
 from robust_fin.errors import BundleError
 from robust_fin.evaluation.intervals import Interval
-from robust_fin.evaluation.report.page import PlainTable, render_paragraphs, render_table
+from robust_fin.evaluation.report.page import render_paragraphs, render_table
 from robust_fin.evaluation.report.report import REPORT
 from robust_fin.evaluation.significance import Judgement, judge
+from robust_fin.evaluation.tables import PlainTable
 from robust_fin.evaluation.verdict import format_interval, format_percent_interval, verdict
 from robust_fin.runs.results import METRICS, PREDICTIONS, ROWS
 
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a finished run; what lies in it is read when it is asked for.
+    """A run folder; its files are read when they are asked for.
 
     Attributes:
-        folder: of the run.
+        folder: the run folder.
     """
 
     folder: Path
 
     @classmethod
-    def of(cls, run: "Run | Path | str") -> "Run":
-        """A run by its folder, or as it is.
+    def open(cls, run: "Run | Path | str") -> "Run":
+        """Return the run of a folder; a `Run` is returned as it is.
 
         Raises:
-            BundleError: the folder is not one of a run.
+            BundleError: the folder is not a run folder.
         """
         if isinstance(run, Run):
             return run
@@ -46,40 +47,38 @@ class Run:
 
     @cached_property
     def config(self) -> DictConfig:
-        """The settings, resolved."""
+        """The resolved config."""
         return read_config(self.folder)
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """What metrics.json holds: name -> number, or None where there is none.
+        """The content of metrics.json: name -> number, or None if it has no value.
 
         Raises:
             BundleError: the run has not finished.
         """
-        self.config  # noqa: B018  # else a folder that is no run would pass for an unfinished one
+        self.config  # noqa: B018  # raises if the folder is not a run folder
         path = self.folder / METRICS
         if not path.is_file():
             raise BundleError(
                 f"{self.folder} has no {METRICS}: the run has not finished. "
-                f"python -m robust_fin.train resume={self.folder} goes on with it"
+                f"python -m robust_fin.train resume={self.folder} continues it"
             )
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        return _read_json(path)
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """The test rows: one a (time, contract, fold, model)."""
+        """The predictions table of the test span: one row per (time, contract, fold, model)."""
         return pd.read_parquet(self.folder / PREDICTIONS)
 
     @cached_property
     def rows(self) -> dict[str, Any]:
-        """Where every input row went; of each fold where there are several."""
-        found: dict[str, Any] = json.loads((self.folder / ROWS).read_text(encoding="utf-8"))
-        return found
+        """The row ledger: how many input rows each span has, and why the others were dropped."""
+        return _read_json(self.folder / ROWS)
 
     @cached_property
     def judgement(self) -> Judgement:
-        """What the forecasts of the test span carry, with intervals."""
+        """The metrics of the test span with confidence intervals, against every baseline."""
         return judge(self.predictions, instrument=instantiate(self.config.instrument))
 
     @property
@@ -89,38 +88,41 @@ class Run:
 
     @property
     def figures(self) -> pd.DataFrame:
-        """The judgement as a table: estimate, low and high of each figure and paired difference."""
-        ends = {name: (one.estimate, one.low, one.high) for name, one in self._intervals().items()}
-        return pd.DataFrame.from_dict(ends, orient="index", columns=["estimate", "low", "high"])
+        """The judgement as a table: estimate, low and high of each metric and difference."""
+        columns = ["estimate", "low", "high"]
+        rows = {k: [getattr(v, name) for name in columns] for k, v in self._intervals().items()}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
     @cached_property
     def bundle(self) -> Bundle:
-        """The fitted forecaster: weights and transforms."""
+        """The fitted forecaster: net, weights and transforms."""
         return load_bundle(self.folder)
 
     @property
     def report(self) -> Path:
-        """report.html."""
+        """Path of report.html."""
         return self.folder / REPORT
 
     def _intervals(self) -> dict[str, Interval]:
-        found = self.judgement.net.intervals()
-        for other, one in self.judgement.against.items():
-            found |= {f"skill less {other}": one.skill, f"rank_ic less {other}": one.rank_ic}
-        return {name: one for name, one in found.items() if not math.isnan(one.estimate)}
+        intervals = self.judgement.net.intervals()
+        for other, difference in self.judgement.against.items():
+            intervals[f"skill less {other}"] = difference.skill
+            intervals[f"rank_ic less {other}"] = difference.rank_ic
+        return {k: value for k, value in intervals.items() if not math.isnan(value.estimate)}
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the verdict, and the figures it rests on."""
-        rows = [
-            (
-                name,
-                format_percent_interval(one) if name.startswith("skill") else format_interval(one),
-            )
-            for name, one in self._intervals().items()
-        ]
+        """Show the verdict and its metrics in a notebook."""
+        rows = []
+        for name, interval in self._intervals().items():
+            is_share = name.startswith("skill")
+            text = format_percent_interval(interval) if is_share else format_interval(interval)
+            rows.append((name, text))
         caption = f"test span, {self.judgement.net.dates} trading dates, 95 % intervals"
         table = PlainTable(caption, ("", "net"), rows)
-        shown = render_table(table, anchor="figures")
-        return render_paragraphs([self.verdict]) + shown + render_paragraphs(
-            [f"{self.folder}"]
-        )  # fmt: skip
+        parts = [render_paragraphs([self.verdict]), render_table(table, anchor="figures")]
+        return "".join([*parts, render_paragraphs([str(self.folder)])])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

@@ -1,4 +1,4 @@
-"""The story of one training: from bars to metrics.json in the run folder."""
+"""The story of one training job: from the bars to metrics.json in the run folder."""
 
 import logging
 import math
@@ -16,6 +16,7 @@ from robust_fin.data.datamodule import BarDataModule, Market
 from robust_fin.data.folds import cut_folds
 from robust_fin.data.targets import KEPT
 from robust_fin.evaluation.report.report import REPORT
+from robust_fin.evaluation.significance import Judgement
 from robust_fin.evaluation.tables import (
     judgement_tables,
     metric_tables,
@@ -25,7 +26,7 @@ from robust_fin.evaluation.tables import (
 from robust_fin.evaluation.tensorboard.dashboard import mark_failure, start_session
 from robust_fin.evaluation.verdict import verdict
 from robust_fin.ledger.record import record_trial
-from robust_fin.runs.job import Job, reason_kept
+from robust_fin.runs.job import Job, record_failure
 from robust_fin.runs.results import METRICS, FoldRun, write_results
 from robust_fin.runs.schema import get_verbosity
 from robust_fin.runs.settings import check_ranges, fit_settings, with_absolute_ledger
@@ -43,19 +44,51 @@ from robust_fin.training.recovery.checkpoint_files import (
 )
 from robust_fin.training.settings import FitSettings
 
-MODULE = "robust_fin.train"  # whatever name this process runs it under
+TRAIN_MODULE = "robust_fin.train"  # the module that a rank is started with
+_EXPECTED_WARNINGS = (
+    r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 on torch 2.13
+    "Checkpoint directory .* exists and is not empty",  # a resumed run
+    "The number of training batches .* is smaller than the logging interval",  # of calls
+    "`LightningModule.configure_optimizers` returned `None`",  # members have their own
+    "It is recommended to use `self.log.'val/",  # already reduced over the ranks
+    "Total length of `ScoreBatches` across ranks is zero",  # there is no val span
+    r"Detected call of `lr_scheduler.step\(\)` before",  # the fp16 scaler skips the first step
+)
+
+
+def run_training(job: Job) -> None:
+    """Do the work of one rank: train, or run the debug check of the config."""
+    hide_known_warnings()
+    with (
+        explain_full_disk(job.run),
+        record_failure(job.run),
+        mark_failure(job.run),
+        verbosity(get_verbosity(job.config)),
+        hide_progress(when=not job.config.trainer.enable_progress_bar),
+    ):
+        if OmegaConf.select(job.config, "debug.check") is None:
+            train(job.config, job.run, resume=job.resume)
+        else:
+            run_debug_check(job.config, job.run)
+
+
+def hide_known_warnings() -> None:
+    """Silence Lightning's hardware report, which the bundle has, and warnings without meaning."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in _EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, Any]:
-    """The whole job: bars to metrics.json in the run folder.
+    """Run a training job: read the bars, fit on every fold, score test once, write the results.
 
     Args:
         config: composed by Hydra, or read from the bundle of the run that is resumed.
         run: the run folder.
-        resume: go on from the checkpoints in `run`.
+        resume: continue from the checkpoints in `run`.
 
     Returns:
-        What metrics.json holds.
+        The content of metrics.json; empty on all ranks but rank 0.
     """
     if is_first() and not resume:
         (run / METRICS).unlink(missing_ok=True)
@@ -70,75 +103,135 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
     torch.set_num_threads(config.threads)
     with first_local_rank_first():
         folds = load_folds(config)
+    _prepare_run_folder(config, run, folds, settings=settings, resume=resume)
+    plan = FitPlan(run, stage="", max_steps=None, resume=resume)
+    fold_runs, stages = _fit_stages(settings, folds, plan, refit=config.split.refit)
+    if not is_first():
+        return {}
+    metrics, judgement = write_results(config, settings, run, fold_runs, fits=stages)
+    _show_results(config, run, metrics, judgement, origin=folds[0].market.bars.origin)
+    return metrics
+
+
+def _prepare_run_folder(
+    config: DictConfig,
+    run: Path,
+    folds: Sequence[BarDataModule],
+    *,
+    settings: FitSettings,
+    resume: bool,
+) -> None:
+    """Check that the bars are the right ones, and start the bundle and the TensorBoard session."""
     bars = folds[0].market.bars
     require_equal_on_ranks(f"{bars.rows_in} rows with sha256 {bars.sha256}", what="the bars")
     if resume:
         check_same_bars(run, bars)
-    if is_first():
-        (run / METRICS).unlink(missing_ok=True)  # its presence would say that the run is finished
-        if not resume:
-            remove_checkpoints(run)
-        start_bundle(run, config, bars=bars)
-        start_session(run, members=is_population(settings.population, folds=len(folds)))
-        show(target_table(folds[0].outcome("train"), folds[0].target("train")))
-    plan = FitPlan(run, stage="", max_steps=None, resume=resume)
+    if not is_first():
+        return
+    (run / METRICS).unlink(missing_ok=True)  # its presence says that the run is finished
+    if not resume:
+        remove_checkpoints(run)
+    start_bundle(run, config, bars=bars)
+    start_session(run, members=is_population(settings.population, folds=len(folds)))
+    show(target_table(folds[0].outcome("train"), folds[0].target("train")))
+
+
+def _fit_stages(
+    settings: FitSettings, folds: Sequence[BarDataModule], plan: FitPlan, *, refit: bool
+) -> tuple[list[FoldRun], list[Fit]]:
+    """Fit on train and, with `split.refit`, once more on train + val.
+
+    Returns:
+        Every fold with its fits, and the first fit of each stage.
+    """
     chosen = final = fit_folds(settings, folds, plan)
     final_folds, stages = folds, [chosen[0]]
-    if config.split.refit:
-        final_folds = [one.for_refit() for one in folds]
-        goes_on = resume and can_resume_refit(run)
-        final = fit_folds(
-            settings, final_folds, refit_plan(run, chosen, folds, final_folds, resume=goes_on)
-        )
+    if refit:
+        final_folds = [fold.for_refit() for fold in folds]
+        resume = plan.resume and can_resume_refit(plan.folder)
+        longer = refit_plan(plan.folder, chosen, folds, final_folds, resume=resume)
+        final = fit_folds(settings, final_folds, longer)
         stages.append(final[0])
-    if not is_first():
-        return {}
     every = zip(folds, chosen, final_folds, final, strict=True)
-    runs = [FoldRun(*one) for one in every]
-    metrics, tested = write_results(config, settings, run, runs, fits=stages)
-    title = f"{config.name} on {bars.origin}"
-    show(*metric_tables(metrics, title=title), *judgement_tables(tested), level=DETAILS)
-    show(summary_table(metrics, tested, title=title), record_trial(run))
-    show_places(run)
-    if config.debug.labels != KEPT:
-        show(f"This is a control: the net was trained on {config.debug.labels} labels.")
-    show(verdict(tested), level=RESULT)
-    return metrics
-
-
-def show_places(run: Path) -> None:
-    """Where to look next: three paths."""
-    show(
-        f"report       {run / REPORT}",
-        f"TensorBoard  tensorboard --logdir {run}",
-        f"bundle       {run / BUNDLE}",
-    )
-
-
-def look(config: DictConfig, run: Path) -> None:
-    """A debugging run: no result comes of it, and no trial."""
-    (run / METRICS).unlink(missing_ok=True)
-    check_ranges(config)
-    config = with_absolute_ledger(config)
-    write_config(run, config)
-    torch.set_num_threads(config.threads)
-    data = load_data(config)
-    start_bundle(run, config, bars=data.market.bars)
-    instantiate(config.debug.check).look(config, data, run)
+    return [FoldRun(*parts) for parts in every], stages
 
 
 def fit_folds(
     settings: FitSettings, folds: Sequence[BarDataModule], plan: FitPlan
 ) -> tuple[Fit, ...]:
-    """One net on one fold, or the members of all folds in one run."""
+    """Fit one net on one fold, or the members of all folds in one population."""
     if is_population(settings.population, folds=len(folds)):
         return fit_population(settings, folds, plan)
     (data,) = folds
     return (fit(settings, data, plan),)
 
 
+def refit_plan(
+    run: Path,
+    chosen: Sequence[Fit],
+    folds: Sequence[BarDataModule],
+    final_folds: Sequence[BarDataModule],
+    *,
+    resume: bool,
+) -> FitPlan:
+    """Plan as many epochs on train + val as the chosen weights had on train, member by member.
+
+    Args:
+        run: the run folder.
+        chosen: fits on train.
+        folds: data of those fits.
+        final_folds: the same folds with val as part of train.
+        resume: continue from the checkpoint of the refit.
+    """
+    steps, longest = [], max(fold.steps_per_epoch(1) for fold in final_folds)
+    needed = 1
+    for fitted, before, after in zip(chosen, folds, final_folds, strict=True):
+        for done in _chosen_steps(fitted):
+            epochs = done / before.steps_per_epoch(1)
+            steps.append(max(1, round(epochs * after.steps_per_epoch(1))) if done else 0)
+            needed = max(needed, math.ceil(steps[-1] * longest / after.steps_per_epoch(1)))
+    members = tuple(steps) if chosen[0].members else None
+    return FitPlan(run, stage="refit", max_steps=needed, resume=resume, member_steps=members)
+
+
+def _chosen_steps(fitted: Fit) -> list[int]:
+    """Return the step of the chosen weights, per member; 0 leaves a frozen member out."""
+    if not fitted.members:
+        return [fitted.summary.chosen_step]
+    return [0 if m.frozen_at is not None else m.chosen_step for m in fitted.members]
+
+
+def _show_results(
+    config: DictConfig, run: Path, metrics: dict[str, Any], judgement: Judgement, *, origin: str
+) -> None:
+    """Print the tables, add the run to the ledger, and print where the files are."""
+    title = f"{config.name} on {origin}"
+    show(*metric_tables(metrics, title=title), *judgement_tables(judgement), level=DETAILS)
+    show(summary_table(metrics, judgement, title=title), record_trial(run))
+    show(
+        f"report       {run / REPORT}",
+        f"TensorBoard  tensorboard --logdir {run}",
+        f"bundle       {run / BUNDLE}",
+    )
+    if config.debug.labels != KEPT:
+        show(f"This is a control: the net was trained on {config.debug.labels} labels.")
+    show(verdict(judgement), level=RESULT)
+
+
+def run_debug_check(config: DictConfig, run: Path) -> None:
+    """Run the check of `debug=` in place of a training; it leaves no result and no trial."""
+    (run / METRICS).unlink(missing_ok=True)
+    check_ranges(config)
+    config = with_absolute_ledger(config)
+    write_config(run, config)
+    torch.set_num_threads(config.threads)
+    data = load_first_fold(config)
+    start_bundle(run, config, bars=data.market.bars)
+    instantiate(config.debug.check).run(config, data, run)
+
+
 def load_folds(config: DictConfig) -> list[BarDataModule]:
-    """Bars, features, labels, and every fold of the split."""
+    """Read the bars, compute features and labels, and return every fold of the split."""
     features, split = instantiate(config.features), instantiate(config.split)
     source, target, cache = (instantiate(config[key]) for key in ("source", "target", "cache"))
     market = Market.read(source, features=features, target=target, cache=cache)
@@ -160,67 +253,6 @@ def load_folds(config: DictConfig) -> list[BarDataModule]:
     ]
 
 
-def load_data(config: DictConfig) -> BarDataModule:
-    """The first fold; the only one of a holdout."""
+def load_first_fold(config: DictConfig) -> BarDataModule:
+    """Return the first fold of the split; a holdout has no other."""
     return load_folds(config)[0]
-
-
-def refit_plan(
-    run: Path,
-    chosen: Sequence[Fit],
-    folds: Sequence[BarDataModule],
-    whole: Sequence[BarDataModule],
-    *,
-    resume: bool,
-) -> FitPlan:
-    """As many epochs on train + val as the chosen weights had on train, member by member.
-
-    A refit goes on from its own checkpoint only where the choice before it is as it was then.
-    """
-    steps, longest = [], max(one.steps_per_epoch(1) for one in whole)
-    needed = 1
-    for fitted, data, more in zip(chosen, folds, whole, strict=True):
-        for done in _chosen_steps(fitted):
-            epochs = done / data.steps_per_epoch(1)
-            steps.append(max(1, round(epochs * more.steps_per_epoch(1))) if done else 0)
-            needed = max(needed, math.ceil(steps[-1] * longest / more.steps_per_epoch(1)))
-    members = tuple(steps) if chosen[0].members else None
-    return FitPlan(run, stage="refit", max_steps=needed, resume=resume, member_steps=members)
-
-
-def _chosen_steps(fitted: Fit) -> list[int]:
-    """Of the net, or of each member; 0 of a frozen one, which is left out from then on."""
-    if not fitted.members:
-        return [fitted.summary.chosen_step]
-    return [0 if one.frozen_at is not None else one.chosen_step for one in fitted.members]
-
-
-def quiet() -> None:
-    """Lightning's hardware report is in the bundle; its warnings stay."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for expected in (
-        r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 on torch 2.13
-        "Checkpoint directory .* exists and is not empty",  # a resumed run
-        "The number of training batches .* is smaller than the logging interval",  # of calls
-        "`LightningModule.configure_optimizers` returned `None`",  # members have their own
-        "It is recommended to use `self.log.'val/",  # figures of all processes already
-        "Total length of `ScoreBatches` across ranks is zero",  # no val span was asked for
-        r"Detected call of `lr_scheduler.step\(\)` before",  # fp16's scaler skips the first step
-    ):
-        warnings.filterwarnings("ignore", message=expected)
-
-
-def work(job: Job) -> None:
-    """What each process of a run does."""
-    quiet()
-    with (
-        explain_full_disk(job.run),
-        reason_kept(job.run),
-        mark_failure(job.run),
-        verbosity(get_verbosity(job.config)),
-        hide_progress(when=not job.config.trainer.enable_progress_bar),
-    ):
-        if OmegaConf.select(job.config, "debug.check") is None:
-            train(job.config, job.run, resume=job.resume)
-        else:
-            look(job.config, job.run)

@@ -1,5 +1,5 @@
-"""Many jobs from one command: which settings, in which processes, and the table of what came out.
+"""Sweeps: many runs from one command, their processes, and the table of their results.
 
-A strategy says what is tried next; everything else (folders, processes, the table, going on after
-an interruption) is the same for all of them.
+A strategy chooses the settings of the next trial and an executor runs its job. Folders, the table
+and resuming are the same for all strategies and executors.
 """

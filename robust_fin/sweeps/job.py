@@ -1,4 +1,4 @@
-"""One job of a sweep: its run folder, frozen config, processes and record."""
+"""One job of a sweep: its frozen config, its processes, and what sweep.json records of it."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from robust_fin.errors import ConfigError, Pruned
-from robust_fin.runs.job import FAILURE, Job, task_of
+from robust_fin.runs.job import FAILURE, Job, job_task
 from robust_fin.runs.results import METRICS
 from robust_fin.runs.schema import without_sweep_keys
 from robust_fin.runs.settings import with_absolute_ledger
@@ -27,17 +27,22 @@ from robust_fin.runtime.process_state import RankExit
 from robust_fin.sweeps.local import Executor, Handle
 from robust_fin.sweeps.strategy import FAILED, FINISHED, PRUNED, STOPPED, Outcome, Trial
 
+RECORD = "sweep.json"
+RUNNING = "running"  # state of a job that has no outcome
+LOG, TASK = "output.log", ".job"  # in the run folder
+_LOST = "JobLost"  # error name of a job whose processes left no reason
+
 
 @dataclass(frozen=True, slots=True)
-class Composed:
-    """What Hydra made of a trial.
+class ComposedJob:
+    """What Hydra composed for a trial.
 
     Attributes:
-        folder: of its run, absolute.
-        config: of the run, every value resolved.
-        files: of Hydra's own folder in the run folder, by name.
+        folder: run folder, absolute.
+        config: of the run, resolved.
+        files: content of the run folder's .hydra files, by path in the run folder.
         logging: settings of the run's log file.
-        environment: variables that its devices need, and those that Hydra is to set.
+        environment: variables required by the hardware, and those of hydra.job.env_set.
     """
 
     folder: Path
@@ -46,45 +51,37 @@ class Composed:
     logging: dict[str, Any]
     environment: dict[str, str]
 
-    def write_files(self) -> None:
-        """Write config and overrides into the run folder, as Hydra does for a single run."""
-        for name, content in self.files.items():
-            path = self.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, content.encode())
-
 
 class Composer:
-    """Composes jobs as Hydra's own launcher does.
+    """Composes the config of a job as Hydra's own launcher does.
 
     Args:
         loader: of the command's configs.
-        master: the command's config, Hydra's part included.
+        master: the command's config, with the hydra node.
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
-        """Keep both."""
         self._loader, self._master = loader, master
         self.folder = Path(str(master.hydra.sweep.dir)).absolute()
 
-    def compose(self, trial: Trial) -> Composed:
-        """Compose a trial's job; raises what Hydra raises where it cannot."""
+    def compose(self, trial: Trial) -> ComposedJob:
+        """Compose a trial's job; Hydra's errors pass through."""
         config = self._loader.load_sweep_config(self._master, list(trial.overrides))
         with open_dict(config):
             config.hydra.job.id = str(trial.number)
             config.hydra.job.num = trial.number
-        with _in_hydra(config):
+        with _hydra_config(config):
             folder = self.folder / str(config.hydra.sweep.subdir)
             with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
                 config.hydra.runtime.output_dir = str(folder)
-        with _in_hydra(config):
-            return _frozen(config, folder)
+        with _hydra_config(config):
+            return _freeze(config, folder)
 
 
-def _frozen(config: DictConfig, folder: Path) -> Composed:
+def _freeze(config: DictConfig, folder: Path) -> ComposedJob:
     hydra = config.hydra
-    plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    settings = without_sweep_keys(plain)
+    names = [str(key) for key in config if key != "hydra"]
+    settings = without_sweep_keys(OmegaConf.masked_copy(config, names))
     resolved = OmegaConf.create(OmegaConf.to_container(settings, resolve=True))
     assert isinstance(resolved, DictConfig)
     files = {
@@ -92,27 +89,27 @@ def _frozen(config: DictConfig, folder: Path) -> Composed:
         "hydra.yaml": OmegaConf.to_yaml(OmegaConf.masked_copy(config, "hydra")),
         "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
     }
-    kept = hydra.output_subdir
-    missing = instantiate(resolved.hardware).missing(os.environ)
-    variables = {name: str(value) for name, value in _plain(hydra.job.env_set).items()}
-    return Composed(
+    subdir = hydra.output_subdir
+    required = instantiate(resolved.hardware).missing(os.environ)
+    env_set = {name: str(value) for name, value in _to_dict(hydra.job.env_set).items()}
+    return ComposedJob(
         folder,
         with_absolute_ledger(resolved),
-        {} if kept is None else {f"{kept}/{name}": text for name, text in files.items()},
-        _plain(hydra.job_logging),
-        {**missing, **variables},
+        {} if subdir is None else {f"{subdir}/{name}": text for name, text in files.items()},
+        _to_dict(hydra.job_logging),
+        {**required, **env_set},
     )
 
 
-def _plain(node: DictConfig) -> dict[str, Any]:
-    found = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
+def _to_dict(node: DictConfig) -> dict[str, Any]:
+    content = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
 
 
 @contextmanager
-def _in_hydra(config: DictConfig) -> Iterator[None]:
-    """Let `${hydra:...}` be that of this job."""
+def _hydra_config(config: DictConfig) -> Iterator[None]:
+    """Resolve `${hydra:...}` from this job's config within the context."""
     instance = HydraConfig.instance()
     before = instance.cfg
     instance.set_config(config)
@@ -122,20 +119,16 @@ def _in_hydra(config: DictConfig) -> Iterator[None]:
         instance.cfg = before
 
 
-RECORD = "sweep.json"
-RUNNING = "running"
-
-
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A job that was started.
+    """The entry of a started job in sweep.json.
 
     Attributes:
         overrides: of its trial.
         environment: of its trial.
-        folder: of its run, seen from the sweep's.
-        state: running, or one of an outcome.
-        reason: one line where it has not finished.
+        folder: run folder, relative to the sweep's folder.
+        state: running, or the state of an outcome.
+        reason: one line, unless it finished.
         seconds: wall time so far.
     """
 
@@ -147,25 +140,24 @@ class JobRecord:
     seconds: float
 
     def outcome(self, number: int, sweep: Path) -> Outcome:
-        """What became of it, by what lies in its folder where nobody was left to say."""
+        """Return the outcome, read from the run folder unless the job failed or was pruned."""
         folder = sweep / self.folder
         trial = Trial(number, tuple(self.overrides), dict(self.environment))
         state, reason = self.state, self.reason
         if state in (RUNNING, STOPPED, FINISHED):
-            state, reason = found_in(folder)
-        metrics = read_metrics(folder) if state == FINISHED else {}
-        return Outcome(trial, folder, state, reason, metrics, self.seconds)
+            state, reason = read_state(folder)
+        return Outcome(trial, folder, state, reason, read_metrics(folder, state), self.seconds)
 
 
 @dataclass(slots=True)
 class SweepRecord:
-    """What a sweep was asked, and its jobs.
+    """The content of sweep.json: the command and the started jobs.
 
     Attributes:
         folder: of the sweep, absolute.
-        words: of its command line, without where it goes and how it goes on.
-        cwd: folder that relative paths in them start at.
-        jobs: that were started, by number.
+        words: command line, without folder and resume options.
+        cwd: folder that relative paths in the words start from.
+        jobs: started jobs, by number.
     """
 
     folder: Path
@@ -175,125 +167,127 @@ class SweepRecord:
 
     @classmethod
     def read(cls, folder: Path) -> "SweepRecord":
-        """Of a sweep that was started.
+        """Read the record of a sweep.
 
         Raises:
-            ConfigError: the folder holds none.
+            ConfigError: the folder has no record, or it is damaged.
         """
         path = folder / RECORD
         try:
             content = json.loads(path.read_bytes())
-            jobs = {int(number): JobRecord(**one) for number, one in content["jobs"].items()}
+            jobs = {int(number): JobRecord(**entry) for number, entry in content["jobs"].items()}
             return cls(folder.absolute(), content["words"], content["cwd"], jobs)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ConfigError(
-                f"{folder} is not the folder of a sweep: it has no {RECORD}. Give the one that "
-                "holds the numbered folders, such as outputs/top5/2024-12-19_10-00-00_sweep"
+                f"{folder} is not the folder of a sweep: it has no {RECORD}. Use the folder that "
+                "contains the numbered run folders, e.g. outputs/top5/2024-12-19_10-00-00_sweep"
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{path} is damaged: {error}. Start another sweep") from error
+            raise ConfigError(f"{path} is damaged: {error}. Start a new sweep") from error
 
     def write(self) -> None:
-        """Write at once or not at all."""
+        """Write sweep.json atomically."""
         content = {
             "words": self.words,
             "cwd": self.cwd,
-            "jobs": {str(number): asdict(one) for number, one in sorted(self.jobs.items())},
+            "jobs": {str(number): asdict(job) for number, job in sorted(self.jobs.items())},
         }
         write_atomic(self.folder / RECORD, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """metrics.json of a run that has finished."""
-    found: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    return found
+def read_metrics(folder: Path, state: str) -> dict[str, Any]:
+    """Return metrics.json of a run; empty unless it finished."""
+    if state != FINISHED:
+        return {}
+    metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    return metrics
 
 
-def found_in(folder: Path) -> tuple[str, str | None]:
-    """State and reason of a run that nobody trains, by what lies in its folder."""
+def read_state(folder: Path) -> tuple[str, str | None]:
+    """Return state and reason of a run that is not running, from the files in its folder."""
     if (folder / METRICS).is_file():
         return FINISHED, None
     if (folder / FAILURE).is_file():
-        said = json.loads((folder / FAILURE).read_text(encoding="utf-8"))
-        return PRUNED if said["error"] == Pruned.__name__ else FAILED, one_line(said["message"])
+        failure = json.loads((folder / FAILURE).read_text(encoding="utf-8"))
+        state = PRUNED if failure["error"] == Pruned.__name__ else FAILED
+        return state, join_lines(failure["message"])
     return STOPPED, "stopped before its end"
 
 
-def one_line(text: str) -> str:
-    """A message without its line breaks."""
+def join_lines(text: str) -> str:
+    """Return a message on a single line."""
     return " ".join(text.split())
-
-
-LOG, TASK = "output.log", ".job"  # in the run folder
-_LOST = "JobLost"  # kind of error of a job that could not say what ended it
 
 
 @dataclass(frozen=True, slots=True)
 class RunningJob:
-    """A job that was started and has not been seen to end.
+    """A started job without an outcome.
 
     Attributes:
-        trial: what is tried.
-        folder: of its run.
+        trial: the job's trial.
+        folder: run folder.
         handle: of the executor.
-        began: when, by the monotonic clock.
-        before: seconds it had run before an interruption.
+        started: time of the monotonic clock.
+        previous_seconds: wall time before an interruption.
     """
 
     trial: Trial
     folder: Path
     handle: Handle
-    began: float
-    before: float
+    started: float
+    previous_seconds: float
 
-    @property
-    def seconds(self) -> float:
-        """Wall time so far."""
-        return self.before + time.monotonic() - self.began
-
-    def outcome(self, code: int, *, asked: bool) -> Outcome:
-        """What became of it; also tidies up after it.
+    def outcome(self, code: int, *, stopping: bool) -> Outcome:
+        """Return the outcome of an ended job, and remove its task folder.
 
         Args:
-            code: of its exit.
-            asked: whether it was asked to stop.
+            code: exit code.
+            stopping: the sweep has asked its jobs to stop.
         """
-        ending = RankExit.read(self.folder / TASK, 0)
+        rank_exit = RankExit.read(self.folder / TASK, 0)
         shutil.rmtree(self.folder / TASK, ignore_errors=True)
-        state, reason = found_in(self.folder)
-        if state == STOPPED and asked:
-            reason = one_line(ending.message) if ending and ending.message else reason
+        state, reason = read_state(self.folder)
+        if state == STOPPED and stopping:
+            reason = join_lines(rank_exit.message) if rank_exit and rank_exit.message else reason
         elif state == STOPPED:
-            state, reason = FAILED, _last_words(code, ending, self.folder / LOG)
-            keep_failure(self.folder, _LOST, reason)
-        metrics = read_metrics(self.folder) if state == FINISHED else {}
-        return Outcome(self.trial, self.folder, state, reason, metrics, self.seconds)
+            state, reason = FAILED, _failure_reason(code, rank_exit, self.folder / LOG)
+            write_failure(self.folder, _LOST, reason)
+        seconds = self.previous_seconds + time.monotonic() - self.started
+        metrics = read_metrics(self.folder, state)
+        return Outcome(self.trial, self.folder, state, reason, metrics, seconds)
 
 
 def start_job(
-    trial: Trial, composed: Composed, executor: Executor, *, verb: str, resume: bool, before: float
+    trial: Trial,
+    composed: ComposedJob,
+    executor: Executor,
+    *,
+    verb: str,
+    resume: bool,
+    previous_seconds: float,
 ) -> RunningJob:
-    """Start a job in processes of its own.
+    """Start a job in its own process.
 
     Args:
-        trial: what is tried.
-        composed: its folder and frozen config.
-        executor: where it runs.
+        trial: the job's trial.
+        composed: its folder and config.
+        executor: runs the process.
         verb: module that the process runs.
-        resume: go on from the checkpoint in the folder.
-        before: seconds it has run before.
+        resume: continue from the checkpoint in the run folder.
+        previous_seconds: wall time before an interruption.
 
     Raises:
-        ConfigError: the executor can start no jobs.
+        ConfigError: the executor cannot start jobs.
     """
     folder, config = composed.folder, composed.config
     (folder / TASK).mkdir(parents=True, exist_ok=True)
-    (folder / METRICS).unlink(missing_ok=True)
-    (folder / FAILURE).unlink(missing_ok=True)
-    RankExit.path(folder / TASK, 0).unlink(missing_ok=True)
+    for path in (folder / METRICS, folder / FAILURE, RankExit.path(folder / TASK, 0)):
+        path.unlink(missing_ok=True)
     if not resume:
-        composed.write_files()
-    task = task_of(Job(config, folder, resume), logging=composed.logging)
+        for name, content in composed.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / name, content.encode())
+    task = job_task(Job(config, folder, resume), logging=composed.logging)
     write_task(folder / TASK, task | {"module": verb})
     handle = executor.start(
         ("-m", verb, f"{LAUNCHED}={folder / TASK}"),
@@ -301,27 +295,27 @@ def start_job(
         log=folder / LOG,
         name=f"{config.name}-{trial.number}",
     )
-    return RunningJob(trial, folder, handle, time.monotonic(), before)
+    return RunningJob(trial, folder, handle, time.monotonic(), previous_seconds)
 
 
-def keep_failure(folder: Path, kind: str, reason: str) -> None:
-    """Write why a run has not finished into its folder, where its own process could not."""
+def write_failure(folder: Path, error: str, message: str) -> None:
+    """Write failure.json for a job whose process could not."""
     folder.mkdir(parents=True, exist_ok=True)
-    said = {"error": kind, "message": reason}
-    write_atomic(folder / FAILURE, (json.dumps(said, indent=2) + "\n").encode())
+    content = {"error": error, "message": message}
+    write_atomic(folder / FAILURE, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def _last_words(code: int, ending: RankExit | None, log: Path) -> str:
-    """Why a job failed that has left no failure.json; its traceback is added to its log."""
-    if ending is not None and ending.trace:
-        with log.open("a", encoding="utf-8") as file:
-            file.write(ending.trace)
-    if ending is not None:
-        lines = [ending.message, *reversed(ending.trace.splitlines())]
-        return one_line(next((line for line in lines if line.strip()), f"exit code {code}"))
+def _failure_reason(code: int, rank_exit: RankExit | None, log: Path) -> str:
+    """Return why a job without failure.json failed; append its traceback to its log."""
+    if rank_exit is not None:
+        if rank_exit.trace:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(rank_exit.trace)
+        lines = [rank_exit.message, *reversed(rank_exit.trace.splitlines())]
+        return join_lines(next((line for line in lines if line.strip()), f"exit code {code}"))
     if code < 0:
-        why = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
-        return f"the job's process was killed by {signal.Signals(-code).name}{why}"
-    said = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
-    last = next((line for line in reversed(said) if line.strip()), "it wrote nothing")
-    return one_line(f"exit code {code} without {METRICS}; the last line of {log.name}: {last}")
+        cause = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
+        return f"the job's process was killed by {signal.Signals(-code).name}{cause}"
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+    last = next((line for line in reversed(lines) if line.strip()), "(empty)")
+    return join_lines(f"exit code {code} without {METRICS}; last line of {log.name}: {last}")

@@ -1,4 +1,4 @@
-"""Executors: jobs as processes of this machine."""
+"""The executor interface, and jobs as processes of this machine."""
 
 import os
 import signal
@@ -11,28 +11,27 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Handle(Protocol):
-    """A job that was started."""
+    """A started job."""
 
     def poll(self) -> int | None:
-        """Its exit code; None while it runs or waits. Minus the signal where one killed it."""
+        """Return the exit code, minus the signal if one killed it, or None if it has not ended."""
         ...
 
     def stop(self) -> None:
-        """Ask it to write a checkpoint and end, as SIGINT does. It may have ended already."""
+        """Ask the job to write a checkpoint and exit, as SIGINT does. No effect once it ended."""
         ...
 
     def kill(self) -> None:
-        """End it at once, with every process it has started. It may have ended already."""
+        """End the job and all its processes at once. No effect once it ended."""
         ...
 
 
 @runtime_checkable
 class Executor(Protocol):
-    """Starts jobs. All is called from one thread; nothing here waits.
+    """Starts jobs without blocking. All calls come from one thread.
 
-    A job is one process, which starts those of its ranks itself. What it is told and what it
-    leaves behind lies in its run folder, so that a place on another machine needs a shared disk
-    and no more.
+    A job is one process, which starts its own ranks. Its input and output are files in its run
+    folder, so an executor for other machines needs a shared disk and nothing else.
     """
 
     def start(
@@ -41,20 +40,20 @@ class Executor(Protocol):
         """Start a job.
 
         Args:
-            words: for a Python of this environment, in this working directory, such as
-                `-m robust_fin.train launched=/sweep/3/.job`. Its standard input must be empty, or
-                a pipe that ends when the job is to end with this process.
-            environment: variables beside those of this process.
-            log: file that everything it writes is added to.
-            name: for lists of jobs, such as `top5-3`.
+            words: arguments for the Python of this environment, run in this working directory,
+                e.g. `-m robust_fin.train launched=/sweep/3/.job`. Standard input must be empty, or
+                a pipe that closes when the job should end together with this process.
+            environment: variables added to those of this process.
+            log: file that the job's output is appended to.
+            name: job name shown in queues, e.g. `top5-3`.
 
         Raises:
-            ConfigError: no job can be started there; ends the sweep.
+            ConfigError: the executor cannot start jobs. This ends the sweep.
         """
         ...
 
     def close(self) -> None:
-        """No more jobs; those that still run are ended."""
+        """Kill the jobs that still run, and release all resources."""
         ...
 
 
@@ -62,14 +61,13 @@ _CTRL_C = signal.SIGINT if os.name == "posix" else signal.SIGTERM
 
 
 class LocalJob:
-    """A process that ends when this one does.
+    """A child process that ends together with this process.
 
     Args:
-        process: as started, with a pipe for its standard input.
+        process: started with a pipe as standard input.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        """Keep it."""
         self.process = process
 
     def poll(self) -> int | None:
@@ -82,12 +80,12 @@ class LocalJob:
             self.process.send_signal(_CTRL_C)
 
     def kill(self) -> None:
-        """See `Handle.kill`; its ranks see their standard input end."""
+        """See `Handle.kill`. The job's ranks exit when their standard input closes."""
         if self.process.poll() is None:
             self.process.kill()
 
     def close(self) -> None:
-        """Not a zombie, and no open pipe."""
+        """Kill the process, reap it and close its pipe."""
         self.kill()
         self.process.wait()
         if self.process.stdin is not None:
@@ -95,10 +93,9 @@ class LocalJob:
 
 
 class LocalExecutor:
-    """Starts jobs here."""
+    """Runs each job as a child process."""
 
     def __init__(self) -> None:
-        """None yet."""
         self._jobs: list[LocalJob] = []
 
     def start(
@@ -117,12 +114,11 @@ class LocalExecutor:
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,
-                # else the terminal's Ctrl-C reaches it beside the one that the sweep passes on
+                # otherwise the terminal's Ctrl-C reaches the job in addition to the sweep's signal
                 process_group=0 if os.name == "posix" else None,
             )
-        job = LocalJob(process)
-        self._jobs.append(job)
-        return job
+        self._jobs.append(LocalJob(process))
+        return self._jobs[-1]
 
     def close(self) -> None:
         """See `Executor.close`."""

@@ -19,17 +19,16 @@ from robust_fin.errors import ConfigError
 from robust_fin.runtime.process_state import INTERRUPTED
 from robust_fin.sweeps.local import LocalExecutor, LocalJob
 
-_SECONDS_POLL = 0.1
-_SECONDS_CLOSE = 10.0  # for the jobs to be gone
-# no word to Ray's makers, and no warning of what a later Ray will do
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+_POLL_SECONDS = 0.1
+_CLOSE_SECONDS = 10.0  # time for killed jobs to disappear
+# no usage statistics, no warning about a future Ray
+_RAY_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
-class NodeJob:
-    """The end of a job that is on the node: an actor, whose methods run side by side."""
+class RayNodeJob:
+    """A Ray actor that runs a job on a node. `stop` is called while `run` blocks."""
 
     def __init__(self) -> None:
-        """Nothing started yet."""
         self._job: LocalJob | None = None
 
     def run(
@@ -40,26 +39,26 @@ class NodeJob:
         log: Path,
         cwd: str,
     ) -> int:
-        """Run the job; its exit code, minus the signal where one killed it.
+        """Run the job and return its exit code, minus the signal if one killed it.
 
         Args:
-            words: for the node's Python.
+            words: arguments for the node's Python.
             environment: variables of the job.
-            inherited: variables of the sweep, for those that the node has none of its own for.
-            log: file that everything the job writes is added to.
-            cwd: folder that relative paths start at.
+            inherited: variables of the sweep; those that the node defines itself are ignored.
+            log: file that the job's output is appended to.
+            cwd: working directory.
 
         Raises:
-            ConfigError: the node has not the same folders.
+            ConfigError: the node does not see the same folders.
         """
         for folder in (log.parent, Path(cwd)):
             if not folder.is_dir():
                 raise ConfigError(
-                    f"{os.uname().nodename} cannot see the folder {folder}. Put it on a disk that "
-                    "all machines share, with hydra.sweep.dir=FOLDER"
+                    f"{os.uname().nodename} cannot see the folder {folder}. Use a folder on a disk "
+                    "that all machines share: hydra.sweep.dir=FOLDER"
                 )
         os.chdir(cwd)
-        # Ray blocks it in the threads of its actors, and a process inherits that
+        # Ray blocks SIGINT in actor threads, and child processes inherit that
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         added = {name: value for name, value in inherited.items() if name not in os.environ}
         executor = LocalExecutor()
@@ -67,79 +66,79 @@ class NodeJob:
             words, environment={**added, **environment}, log=log, name=log.parent.name
         )
         while (code := self._job.poll()) is None:
-            time.sleep(_SECONDS_POLL)
+            time.sleep(_POLL_SECONDS)
         executor.close()
         return code
 
     def stop(self) -> None:
-        """Ask it to write a checkpoint and end."""
+        """Ask the job to write a checkpoint and exit."""
         while self._job is None:
-            time.sleep(_SECONDS_POLL)
+            time.sleep(_POLL_SECONDS)
         self._job.stop()
 
 
 class RayJob:
-    """A job that was handed to Ray.
+    """A job submitted to Ray.
 
     Args:
         ray: the package.
-        actor: of `NodeJob`.
-        ended: what its `run` returns one day.
-        log: file that the job writes to.
+        actor: handle of a `RayNodeJob`.
+        result: future of the actor's `run`.
+        log: the job's log file.
     """
 
-    def __init__(self, ray: ModuleType, actor: Any, ended: Any, *, log: Path) -> None:
-        """Nothing known of it yet."""
-        self._ray, self._actor, self._ended, self._log = ray, actor, ended, log
-        self._placed = actor.__ray_ready__.remote()
+    def __init__(self, ray: ModuleType, actor: Any, result: Any, *, log: Path) -> None:
+        self._ray, self._actor, self._result, self._log = ray, actor, result, log
+        self._ready = actor.__ray_ready__.remote()
         self._code: int | None = None
 
     def poll(self) -> int | None:
         """See `Handle.poll`."""
-        if self._code is None and self._is_there(self._ended):
-            self._code = self._result()
-            self._ray.kill(self._actor)  # gives back what it holds of the machine
+        if self._code is None and self._is_done(self._result):
+            self._code = self._exit_code()
+            self._ray.kill(self._actor)  # releases its CPUs and GPUs
         return self._code
 
     def stop(self) -> None:
-        """See `Handle.stop`; one that waits for a machine is taken back."""
+        """See `Handle.stop`. A job that still waits for resources is cancelled."""
         if self.poll() is not None:
             return
-        if self._is_there(self._placed):
+        if self._is_done(self._ready):
             self._actor.stop.remote()
         else:
             self._ray.kill(self._actor)
             self._code = INTERRUPTED
 
     def kill(self) -> None:
-        """See `Handle.kill`; the process and its ranks see their standard input end."""
+        """See `Handle.kill`. The process and its ranks exit when their standard input closes."""
         if self.poll() is None:
             self._ray.kill(self._actor)
 
-    def _is_there(self, reference: Any) -> bool:
+    def _is_done(self, reference: Any) -> bool:
         return bool(self._ray.wait([reference], timeout=0)[0])
 
-    def _result(self) -> int:
+    def _exit_code(self) -> int:
         try:
-            return int(self._ray.get(self._ended))
+            return int(self._ray.get(self._result))
         except (ConfigError, self._ray.exceptions.RayError) as error:
-            said = str(getattr(error, "cause", None) or error)
+            message = str(getattr(error, "cause", None) or error)
             with self._log.open("a", encoding="utf-8") as file:
-                file.write(f"{' '.join(said.split())}\n")
+                file.write(f"{' '.join(message.split())}\n")
         return 1
 
 
 class RayExecutor:
-    """Hands jobs to Ray, which finds a machine for each.
+    """Submits jobs to Ray, which schedules them on the cluster's machines.
 
     Args:
-        address: of the cluster; auto joins the one of this machine; None starts Ray here.
-        num_cpus: cores of a job.
-        num_gpus: of a job, as many as trainer.devices asks for; with 0 it sees none.
-        resources: of the cluster's own, by name, that a job takes.
+        address: of the cluster; `auto` joins the cluster that this machine belongs to, None starts
+            Ray on this machine.
+        num_cpus: cores per job.
+        num_gpus: GPUs per job, as many as trainer.devices; with 0 a job sees none.
+        resources: custom resources of the cluster that a job takes, by name.
 
     Raises:
-        ConfigError: Ray is not there.
+        ConfigError: Ray is not installed.
     """
 
     def __init__(
@@ -150,10 +149,9 @@ class RayExecutor:
         num_gpus: float,
         resources: Mapping[str, float],
     ) -> None:
-        """Start nothing yet."""
-        self._ray = _ray()
+        self._ray = _import_ray()
         self._address = address
-        self._needs = {"CPU": num_cpus, "GPU": num_gpus, **resources}
+        self._required = {"CPU": num_cpus, "GPU": num_gpus, **resources}
         self._options = {
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,
@@ -161,90 +159,80 @@ class RayExecutor:
             "max_concurrency": 2,  # run and stop
         }
         self._jobs: list[RayJob] = []
-        self._folder: Path | None = None  # of a Ray of our own
+        self._temp_folder: Path | None = None  # of a Ray started here
 
     def start(
-        self,
-        words: Sequence[str],
-        *,
-        environment: Mapping[str, str],
-        log: Path,
-        name: str,
+        self, words: Sequence[str], *, environment: Mapping[str, str], log: Path, name: str
     ) -> RayJob:
         """See `Executor.start`."""
         if not self._ray.is_initialized():
-            self._join()
-        actor = self._ray.remote(NodeJob).options(**self._options).remote()
-        inherited = {one: value for one, value in os.environ.items() if not one.startswith("RAY_")}
-        ended = actor.run.options(name=name).remote(
+            self._connect()
+        actor = self._ray.remote(RayNodeJob).options(**self._options).remote()
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        result = actor.run.options(name=name).remote(
             tuple(words), dict(environment), inherited, log, os.getcwd()
         )
-        job = RayJob(self._ray, actor, ended, log=log)
-        self._jobs.append(job)
-        return job
+        self._jobs.append(RayJob(self._ray, actor, result, log=log))
+        return self._jobs[-1]
 
     def close(self) -> None:
         """See `Executor.close`."""
         for job in self._jobs:
             job.kill()
-        until = time.monotonic() + _SECONDS_CLOSE
-        while any(job.poll() is None for job in self._jobs) and time.monotonic() < until:
-            time.sleep(_SECONDS_POLL)
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        while any(job.poll() is None for job in self._jobs) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
         self._jobs.clear()
         self._ray.shutdown()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._temp_folder is not None:
+            shutil.rmtree(self._temp_folder, ignore_errors=True)
 
-    def _join(self) -> None:
+    def _connect(self) -> None:
         """Start Ray on this machine, or join a cluster.
 
         Raises:
-            ConfigError: there is no such cluster, or this machine has not what a job needs.
+            ConfigError: there is no such cluster, or this machine lacks what a job needs.
         """
-        own: dict[str, Any] = {}
+        settings: dict[str, Any] = {}
         if self._address is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="robust_fin_ray_"))
-            own = {"include_dashboard": False, "_temp_dir": str(self._folder)}
-            # who may hand it work; else Ray writes one into the user's home
+            self._temp_folder = Path(tempfile.mkdtemp(prefix="robust_fin_ray_"))
+            settings = {"include_dashboard": False, "_temp_dir": str(self._temp_folder)}
+            # otherwise Ray writes an authentication token into the user's home
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        os.environ.update(_QUIET)
-        logging.getLogger("ray").setLevel(logging.ERROR)  # before init, which talks already
+        os.environ.update(_RAY_VARIABLES)
+        logging.getLogger("ray").setLevel(logging.ERROR)  # init logs before it reads logging_level
         try:
-            with _signals_kept():
+            with _preserve_sigterm():
                 self._ray.init(
                     address=self._address or "local",
                     logging_level=logging.ERROR,
                     log_to_driver=False,
-                    **own,
+                    **settings,
                 )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"executor.address={self._address} leads to no Ray cluster "
-                f"({' '.join(str(error).split())}). `ray start --head` starts one; "
-                "executor.address=null starts Ray on this machine alone"
+                f"({' '.join(str(error).split())}). Start one with `ray start --head`, or use "
+                "executor.address=null to start Ray on this machine alone"
             ) from error
         if self._address is None:
-            self._require_room()
+            self._check_resources()
 
-    def _require_room(self) -> None:
-        """Refuse what a machine that stays alone can never give.
-
-        Raises:
-            ConfigError: says what it has.
-        """
-        there = self._ray.cluster_resources()
-        for what, needed in self._needs.items():
-            if needed > there.get(what, 0.0):
+    def _check_resources(self) -> None:
+        """Raise ConfigError unless this machine alone has what a job requires."""
+        available = self._ray.cluster_resources()
+        for resource, required in self._required.items():
+            if required > available.get(resource, 0.0):
                 raise ConfigError(
-                    f"a job needs {needed:g} {what}, and Ray found {there.get(what, 0.0):g} on "
-                    "this machine. Lower executor.num_cpus, executor.num_gpus or "
-                    "executor.resources, or join a cluster with executor.address"
+                    f"a job needs {required:g} {resource}, but this machine has "
+                    f"{available.get(resource, 0.0):g}. Lower executor.num_cpus, executor.num_gpus "
+                    "or executor.resources, or join a cluster with executor.address"
                 )
 
 
 @contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Leave SIGTERM to the sweep, which lets its jobs write checkpoints; Ray would exit at once."""
+def _preserve_sigterm() -> Iterator[None]:
+    """Restore the SIGTERM handler, which lets jobs write checkpoints; Ray's would exit at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -255,12 +243,7 @@ def _signals_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _ray() -> ModuleType:
-    """The package.
-
-    Raises:
-        ConfigError: it is not there; names the extra.
-    """
+def _import_ray() -> ModuleType:
     try:
         return importlib.import_module("ray")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The sweep: fill workers, watch jobs, and keep the table of their outcomes."""
+"""The sweep loop: it fills the workers, watches their jobs and keeps the table of the results."""
 
 import io
 import logging
@@ -21,14 +21,14 @@ from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.process_state import count_signals
 from robust_fin.sweeps.job import (
     RUNNING,
-    Composed,
+    ComposedJob,
     Composer,
     JobRecord,
     RunningJob,
     SweepRecord,
-    keep_failure,
-    one_line,
+    join_lines,
     start_job,
+    write_failure,
 )
 from robust_fin.sweeps.local import Executor
 from robust_fin.sweeps.strategy import (
@@ -42,28 +42,33 @@ from robust_fin.sweeps.strategy import (
     Strategy,
     Trial,
 )
+from robust_fin.training.pruning import PRUNING_METRIC
 from robust_fin.training.recovery.checkpoint_files import CHECKPOINTS, LAST
-
-log = logging.getLogger(__name__)
 
 if sys.platform != "win32":
     import fcntl
 
-LOCK = "sweep.lock"
+log = logging.getLogger(__name__)
+
+FIGURE = PRUNING_METRIC  # trials are chosen by nothing else
+LOCK, CSV, PARQUET = "sweep.lock", "sweep.csv", "sweep.parquet"
+_TEST = ("test/", "members/test/")
+_OMITTED = ("baseline/", "against/", "edge/")  # contain test figures; see each run's metrics.json
+_POLL_SECONDS = 0.05
+_NOT_COMPARED = {"ledger"}  # has no effect on the results of a job
+
+OnOutcome = Callable[[Outcome], None]
 
 
 @contextmanager
-def only_command(folder: Path) -> Iterator[None]:
-    """Be the only command that fills a sweep's folder, until the block or the process ends.
+def lock_sweep(folder: Path) -> Iterator[None]:
+    """Lock a sweep's folder until the context or the process ends.
 
-    Two would start the same jobs into the same run folders. Several commands, each with a folder
-    of its own, share a study through `sweep.storage`.
-
-    Args:
-        folder: of the sweep; it exists.
+    Two commands would start the same jobs in the same run folders. Commands that work on one study
+    have a folder each, and share `sweep.storage`.
 
     Raises:
-        ConfigError: another command is at it.
+        ConfigError: another command holds the lock.
     """
     with (folder / LOCK).open("ab") as file:
         try:
@@ -71,49 +76,42 @@ def only_command(folder: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
-                f"another command works on the sweep in {folder}; wait for its end, or stop it "
+                f"another command is running the sweep in {folder}. Wait until it ends, or stop it "
                 "with Ctrl-C"
             ) from error
         yield
 
 
-CSV, PARQUET = "sweep.csv", "sweep.parquet"
-FIGURE = "val/skill"  # choices are made by it, and by nothing else
-_TEST = ("test/", "members/test/")
-_LEFT_OUT = ("baseline/", "against/", "edge/")  # of the test span too; each run's metrics.json
-_WORDS = {"true": True, "false": False}
-
-
-def skill_of(row: Row) -> float:
-    """val/skill; NaN where there is none."""
+def val_skill(row: Row) -> float:
+    """Return val/skill of a finished row, otherwise NaN."""
     value = row.metrics.get(FIGURE)
     return math.nan if value is None or row.state != FINISHED else float(value)
 
 
-def in_order(rows: Sequence[Row]) -> list[Row]:
-    """Finished ones by val/skill, the best first; then those without one, by state and number."""
+def sort_rows(rows: Sequence[Row]) -> list[Row]:
+    """Sort by val/skill, best first; rows without one follow, by state and number."""
 
-    def place(row: Row) -> tuple[int, float, int, int]:
-        skill = skill_of(row)
+    def key(row: Row) -> tuple[int, float, int, int]:
+        skill = val_skill(row)
         member = -1 if row.member is None else row.member
         if math.isfinite(skill):
             return (-1, -skill, row.number, member)
         return (STATES.index(row.state), 0.0, row.number, member)
 
-    return sorted(rows, key=place)
+    return sorted(rows, key=key)
 
 
-def chosen_row(rows: Sequence[Row]) -> Row | None:
-    """The one with the greatest val/skill; None where no finished trial has one."""
-    first = in_order(rows)[:1]
-    return first[0] if first and math.isfinite(skill_of(first[0])) else None
+def best_row(rows: Sequence[Row]) -> Row | None:
+    """Return the row with the largest val/skill; None if no finished row has one."""
+    first = sort_rows(rows)[:1]
+    return first[0] if first and math.isfinite(val_skill(first[0])) else None
 
 
 def varied_keys(rows: Sequence[Row], swept: Sequence[str]) -> list[str]:
-    """Keys that differ between rows, and those that were to be swept, in the order they came."""
-    every = dict.fromkeys(key for row in rows for key in row.settings)
+    """Return the keys that are swept or differ between rows."""
+    keys = dict.fromkeys(key for row in rows for key in row.settings)
     return [
-        key for key in every
+        key for key in keys
         if key in swept or len({row.settings.get(key) for row in rows}) > 1
     ]  # fmt: skip
 
@@ -121,106 +119,95 @@ def varied_keys(rows: Sequence[Row], swept: Sequence[str]) -> list[str]:
 def sweep_table(
     rows: Sequence[Row], *, swept: Sequence[str], chosen: Row | None, folder: Path
 ) -> pd.DataFrame:
-    """The table, with test/* of the chosen row alone.
+    """Return the table of a sweep, with the test figures of the chosen row only.
 
     Args:
-        rows: of all jobs that have ended.
-        swept: keys that are columns whether or not they differ.
-        chosen: None as long as nothing is chosen: then no test figure is shown.
-        folder: of the sweep, that run folders are seen from.
+        rows: of all ended jobs.
+        swept: keys that are columns even if all rows have the same value.
+        chosen: None until a row is chosen; then there are no test figures.
+        folder: of the sweep; run folders are relative to it.
     """
-    ordered = in_order(rows)
-    found: dict[str, pd.Series] = {}
-    found["job"] = pd.Series([row.number for row in ordered], dtype="Int64")
-    if any(row.member is not None for row in ordered):
-        found["member"] = pd.Series([row.member for row in ordered], dtype="Int64")
-    found["chosen"] = pd.Series([row is chosen for row in ordered], dtype="boolean")
+    keys, rows = varied_keys(rows, swept), sort_rows(rows)
+    columns: dict[str, pd.Series] = {}
+    columns["job"] = pd.Series([row.number for row in rows], dtype="Int64")
+    if any(row.member is not None for row in rows):
+        columns["member"] = pd.Series([row.member for row in rows], dtype="Int64")
+    columns["chosen"] = pd.Series([row is chosen for row in rows], dtype="boolean")
     for name in ("state", "reason"):
-        found[name] = pd.Series([getattr(row, name) for row in ordered], dtype="string")
-    for key in varied_keys(rows, swept):
-        found[key] = typed_column([row.settings.get(key) for row in ordered])
-    shown = [_shown(row, chosen=row is chosen) for row in ordered]
-    for name in _metric_names(shown):
-        if name in found:  # seed is a setting and a figure of the run
-            continue
-        found[name] = figure_column([one.get(name) for one in shown])
-    found["job_seconds"] = pd.Series([round(row.seconds, 1) for row in ordered], dtype="Float64")
-    runs = [Path(row.folder).relative_to(folder).as_posix() for row in ordered]
-    found["run"] = pd.Series(runs, dtype="string")
-    found["overrides"] = pd.Series([row.overrides for row in ordered], dtype="string")
-    return pd.DataFrame(found)
+        columns[name] = pd.Series([getattr(row, name) for row in rows], dtype="string")
+    for key in keys:
+        columns[key] = infer_column([row.settings.get(key) for row in rows])
+    figures = [_visible_figures(row, chosen=row is chosen) for row in rows]
+    for name in _sort_figures(figures):
+        if name not in columns:  # seed is both a setting and a figure
+            columns[name] = _figure_column([values.get(name) for values in figures])
+    columns["job_seconds"] = pd.Series([round(row.seconds, 1) for row in rows], dtype="Float64")
+    runs = [row.folder.relative_to(folder).as_posix() for row in rows]
+    columns["run"] = pd.Series(runs, dtype="string")
+    columns["overrides"] = pd.Series([row.overrides for row in rows], dtype="string")
+    return pd.DataFrame(columns)
 
 
 def write_table(table: pd.DataFrame, folder: Path) -> None:
-    """Write both files, each at once or not at all."""
+    """Write sweep.csv and sweep.parquet, each atomically."""
     write_atomic(folder / CSV, table.to_csv(index=False).encode())
-    held = io.BytesIO()
-    table.to_parquet(held, index=False)
-    write_atomic(folder / PARQUET, held.getvalue())
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    write_atomic(folder / PARQUET, buffer.getvalue())
 
 
-def typed_column(values: Sequence[str | None]) -> pd.Series:
-    """Values of a key as what they say: whole numbers, numbers, true and false, else text.
-
-    `null` is a missing value.
-    """
-    plain = [None if one in (None, "null") else str(one) for one in values]
-    known = [one for one in plain if one is not None]
-    if known and all(one.lower() in _WORDS for one in known):
-        return pd.Series([None if x is None else _WORDS[x.lower()] for x in plain], dtype="boolean")
+def infer_column(texts: Sequence[str | None]) -> pd.Series:
+    """Convert texts to integers, floats or booleans if all can be; `null` is a missing value."""
+    texts = [None if text == "null" else text for text in texts]
+    known = [text.lower() for text in texts if text is not None]
+    if known and set(known) <= {"true", "false"}:
+        return pd.Series(
+            [None if x is None else x.lower() == "true" for x in texts], dtype="boolean"
+        )
     for kind, dtype in ((int, "Int64"), (float, "Float64")):
         try:
-            return pd.Series([None if one is None else kind(one) for one in plain], dtype=dtype)
+            return pd.Series([None if x is None else kind(x) for x in texts], dtype=dtype)
         except ValueError:
             continue
-    return pd.Series(plain, dtype="string")
+    return pd.Series(texts, dtype="string")
 
 
-def figure_column(values: Sequence[Figure]) -> pd.Series:
-    """Whole numbers where all are; what could not be computed is missing."""
-    whole = all(one is None or isinstance(one, int) for one in values)
-    return pd.Series(list(values), dtype="Int64" if whole else "Float64")
+def _figure_column(values: Sequence[Figure]) -> pd.Series:
+    integers = all(value is None or isinstance(value, int) for value in values)
+    return pd.Series(list(values), dtype="Int64" if integers else "Float64")
 
 
-def _shown(row: Row, *, chosen: bool) -> Mapping[str, Figure]:
-    hidden = _LEFT_OUT if chosen else (*_LEFT_OUT, *_TEST)
+def _visible_figures(row: Row, *, chosen: bool) -> Mapping[str, Figure]:
+    hidden = _OMITTED if chosen else (*_OMITTED, *_TEST)
     return {name: value for name, value in row.metrics.items() if not name.startswith(hidden)}
 
 
-def _metric_names(shown: Sequence[Mapping[str, Figure]]) -> list[str]:
-    """val/skill, the rest of val, train, the run's own figures, test."""
-    every = dict.fromkeys(name for one in shown for name in one)
+def _sort_figures(rows: Sequence[Mapping[str, Figure]]) -> list[str]:
+    """Order the names: val/skill, other val figures, train, figures of the run, test."""
     first = (FIGURE, "val/", "members/val/", "train/")
 
-    def place(name: str) -> int:
+    def key(name: str) -> int:
         if name.startswith(_TEST):
             return len(first) + 1
-        found = [number for number, start in enumerate(first) if name.startswith(start)]
-        return found[0] if found else len(first)
+        return next((n for n, prefix in enumerate(first) if name.startswith(prefix)), len(first))
 
-    return sorted(every, key=place)
-
-
-_SECONDS_POLL = 0.05
-_NOT_COMPARED = ("ledger",)  # of a job's config: says where it is counted, not what it does
-
-Told = Callable[[Outcome], None]
+    return sorted(dict.fromkeys(name for row in rows for name in row), key=key)
 
 
 @dataclass(slots=True)
 class Sweep:
-    """What is tried, where, and what came out so far.
+    """The state of a sweep.
 
     Attributes:
-        strategy: says what is tried.
-        executor: runs it.
-        composer: makes its config.
-        record: what is kept on disk.
-        verb: module that each job is a process of.
-        retry_failed: whether failed jobs of an earlier start are tried again.
+        strategy: chooses the trials.
+        executor: runs the jobs.
+        composer: composes their configs.
+        record: content of sweep.json.
+        verb: module that each job's process runs.
+        retry_failed: retry the jobs that failed in an earlier start.
         swept: keys that are columns of the table.
-        outcomes: of all jobs that have ended, by number.
-        running: jobs that have not.
+        outcomes: of all ended jobs, by number.
+        running: started jobs without an outcome.
     """
 
     strategy: Strategy
@@ -233,142 +220,135 @@ class Sweep:
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     running: list[RunningJob] = field(default_factory=list)
 
-    def plan(self, words: Sequence[Override]) -> int | None:
-        """Take in what is asked and what was done; the number of jobs in all, where it is known.
+    def plan(self, overrides: Sequence[Override]) -> int | None:
+        """Plan the jobs and restore earlier outcomes; return the total number of jobs, if known.
 
         Args:
-            words: one a key.
+            overrides: one per key.
         """
         self.swept = [
-            word.get_key_element().lstrip("+") for word in words if word.is_sweep_override()
+            one.get_key_element().lstrip("+") for one in overrides if one.is_sweep_override()
         ]
-        done = self._done()
-        total = self.strategy.plan(words, folder=self.record.folder, done=done)
+        done = self._read_outcomes()
+        total = self.strategy.plan(overrides, folder=self.record.folder, done=done)
         self.outcomes = {number: one for number, one in done.items() if one.state != STOPPED}
-        kept = {number: self.record.jobs[number] for number in done}
-        self.record.jobs = kept
+        self.record.jobs = {number: self.record.jobs[number] for number in done}
         self.record.write()
-        self.write_table(over=False)
+        self.write_table(complete=False)
         return total
 
-    def run(self, told: Told) -> bool:
-        """Try everything; whether it went to its end, which Ctrl-C and SIGTERM prevent.
+    def run(self, on_outcome: OnOutcome) -> bool:
+        """Run all jobs; return False if Ctrl-C or SIGTERM stopped the sweep.
 
         Args:
-            told: called with every outcome.
+            on_outcome: called with every outcome.
         """
         with count_signals() as signals:
-            answered = 0
+            handled = 0
             while True:
                 if not signals:
-                    self._fill(told)
+                    self._fill_workers(on_outcome)
                 if not self.running:
                     return not signals
-                if len(signals) > answered:
-                    answered = len(signals)
-                    for one in self.running:
-                        one.handle.stop() if answered == 1 else one.handle.kill()
-                self._collect(told, asked=bool(signals))
-                time.sleep(_SECONDS_POLL)
+                if len(signals) > handled:
+                    handled = len(signals)
+                    for job in self.running:
+                        job.handle.stop() if handled == 1 else job.handle.kill()
+                self._collect(on_outcome, stopping=bool(signals))
+                time.sleep(_POLL_SECONDS)
 
     def rows(self) -> list[Row]:
-        """Of all jobs that have ended."""
+        """Return the rows of all ended jobs."""
         return [row for number in sorted(self.outcomes)
                 for row in self.strategy.rows(self.outcomes[number])]  # fmt: skip
 
-    def write_table(self, *, over: bool) -> None:
-        """Write sweep.csv and sweep.parquet; only at the end is one chosen, and its test shown."""
-        rows = self.rows()
-        chosen = chosen_row(rows) if over else None
-        folder = self.record.folder
+    def write_table(self, *, complete: bool) -> None:
+        """Write the table; a complete sweep chooses a row and shows its test figures."""
+        rows, folder = self.rows(), self.record.folder
+        chosen = best_row(rows) if complete else None
         write_table(sweep_table(rows, swept=self.swept, chosen=chosen, folder=folder), folder)
 
-    def _done(self) -> dict[int, Outcome]:
-        """Jobs of an earlier start that count; of the others, each is started anew."""
-        found = {}
+    def _read_outcomes(self) -> dict[int, Outcome]:
+        """Return the outcomes of an earlier start; the other jobs start again."""
+        outcomes = {}
         for number, job in self.record.jobs.items():
-            one = job.outcome(number, self.record.folder)
-            if one.state == FAILED and self.retry_failed:
+            outcome = job.outcome(number, self.record.folder)
+            if outcome.state == FAILED and self.retry_failed:
                 continue
-            if one.state in (FINISHED, STOPPED) and not self._is_same(one):
-                log.warning("job %d was made with other settings; it starts anew", number)
+            if outcome.state in (FINISHED, STOPPED) and not self._has_same_config(outcome):
+                log.warning("job %d has other settings than before; it starts again", number)
                 continue
-            found[number] = one
-        return found
+            outcomes[number] = outcome
+        return outcomes
 
-    def _is_same(self, one: Outcome) -> bool:
-        """Whether a run's own config is what its trial composes to now."""
+    def _has_same_config(self, outcome: Outcome) -> bool:
+        """Compare a run's saved config with what its trial composes to now."""
         try:
-            composed = self.composer.compose(one.trial)
-            kept = read_flat_config(one.folder)
+            composed = self.composer.compose(outcome.trial)
+            saved = read_flat_config(outcome.folder)
         except (*USER_ERRORS, BundleError):
-            return one.state == STOPPED  # killed before it wrote any; it starts anew
+            return outcome.state == STOPPED  # killed before it saved its config; it starts again
         now = flatten_config(composed.config)
-        same = {key for key in {**now, **kept} if now.get(key) == kept.get(key)}
-        return composed.folder == one.folder and {*now, *kept} - same <= {*_NOT_COMPARED}
+        same = {key for key in {**now, **saved} if now.get(key) == saved.get(key)}
+        return composed.folder == outcome.folder and {*now, *saved} - same <= _NOT_COMPARED
 
-    def _fill(self, told: Told) -> None:
+    def _fill_workers(self, on_outcome: OnOutcome) -> None:
         while len(self.running) < self.strategy.workers:
             trial = self.strategy.ask()
             if trial is None:
                 return
-            self._start(trial, told)
+            self._start(trial, on_outcome)
 
-    def _start(self, trial: Trial, told: Told) -> None:
-        """Start a job; one that cannot be composed has failed already."""
+    def _start(self, trial: Trial, on_outcome: OnOutcome) -> None:
+        """Start a job. If its config cannot be composed, the job has failed."""
         before = self.record.jobs.get(trial.number)
         seconds = 0.0 if before is None else before.seconds
         try:
             composed = self.composer.compose(trial)
         except USER_ERRORS as error:
             folder = self.composer.folder / str(trial.number)
-            reason = one_line(explain_error(error, verb="train", words=trial.overrides))
-            keep_failure(folder, type(error).__name__, reason)
-            self._end(Outcome(trial, folder, FAILED, reason, {}, seconds), told)
+            reason = join_lines(explain_error(error, verb="train", words=trial.overrides))
+            write_failure(folder, type(error).__name__, reason)
+            self._end(Outcome(trial, folder, FAILED, reason, {}, seconds), on_outcome)
             return
-        self._require_own_folder(trial, composed)
-        goes_on = before is not None and _can_go_on(composed.folder)
+        self._check_folder(trial, composed)
         job = start_job(
-            trial, composed, self.executor,
-            verb=self.verb, resume=goes_on, before=seconds,
+            trial, composed, self.executor, verb=self.verb, previous_seconds=seconds,
+            resume=before is not None and _can_resume(composed.folder),
         )  # fmt: skip
         self.running.append(job)
-        self._note(Outcome(trial, job.folder, STOPPED, None, {}, seconds), state=RUNNING)
+        self._record(Outcome(trial, job.folder, STOPPED, None, {}, seconds), state=RUNNING)
 
-    def _require_own_folder(self, trial: Trial, composed: Composed) -> None:
-        """Refuse to let two jobs write into one folder."""
-        sweep = self.record.folder
-        if not composed.folder.resolve().is_relative_to(sweep.resolve()):
+    def _check_folder(self, trial: Trial, composed: ComposedJob) -> None:
+        """Raise ConfigError unless the job has its own folder below the sweep's."""
+        sweep, folder = self.record.folder, composed.folder
+        if not folder.resolve().is_relative_to(sweep.resolve()):
             raise ConfigError(
-                f"hydra.sweep.subdir puts job {trial.number} into {composed.folder}, which is not "
-                f"below {sweep}; leave it at its default, the number of the job"
+                f"hydra.sweep.subdir puts job {trial.number} into {folder}, which is not below "
+                f"{sweep}. Leave hydra.sweep.subdir at its default, the job number"
             )
-        others = {
-            sweep / one.folder: number
-            for number, one in self.record.jobs.items()
-            if number != trial.number
-        }
-        if composed.folder in others:
-            raise ConfigError(
-                f"hydra.sweep.subdir gives jobs {others[composed.folder]} and {trial.number} the "
-                f"same folder {composed.folder}; leave it at its default, the number of the job"
-            )
+        for number, job in self.record.jobs.items():
+            if number != trial.number and sweep / job.folder == folder:
+                raise ConfigError(
+                    f"hydra.sweep.subdir gives jobs {number} and {trial.number} the same folder "
+                    f"{folder}. Leave hydra.sweep.subdir at its default, the job number"
+                )
 
-    def _collect(self, told: Told, *, asked: bool) -> None:
-        for one in list(self.running):
-            code = one.handle.poll()
+    def _collect(self, on_outcome: OnOutcome, *, stopping: bool) -> None:
+        for job in list(self.running):
+            code = job.handle.poll()
             if code is not None:
-                self.running.remove(one)
-                self._end(one.outcome(code, asked=asked), told)
+                self.running.remove(job)
+                self._end(job.outcome(code, stopping=stopping), on_outcome)
 
-    def _end(self, outcome: Outcome, told: Told) -> None:
+    def _end(self, outcome: Outcome, on_outcome: OnOutcome) -> None:
         self.outcomes[outcome.trial.number] = outcome
-        self._note(outcome, state=outcome.state)
+        self._record(outcome, state=outcome.state)
         self.strategy.tell(outcome)
-        self.write_table(over=False)
-        told(outcome)
+        self.write_table(complete=False)
+        on_outcome(outcome)
 
-    def _note(self, outcome: Outcome, *, state: str) -> None:
+    def _record(self, outcome: Outcome, *, state: str) -> None:
         trial, sweep = outcome.trial, self.record.folder
         self.record.jobs[trial.number] = JobRecord(
             list(trial.overrides),
@@ -381,6 +361,5 @@ class Sweep:
         self.record.write()
 
 
-def _can_go_on(run: Path) -> bool:
-    """Whether a run was far enough for a checkpoint; else it starts anew."""
+def _can_resume(run: Path) -> bool:
     return (run / CHECKPOINTS / LAST).is_file() and (run / "bundle" / "config.yaml").is_file()

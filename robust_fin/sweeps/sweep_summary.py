@@ -1,9 +1,9 @@
-"""Console output of a sweep: one line a job, the table, and what the best of many is worth."""
+"""Console output of a sweep: a line per job, the table, and how much of the best result is luck."""
 
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,20 +29,22 @@ from robust_fin.ledger.trials import Trials
 from robust_fin.runs.results import VAL_LOSSES
 from robust_fin.runs.run import Run
 from robust_fin.runtime.terminal import RESULT, Advance, progress_bar, progress_is_shown, show
-from robust_fin.sweeps.job import SweepRecord
 from robust_fin.sweeps.strategy import FINISHED, STATES, Outcome, Row
-from robust_fin.sweeps.sweep import CSV, PARQUET, Sweep, chosen_row, in_order, skill_of, varied_keys
+from robust_fin.sweeps.sweep import CSV, PARQUET, Sweep, best_row, sort_rows, val_skill, varied_keys
+
+_MAX_ROWS = 40  # of the printed table
+_MAX_REASON = 60  # characters of a reason in the printed table
 
 
 @dataclass(frozen=True, slots=True)
 class BestOf:
-    """The best of several trials, and what it would be if all were equally good.
+    """The best of several trials, and the best to expect if all were equally good.
 
     Attributes:
-        trials: how many were made.
-        best: greatest figure among them.
-        mean: of their figures.
-        spread: of their figures; NaN for one.
+        trials: number of trials with a figure.
+        best: largest figure.
+        mean: of the figures.
+        spread: standard deviation of the figures; NaN for a single trial.
     """
 
     trials: int
@@ -51,297 +53,250 @@ class BestOf:
     spread: float
 
     @classmethod
-    def of(cls, figures: Sequence[float]) -> "BestOf":
-        """Of the figures of all trials that have one; at least one must."""
-        known = [one for one in figures if math.isfinite(one)]
+    def from_figures(cls, figures: Sequence[float]) -> "BestOf":
+        """Summarise the figures of the trials; at least one must be finite."""
+        known = [value for value in figures if math.isfinite(value)]
         return cls(len(known), max(known), math.fsum(known) / len(known), sample_std(known))
 
-    def luck(self, trials: int) -> float:
-        """What the best of so many equal trials is expected to show; NaN where one was made.
-
-        Args:
-            trials: how many, with the mean and spread of these.
-        """
+    def expected_best(self, trials: int) -> float:
+        """Return the expected best of `trials` equal trials with this mean and spread."""
         return self.mean + expected_maximum(trials, spread=self.spread)
 
-    def words(self, *, counted: int | None) -> list[str]:
-        """What the choice is worth, in sentences.
+    def sentences(self, *, ledger_trials: int | None) -> list[str]:
+        """Describe in sentences how much of the best figure is luck.
 
         Args:
-            counted: trials on the same bars in the ledger, these among them; None where no ledger
-                counts them.
+            ledger_trials: number of trials on the same bars in the ledger, these included; None
+                without a ledger.
         """
-        said = f"val/skill of the best of {self.trials} finished trials is {_percent(self.best)}."
         if self.trials == 1:
             return [
-                f"val/skill of the one finished trial is {_percent(self.best)}; it was picked from "
-                "nothing, so there is nothing to deflate.",
-                *self._ledger(counted),
+                f"val/skill of the only finished trial is {_percent(self.best)}. There was no "
+                "choice, so there is no luck to subtract.",
+                *self._ledger_sentence(ledger_trials),
             ]
-        luck = self.luck(self.trials)
-        times = expected_maximum(self.trials, spread=1.0)
-        beyond = self.best - luck
+        expected = self.expected_best(self.trials)
+        factor = expected_maximum(self.trials, spread=1.0)
+        excess = self.best - expected
         return [
-            f"{said} Were all {self.trials} equally good, the best would be expected at "
-            f"{_percent(luck)} by luck alone: their mean, {_percent(self.mean)}, and {times:.2f} "
-            f"times their spread of {100 * self.spread:.4f} %. It is {100 * abs(beyond):.4f} % "
-            f"{'beyond' if beyond > 0 else 'short of'} that.",
-            *self._ledger(counted),
-            "This takes the trials for independent, their val/skill for normal, and all of their "
-            "spread for luck: where settings truly differ, luck is less; where trials were made "
-            "that nobody counted, it is more.",
+            f"val/skill of the best of {self.trials} finished trials is {_percent(self.best)}. If "
+            f"all {self.trials} were equally good, the best would be expected at "
+            f"{_percent(expected)} by luck alone: their mean, {_percent(self.mean)}, plus "
+            f"{factor:.2f} times their standard deviation of {100 * self.spread:.4f} %. The best "
+            f"is {100 * abs(excess):.4f} % {'above' if excess > 0 else 'below'} that.",
+            *self._ledger_sentence(ledger_trials),
+            "This assumes independent trials, normally distributed val/skill, and that all of the "
+            "spread is luck. If settings truly differ, luck is less; if trials were not counted, "
+            "it is more.",
         ]
 
-    def _ledger(self, counted: int | None) -> list[str]:
-        if counted is None:
-            return ["No trial ledger counts these trials: how many were made before is not known."]
+    def _ledger_sentence(self, count: int | None) -> list[str]:
+        if count is None:
+            return [
+                "No trial ledger counts these trials, so the number of earlier ones is unknown."
+            ]
         if self.trials == 1:
-            return [f"The trial ledger counts {counted} on these bars."]
-        luck = _percent(self.luck(max(1, counted)))
-        return [f"After the {counted} that the trial ledger counts on these bars: {luck} by luck."]
+            return [f"The trial ledger counts {count} on these bars."]
+        luck = _percent(self.expected_best(max(1, count)))
+        return [f"With the {count} trials that the ledger counts on these bars: {luck} by luck."]
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:+.4f} %"
-
-
-_DAY = ["fold", "trading_date"]
+def _percent(value: float | int | None) -> str:
+    return "null" if value is None or not math.isfinite(value) else f"{100 * value:+.4f} %"
 
 
 def val_skill_by_date(losses: pd.DataFrame, member: int | None) -> pd.Series:
-    """Share of its val/skill that a trial owes to each date; they add up to it.
+    """Return each date's share of val/skill; the shares sum to val/skill.
 
     Args:
-        losses: what val_losses.parquet holds.
-        member: of a population; None for the net, or the mean forecast.
+        losses: content of val_losses.parquet.
+        member: of a population; None for the net or the mean forecast.
 
     Returns:
-        By fold and trading date; empty where the member has none.
+        By fold and trading date; empty if the member has no losses.
     """
-    own = losses["member"].isna() if member is None else losses["member"] == member
-    one = losses[own.fillna(False).astype(bool)].set_index(_DAY)
-    trivial = one["loss_trivial"] * one["rows"]
-    saved = trivial - one["loss"] * one["rows"]
-    whole = trivial.groupby(level="fold").transform("sum")
-    return saved / whole / one.index.get_level_values("fold").nunique()
+    selected = losses["member"].isna() if member is None else losses["member"] == member
+    rows = losses[selected.fillna(False).astype(bool)].set_index(["fold", "trading_date"])
+    trivial = rows["loss_trivial"] * rows["rows"]
+    saved = trivial - rows["loss"] * rows["rows"]
+    total = trivial.groupby(level="fold").transform("sum")
+    return saved / total / rows.index.get_level_values("fold").nunique()
 
 
-def gains_of(rows: Sequence[Row]) -> Float[np.ndarray, "dates rows"]:
-    """`val_skill_by_date` of trials, in the order of time within each fold.
+def read_gains(rows: Sequence[Row]) -> Float[np.ndarray, "dates rows"]:
+    """Read `val_skill_by_date` of all rows, ordered by fold and date.
 
     Raises:
-        BundleError: one has none, or not on the dates of the first.
+        BundleError: a row has no val losses, or other dates than the first row.
     """
-    read: dict[Path, pd.DataFrame] = {}
-    found: list[pd.Series] = []
+    losses: dict[Path, pd.DataFrame] = {}
+    gains: list[pd.Series] = []
     for row in rows:
         path = row.folder / VAL_LOSSES
-        if path not in read:
+        if path not in losses:
             if not path.is_file():
-                raise BundleError(f"job {row.number} left no {VAL_LOSSES}")
-            read[path] = pd.read_parquet(path)
-        one = val_skill_by_date(read[path], row.member)
-        if found and not one.index.equals(found[0].index):
+                raise BundleError(f"job {row.number} has no {VAL_LOSSES}")
+            losses[path] = pd.read_parquet(path)
+        gains.append(val_skill_by_date(losses[path], row.member))
+        if not gains[-1].index.equals(gains[0].index):
             raise BundleError(
-                f"job {row.number} has other val dates than job {rows[0].number}, so they cannot "
-                "be compared date by date"
+                f"the val dates of job {row.number} differ from those of job {rows[0].number}, so "
+                "they cannot be compared date by date"
             )
-        found.append(one)
-    return np.stack([one.to_numpy(dtype=np.float64) for one in found], axis=1)
+    return np.stack([series.to_numpy(dtype=np.float64) for series in gains], axis=1)
 
 
 def deflated_choice(rows: Sequence[Row], *, default_job: int | None) -> BBCResult | str:
-    """The choice by val/skill, on dates that did not make it; else the reason why there is none.
+    """Measure the choice by val/skill on dates not used for it; a reason if that is impossible.
 
     Args:
         rows: of the sweep; at least two have a val/skill.
-        default_job: number of the job with the settings as they are; None where none has them.
+        default_job: number of the job with the default settings, if any.
     """
-    known = [row for row in rows if np.isfinite(skill_of(row))]
+    known = [row for row in rows if math.isfinite(val_skill(row))]
     try:
-        gains = gains_of(known)
+        gains = read_gains(known)
     except BundleError as error:
         return str(error)
     if len(gains) < MIN_DATES:
-        return f"val has {len(gains)} trading dates, and {MIN_DATES} are needed"
+        return f"val has {len(gains)} trading dates, but {MIN_DATES} are needed"
     numbers = [row.number for row in known]
     reference = numbers.index(default_job) if default_job in numbers else None
     return bbc_cv(gains, reference=reference)
 
 
-def choice_words(found: BBCResult | str, *, default_job: int | None) -> list[str]:
-    """What it says, in sentences.
-
-    Args:
-        found: see `deflated_choice`.
-        default_job: likewise.
-    """
-    if isinstance(found, str):
-        return [f"Not deflated by dates: {found}."]
-    said = [
-        f"Chosen on some of the {found.dates} val dates and measured on the others, the best of "
-        f"{found.trials} has {format_percent_interval(found.deflated)} (BBC-CV; at least 95 %): "
-        "so much is left of "
-        f"its {100 * found.skill:+.4f} % without the dates that chose it."
+def choice_sentences(result: BBCResult | str, *, default_job: int | None) -> list[str]:
+    """Describe the result of `deflated_choice` in sentences."""
+    if isinstance(result, str):
+        return [f"The choice is not deflated by dates: {result}."]
+    sentences = [
+        f"Chosen on some of the {result.dates} val dates and measured on the others, the best of "
+        f"{result.trials} has {format_percent_interval(result.deflated)} (BBC-CV; at least 95 %). "
+        f"Its {100 * result.skill:+.4f} % includes the dates that chose it."
     ]
-    if found.difference is not None:
-        said.append(
-            f"Over job {default_job}, the default settings, it is "
-            f"{format_percent_interval(found.difference)} on the same dates: "
-            f"{_beyond(found.difference)}."
+    if result.difference is not None:
+        sentences.append(
+            "The difference from the default settings (job "
+            f"{default_job}) is {format_percent_interval(result.difference)} on the same dates: "
+            f"{_compare(result.difference)} than the default settings."
         )
-    return said
+    return sentences
 
 
-def _beyond(apart: Interval) -> str:
-    if apart.is_above(0):
-        return "better than the default settings"
-    if apart.is_below(0):
-        return "worse than the default settings"
-    return "not shown to be better than the default settings"
-
-
-_MOST = 40  # rows in the printed table
-_REASON = 60  # letters of a reason in it; sweep.csv has the whole
+def _compare(difference: Interval) -> str:
+    if difference.is_above(0):
+        return "better"
+    return "worse" if difference.is_below(0) else "not shown to be better"
 
 
 def job_line(outcome: Outcome, *, swept: Sequence[str], ended: int, total: int | None) -> str:
-    """`job 3 finished, 4 of 12: optimizer.lr=0.01, val/skill +0.1200 %, 12 s`.
+    """Format `job 3 finished, 4 of 12: optimizer.lr=0.01, val/skill +0.1200 %, 12 s`.
 
     Args:
         outcome: of the job.
-        swept: keys that are shown; all where there are none.
-        ended: jobs that have, this one among them.
-        total: jobs in all; None where it is not known.
+        swept: keys to show; all overrides if empty.
+        ended: number of ended jobs, including this one.
+        total: number of jobs, if known.
     """
-    skill = outcome.metrics.get("val/skill")
-    what = outcome.reason if outcome.state != FINISHED else f"val/skill {_skill(skill)}"
-    of = "" if total is None else f" of {total}"
+    skill = _percent(outcome.metrics.get("val/skill"))
+    result = outcome.reason if outcome.state != FINISHED else f"val/skill {skill}"
+    of_total = "" if total is None else f" of {total}"
     settings = outcome.trial.settings
     shown = [f"{key}={settings[key]}" for key in swept if key in settings]
-    said = " ".join(shown or outcome.trial.overrides)
     return (
-        f"job {outcome.trial.number} {outcome.state}, {ended}{of}: {said}, {what}, "
-        f"{outcome.seconds:.0f} s"
+        f"job {outcome.trial.number} {outcome.state}, {ended}{of_total}: "
+        f"{' '.join(shown or outcome.trial.overrides)}, {result}, {outcome.seconds:.0f} s"
     )
 
 
 @contextmanager
-def jobs_shown(*, total: int | None, done: int) -> Iterator[Advance]:
-    """A bar over the jobs with the time left, on a terminal.
+def job_progress(*, total: int | None, done: int) -> Iterator[Advance]:
+    """Show a progress bar over the jobs, if this is a terminal.
 
     Args:
-        total: jobs in all.
-        done: of them before this start.
+        total: number of jobs, if known.
+        done: number of jobs that ended before this start.
     """
     if total is None or not progress_is_shown():
-        with nullcontext():
-            yield lambda _: None
+        yield lambda _: None
         return
     with progress_bar("jobs", total=total - done) as advance:
         yield advance
 
 
 def rows_table(rows: Sequence[Row], *, swept: Sequence[str], title: str) -> Table:
-    """The rows, the best first; what sweep.csv has beside is left out."""
+    """Return the best rows as a console table; sweep.csv has more columns."""
     keys = varied_keys(rows, swept)
     table = Table(title=title, title_justify="left")
-    members = any(row.member is not None for row in rows)
-    left = ("job", *(["member"] if members else []), *keys)
-    for name in (*left, "val/skill", "val/rank_ic", "seconds", "state"):
+    member = ["member"] if any(row.member is not None for row in rows) else []
+    for name in ("job", *member, *keys, "val/skill", "val/rank_ic", "seconds", "state"):
         table.add_column(name, justify="left" if name in (*keys, "state") else "right")
-    for row in in_order(rows)[:_MOST]:
-        place = [str(row.number), *([_member(row)] if members else [])]
-        settings = [row.settings.get(key, "") for key in keys]
-        ic = row.metrics.get("val/rank_ic")
-        figures = [_skill(row.metrics.get("val/skill")), "" if ic is None else f"{ic:.4f}"]
-        state = row.state if row.reason is None else f"{row.state}: {_short(row.reason)}"
-        table.add_row(*place, *settings, *figures, f"{row.seconds:.0f}", state)
+    for row in sort_rows(rows)[:_MAX_ROWS]:
+        skill, ic = row.metrics.get("val/skill"), row.metrics.get("val/rank_ic")
+        reason = textwrap.shorten(row.reason or "", _MAX_REASON, placeholder=" ...")
+        table.add_row(
+            str(row.number),
+            *["" if row.member is None else str(row.member) for _ in member],
+            *[row.settings.get(key, "") for key in keys],
+            _percent(skill),
+            "" if ic is None else f"{ic:.4f}",
+            f"{row.seconds:.0f}",
+            row.state if row.reason is None else f"{row.state}: {reason}",
+        )
     return table
 
 
-def tell(sweep: Sweep, *, over: bool) -> None:
-    """The table, and what was chosen, with its test span, its verdict and where everything lies.
+def show_summary(sweep: Sweep, *, complete: bool) -> None:
+    """Show the table, the chosen trial with its test results, and the paths of the files.
 
     Args:
         sweep: that has ended.
-        over: False where it was stopped: then nothing is chosen yet, and no test span shown.
+        complete: False if it was stopped; then no trial is chosen and no test figure is shown.
     """
     rows, folder = sweep.rows(), sweep.record.folder
-    show(rows_table(rows, swept=sweep.swept, title=f"{_counted(rows)}, by val/skill"))
-    if len(rows) > _MOST:
-        show(f"{len(rows) - _MOST} more rows are in {folder / CSV}")
-    chosen = chosen_row(rows) if over else None
+    counts = {state: sum(row.state == state for row in rows) for state in STATES}
+    states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    title = f"{len(rows)} trials ({states or 'none'}), by val/skill"
+    show(rows_table(rows, swept=sweep.swept, title=title))
+    if len(rows) > _MAX_ROWS:
+        show(f"{len(rows) - _MAX_ROWS} more rows are in {folder / CSV}")
+    chosen = best_row(rows) if complete else None
     if chosen is not None:
-        _tell_choice(rows, chosen, default_job=sweep.strategy.default_job())
-    elif over:
-        show(_nothing_chosen(rows))
+        _show_choice(rows, chosen, default_job=sweep.strategy.default_job())
+    elif complete and counts[FINISHED]:
+        show("No trial is chosen: none has a val/skill. Set split.val_fraction=0.1")
+    elif complete:
+        show("No trial is chosen: none has finished.")
     show(f"table        {folder / CSV}", f"             {folder / PARQUET}")
     show(f"TensorBoard  tensorboard --logdir {folder}")
 
 
-def _tell_choice(rows: Sequence[Row], chosen: Row, *, default_job: int | None) -> None:
-    run = Run.of(chosen.folder)
-    best = BestOf.of([skill_of(row) for row in rows])
-    name = f"job {chosen.number}{'' if chosen.member is None else f', member {_member(chosen)}'}"
-    show(f"Chosen by val/skill: {name}, {chosen.folder}")
+def _show_choice(rows: Sequence[Row], chosen: Row, *, default_job: int | None) -> None:
+    run = Run.open(chosen.folder)
+    best = BestOf.from_figures([val_skill(row) for row in rows])
+    member = "" if chosen.member is None else f", member {chosen.member}"
+    show(f"Chosen by val/skill: job {chosen.number}{member}, {chosen.folder}")
     if best.trials > 1:
-        deflated = deflated_choice(rows, default_job=default_job)
-        show(*choice_words(deflated, default_job=default_job))
-    show(*best.words(counted=_counted_trials(run)))
+        result = deflated_choice(rows, default_job=default_job)
+        show(*choice_sentences(result, default_job=default_job))
+    show(*best.sentences(ledger_trials=_count_ledger_trials(run)))
     if chosen.member is None:
         show(*judgement_tables(run.judgement), summarize_trials(chosen.folder))
         show(run.verdict, level=RESULT)
     else:
-        show(*_member_lines(chosen))
+        known = {name: chosen.metrics.get(name) for name in ("test/skill", "test/rank_ic")}
+        figures = ", ".join(f"{name} {value:.6g}" for name, value in known.items() if value)
+        show(
+            f"Its test figures, without an interval: {figures or 'none'}. For a verdict, train it "
+            "alone with the settings in the table"
+        )
     show(f"run folder   {chosen.folder}", f"report       {run.report}")
 
 
-def _member_lines(chosen: Row) -> list[str]:
-    """A member's test figures have no intervals: only the mean forecast's rows are kept."""
-    figures = ("test/skill", "test/rank_ic")
-    said = [f"{name} {chosen.metrics[name]:.6g}" for name in figures if chosen.metrics.get(name)]
-    return [
-        f"On test it has {', '.join(said) or 'no figures'}, without an interval. Train it alone "
-        "for a verdict: its settings are in the table"
-    ]
-
-
-def _counted_trials(run: Run) -> int | None:
-    """Trials on the same bars in the ledger; None where there is none."""
+def _count_ledger_trials(run: Run) -> int | None:
+    """Count the trials on the same bars in the ledger; None without a ledger."""
     ledger = find_ledger(run.folder)
     if ledger is None or not ledger.is_file():
         return None
-    known = Trials.read(ledger).same_data(read_provenance(run.folder)["data_sha256"])
-    return known.count()
-
-
-def _nothing_chosen(rows: Sequence[Row]) -> str:
-    if any(row.state == FINISHED for row in rows):
-        return (
-            "Nothing is chosen: no trial has a val/skill. With split.val_fraction=0.1 each has one."
-        )
-    return "Nothing is chosen: no trial has finished."
-
-
-def _counted(rows: Sequence[Row]) -> str:
-    counts = {state: sum(row.state == state for row in rows) for state in STATES}
-    said = [f"{count} {state}" for state, count in counts.items() if count]
-    return f"{len(rows)} trials ({', '.join(said) or 'none'})"
-
-
-def stopped_words(record: SweepRecord) -> str:
-    """How to go on."""
-    return f"stopped; python -m robust_fin.train sweep.resume={record.folder} goes on"
-
-
-def _skill(value: float | int | None) -> str:
-    return "null" if value is None or not math.isfinite(value) else f"{100 * value:+.4f} %"
-
-
-def _short(reason: str) -> str:
-    return textwrap.shorten(reason, _REASON, placeholder=" ...")
-
-
-def _member(row: Row) -> str:
-    return "" if row.member is None else str(row.member)
+    trials = Trials.read(ledger).same_data(read_provenance(run.folder)["data_sha256"])
+    return trials.count()

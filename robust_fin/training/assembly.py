@@ -18,6 +18,7 @@ from robust_fin.runtime.process_state import RankError
 from robust_fin.runtime.rank_info import world_size
 from robust_fin.runtime.terminal import progress_is_shown
 from robust_fin.training.engine.build import call_plan, compiled_calls
+from robust_fin.training.lightning_loop import logger_prefix
 from robust_fin.training.module import Forecaster, SpanScores
 from robust_fin.training.settings import FitSettings, TrainerSettings
 
@@ -71,25 +72,20 @@ class StepTensorBoardLogger(TensorBoardLogger):
             ValueError: a tensor of several numbers, or of none.
         """
         points = [
-            Summary.Value(tag=f"{self.prefix}{tag}", simple_value=float(value))
+            Summary.Value(tag=f"{logger_prefix(self)}{tag}", simple_value=float(value))
             for tag, value in metrics.items()
         ]
         if points:
             self.experiment._get_file_writer().add_summary(Summary(value=points), step)
 
-    @property
-    def prefix(self) -> str:
-        """What stands before every tag."""
-        return f"{self._prefix}{self.LOGGER_JOIN_CHAR}" if self._prefix else ""
-
 
 def planned_steps(trainer: TrainerSettings, data: BarDataModule) -> int:
     """Optimizer steps the settings ask for; the schedule's `total`."""
-    batches = batches_an_epoch(trainer, data)
-    return steps_in_all(trainer, math.ceil(batches / trainer.accumulate_grad_batches))
+    batches = batches_per_epoch(trainer, data)
+    return total_steps(trainer, math.ceil(batches / trainer.accumulate_grad_batches))
 
 
-def steps_in_all(trainer: TrainerSettings, an_epoch: int) -> int:
+def total_steps(trainer: TrainerSettings, an_epoch: int) -> int:
     """Optimizer steps the settings ask for, at so many an epoch.
 
     Raises:
@@ -106,7 +102,7 @@ def steps_in_all(trainer: TrainerSettings, an_epoch: int) -> int:
     return max(1, epochs * an_epoch)
 
 
-def batches_an_epoch(trainer: TrainerSettings, data: BarDataModule) -> int:
+def batches_per_epoch(trainer: TrainerSettings, data: BarDataModule) -> int:
     """Batches of one pass over train, a process, as the Trainer limits them.
 
     Raises:
@@ -119,10 +115,10 @@ def batches_an_epoch(trainer: TrainerSettings, data: BarDataModule) -> int:
             f"train has {data.fitted.fold.train.size} rows, fewer than batch_size="
             f"{data.batch_size} times {world} processes; lower it"
         )
-    return limited(trainer, batches)
+    return limit_batches(trainer, batches)
 
 
-def limited(trainer: TrainerSettings, batches: int) -> int:
+def limit_batches(trainer: TrainerSettings, batches: int) -> int:
     """So many batches, as trainer.limit_train_batches cuts them."""
     limit = trainer.limit_train_batches
     if isinstance(limit, float):
@@ -139,7 +135,7 @@ def make_forecaster(settings: FitSettings, data: BarDataModule) -> Forecaster:
     calls = compiled_calls(settings, net, features=features, schedule=schedule)
     plan = None
     if calls is not None:
-        steps = batches_an_epoch(settings.trainer, data)
+        steps = batches_per_epoch(settings.trainer, data)
         plan = call_plan(settings.trainer, steps, steps_per_call=settings.engine.steps_per_call)
     return Forecaster(
         net,

@@ -26,7 +26,12 @@ from robust_fin.runtime.rank_info import (
     require_equal_on_ranks,
     world_size,
 )
-from robust_fin.training.assembly import batches_an_epoch, make_forecaster, make_trainer, step_limit
+from robust_fin.training.assembly import (
+    batches_per_epoch,
+    make_forecaster,
+    make_trainer,
+    step_limit,
+)
 from robust_fin.training.baselines import TrivialObjective, trivial_objective
 from robust_fin.training.diagnostics import Diagnostics
 from robust_fin.training.engine.build import trainer_arguments
@@ -64,12 +69,12 @@ def weights_hash(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:_DIGITS]
 
 
-def shared_callbacks() -> list[L.Callback]:
+def distributed_callbacks() -> list[L.Callback]:
     """Those of a fit that other processes take part in; none where it is alone."""
-    return [WeightsAgree(), AgreedStop()] if is_distributed() else []
+    return [WeightAgreement(), SynchronizedStop()] if is_distributed() else []
 
 
-class WeightsAgree(L.Callback):
+class WeightAgreement(L.Callback):
     """Compares the weights of all processes after each epoch, bit by bit, by their hashes.
 
     Gradients are averaged, so the weights are the same everywhere, unless a message, a device or a
@@ -93,7 +98,7 @@ class WeightsAgree(L.Callback):
         )
 
 
-class AgreedStop(L.Callback):
+class SynchronizedStop(L.Callback):
     """Answers Ctrl-C and SIGTERM after the same batch in every process.
 
     A process that stopped alone would leave the others waiting for its gradients. So a signal is
@@ -179,7 +184,7 @@ class FitSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class MemberFate:
+class MemberResult:
     """What became of one member.
 
     Attributes:
@@ -201,7 +206,7 @@ class Fit:
 
     nets: Nets
     summary: FitSummary
-    members: tuple[MemberFate, ...] = ()
+    members: tuple[MemberResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +252,7 @@ def fit(settings: FitSettings, data: BarDataModule, plan: FitPlan) -> Fit:
         NonFiniteError: a gradient or weight stopped being a number, and no rollback is left.
     """
     check_precision(settings.trainer.precision, accelerator=settings.trainer.accelerator)
-    first = steps_in(plan.resume_path)
+    first = checkpoint_step(plan.resume_path)
     done, seconds = run_with_rollbacks(
         lambda resume: _attempt(settings, data, replace(plan, resume=resume)),
         resume=plan.resume,
@@ -287,7 +292,7 @@ def _attempt(settings: FitSettings, data: BarDataModule, plan: FitPlan) -> FitAt
     # last.ckpt comes last: it holds what the callbacks before it know of the epoch
     trivial = TrivialObjective(trivial_objective(settings, [data]))
     watching = [trivial, *_watching(settings, plan), *pruning_callbacks(has_val=data.has_val())]
-    ours = [*shared_callbacks(), *watching, *([best] if best else []), last]
+    ours = [*distributed_callbacks(), *watching, *([best] if best else []), last]
     trainer = make_trainer(
         settings,
         plan.folder,
@@ -316,14 +321,14 @@ def _limits(settings: FitSettings, data: BarDataModule, plan: FitPlan) -> dict[s
     arguments: dict[str, object] = {}
     trainer = settings.trainer
     if plan.max_steps is not None:
-        steps = math.ceil(batches_an_epoch(trainer, data) / trainer.accumulate_grad_batches)
+        steps = math.ceil(batches_per_epoch(trainer, data) / trainer.accumulate_grad_batches)
         arguments |= step_limit(plan.max_steps, an_epoch=steps)
     if data.calls is not None:
         arguments |= trainer_arguments(trainer, data.calls)
     return arguments
 
 
-def steps_in(checkpoint: Path | None) -> int:
+def checkpoint_step(checkpoint: Path | None) -> int:
     """Optimizer steps done up to a checkpoint."""
     if checkpoint is None:
         return 0

@@ -1,4 +1,4 @@
-"""Everything that depends on the internals of Lightning's loops."""
+"""Everything that depends on internals of Lightning: loops, progress counters, connectors."""
 
 import math
 from collections.abc import Callable
@@ -7,13 +7,12 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loops.loop import _Loop
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from robust_fin.data.batches import Call, TrainCalls
-from robust_fin.data.datamodule import StepWindow, TrainWindows
+from robust_fin.data.batches import Call, StepWindow, TrainCalls, TrainWindows
 from robust_fin.training.engine.step_state import StepState, adamw_group, step_keys
 from robust_fin.training.engine.steps import StepLoop, StepResult
 from robust_fin.training.recovery.record import NonFiniteStep, net_tensors, optimizer_tensors
@@ -28,19 +27,20 @@ class CompiledSteps:
         seed: of dropout.
     """
 
+    state: StepState
+
     def __init__(self, loop: StepLoop, *, schedule: Callable[[int], float], seed: int) -> None:
-        """The state is read when training starts."""
+        """Keep the parts; the state is read when training starts."""
         self.loop, self.seed = loop, seed
         self._schedule = schedule
-        self.state: StepState | None = None
 
     def begin(self, trainer: L.Trainer, net: nn.Module, *, rate_factor: float) -> None:
-        """Take weights and optimizer state over, as a checkpoint or the plain engine left them.
+        """Load weights and optimizer state, from a checkpoint or the plain engine.
 
         Args:
-            trainer: whose optimizer it is.
-            net: whose weights.
-            rate_factor: of the learning rate, beside the schedule's.
+            trainer: has the optimizer.
+            net: has the weights.
+            rate_factor: of the learning rate, besides the schedule's.
         """
         (optimizer,) = trainer.optimizers
         self._base_lr = float(adamw_group(optimizer)["initial_lr"]) * rate_factor
@@ -50,33 +50,30 @@ class CompiledSteps:
     def run(
         self, trainer: L.Trainer, net: nn.Module, call: Call
     ) -> tuple[StepResult, NonFiniteStep | None]:
-        """Do the steps of a call, hand the state back, and keep the counts.
+        """Run the steps of a call, store the state, and update Lightning's counters.
 
         Returns:
-            The steps that were taken, and the first one that was not, where there is such a step:
-            then the state is the one before it.
+            The steps that were done, and the first step that is not finite or None. If there is
+            one, the state is that before it.
         """
-        assert self.state is not None
         (optimizer,) = trainer.optimizers
         first, count = trainer.global_step, limit_to_max_steps(trainer, len(call.rows))
-        before, done = [one.clone() for one in self.state.vectors], self.state.count
+        before = [vector.clone() for vector in self.state.vectors], self.state.count
         result = self._steps(optimizer, call, first, count)
         bad = result.first_bad
         if not self._weights_are_finite():
             last = count if bad is None else bad
-            bad = self._poisoning_step(optimizer, call, first, last, before=(before, done))
+            bad = self._find_bad_step(optimizer, call, first, last, before)
         self.state.store(net, optimizer)
         if bad is not None:
-            return first_steps(result, bad), self._bad_step(
-                net, optimizer, call, result, first, bad
-            )
-        add_optimizer_steps(trainer.fit_loop, count)
+            done = StepResult(result.loss[:bad], result.gradient_norm[:bad], None)
+            return done, self._nonfinite_step(net, optimizer, call, result, first, bad)
+        add_optimizer_steps(trainer, count)
         self._set_rate(trainer, optimizer, first + count)
         return result, None
 
     def _steps(self, optimizer: Optimizer, call: Call, first: int, count: int) -> StepResult:
-        """The first `count` steps of a call."""
-        assert self.state is not None
+        """Run the first `count` steps of a call."""
         return self.loop.run(
             self.state,
             x=call.x,
@@ -88,39 +85,37 @@ class CompiledSteps:
         )
 
     def _weights_are_finite(self) -> bool:
-        assert self.state is not None
         return bool(torch.isfinite(self.state.parameters.norm()))
 
-    def _poisoning_step(
+    def _find_bad_step(
         self,
         optimizer: Optimizer,
         call: Call,
         first: int,
         last: int,
-        *,
         before: tuple[list[Tensor], int],
     ) -> int:
-        """The step of a call that makes a weight not finite; the state is left before it.
+        """Find the step of a call that makes a weight non-finite, by bisection.
 
-        A call is looked at once, at its end, which costs nothing; only where a weight is bad is it
-        run again, to halve the steps that may have done it.
+        Weights are checked once at the end of a call, which costs nothing; only if one is bad, the
+        call is run again. The state is left before the step.
 
         Args:
-            optimizer: for its weight decay.
+            optimizer: has the weight decay.
             call: the call.
-            first: optimizer step of its first one.
-            last: steps of it after which a weight is bad.
-            before: the state's vectors and count before it.
+            first: optimizer steps done before the call.
+            last: number of its steps after which a weight is bad.
+            before: the state's vectors and count before the call.
         """
         good = 0
         while last - good > 1:
             middle = (good + last) // 2
-            self._again(optimizer, call, first, middle, before)
+            self._replay(optimizer, call, first, middle, before)
             good, last = (middle, last) if self._weights_are_finite() else (good, middle)
-        self._again(optimizer, call, first, good, before)
+        self._replay(optimizer, call, first, good, before)
         return good
 
-    def _again(
+    def _replay(
         self,
         optimizer: Optimizer,
         call: Call,
@@ -128,14 +123,13 @@ class CompiledSteps:
         count: int,
         before: tuple[list[Tensor], int],
     ) -> None:
-        """Put the state back and do `count` steps."""
-        assert self.state is not None
+        """Restore the state and run `count` steps."""
         torch._foreach_copy_(list(self.state.vectors), before[0])
         self.state.count = before[1]
         if count:
             self._steps(optimizer, call, first, count)
 
-    def _bad_step(
+    def _nonfinite_step(
         self,
         net: nn.Module,
         optimizer: Optimizer,
@@ -144,18 +138,17 @@ class CompiledSteps:
         first: int,
         bad: int,
     ) -> NonFiniteStep:
-        """What is at hand of step `bad` of a call."""
-        assert self.state is not None
-        rows, numbers = call.rows[bad], (float(result.loss[bad]), float(result.gradient_norm[bad]))
+        """Describe step `bad` of a call; the state is that before it."""
+        rows, loss, norm = call.rows[bad], float(result.loss[bad]), float(result.gradient_norm[bad])
         reason = "its loss or gradient is not finite"
         if not self._weights_are_finite():
             reason = "a weight is not finite already before it"
-        elif all(map(math.isfinite, numbers)):
+        elif math.isfinite(loss) and math.isfinite(norm):
             reason = "it would make a weight that is not finite"
         return NonFiniteStep(
             step=first + bad,
-            loss=numbers[0],
-            gradient_norm=numbers[1],
+            loss=loss,
+            gradient_norm=norm,
             lr=float(self.rates(first + bad, 1)),
             reason=reason,
             x=call.x[rows],
@@ -168,12 +161,12 @@ class CompiledSteps:
         )
 
     def rates(self, first: int, count: int) -> Tensor:
-        """Learning rate of each step, float64."""
+        """Return the learning rate of each step, float64."""
         factors = [self._schedule(step) for step in range(first, first + count)]
         return torch.tensor(factors, dtype=torch.float64) * self._base_lr
 
     def _set_rate(self, trainer: L.Trainer, optimizer: Optimizer, step: int) -> None:
-        """Leave optimizer and scheduler as the plain engine has them after `step` steps."""
+        """Leave optimizer and scheduler as the plain engine does after `step` steps."""
         rate = self._base_lr * self._schedule(step)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -183,16 +176,14 @@ class CompiledSteps:
             config.scheduler._last_lr = [rate]
 
 
-def first_steps(result: StepResult, steps: int) -> StepResult:
-    """The first steps of a call."""
-    return StepResult(result.loss[:steps], result.gradient_norm[:steps], None)
+# --------------------------------------------------------------------- counters of a running fit
 
 
 def limit_to_max_steps(trainer: L.Trainer, planned: int) -> int:
-    """Steps of a call up to max_steps; the others are given back to the loader.
+    """Return the steps of a call up to max_steps, and return the others to the loader.
 
-    A call that is cut short ends neither an epoch nor the steps between two validations, although
-    Lightning, which counts calls, would take it for their end.
+    Lightning counts calls and would take a shortened call for the end of an epoch or of the steps
+    between two validations; both are prevented.
     """
     left = trainer.max_steps - trainer.global_step
     if trainer.max_steps < 0 or left >= planned:
@@ -206,86 +197,21 @@ def limit_to_max_steps(trainer: L.Trainer, planned: int) -> int:
     return left
 
 
-def add_optimizer_steps(fit_loop: _FitLoop, count: int) -> None:
-    """Tell Lightning's loops that a call was `count` optimizer steps."""
-    progress = fit_loop.epoch_loop.manual_optimization.optim_step_progress
+def add_optimizer_steps(trainer: L.Trainer, count: int) -> None:
+    """Count a call as `count` optimizer steps in Lightning's loops."""
+    loop = trainer.fit_loop.epoch_loop
+    progress = loop.manual_optimization.optim_step_progress
     for part in (progress.total, progress.current):
         part.ready += count
         part.completed += count
-    fit_loop.epoch_loop._batches_that_stepped += count - 1  # Lightning adds the last one itself
-
-
-def convert_loop_counts(
-    checkpoint: dict[str, Any], *, completed_calls: Callable[[int], int] | None
-) -> None:
-    """Make the loops of a checkpoint those of the engine that goes on with it.
-
-    The plain engine counts batches and its optimizer's steps, the compiled one calls and its own
-    steps. The checkpoint tells the step of training and the place in the epoch, from which either
-    follows.
-
-    Args:
-        checkpoint: changed in place.
-        completed_calls: steps of an epoch -> whole calls; None for the plain engine, where a call
-            is one step.
-    """
-    loops = checkpoint["loops"]["fit_loop"]
-    step = int(checkpoint["global_step"])
-    manual = loops["epoch_loop.manual_optimization.optim_step_progress"]["total"]
-    automatic = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
-    for total in (manual, automatic["total"]):
-        total["ready"], total["completed"] = step, step
-    place = loops["state_dict"]["combined_loader"][0]["next_batch"]
-    progress = loops["epoch_loop.batch_progress"]
-    current, total = progress["current"], progress["total"]
-    done = place if completed_calls is None else completed_calls(place)
-    shift = done - current["ready"]
-    if shift:  # else the last call of an epoch, stopped half way, would pass for its end
-        progress["is_last_batch"] = False
-    for key in ("ready", "started", "processed", "completed"):
-        current[key] += shift
-        total[key] += shift
-
-
-def batch_steps(batch: object) -> int:
-    """How far a batch moves the place in the epoch."""
-    if isinstance(batch, StepWindow):
-        return batch.stop - batch.start
-    return len(batch.rows) if isinstance(batch, Call) else 1
-
-
-def undo_batch_start(checkpoint: dict[str, Any], batch: object) -> None:
-    """Take back a batch that was fetched and not yet trained on.
-
-    Args:
-        checkpoint: as dumped when a batch starts; changed in place.
-        batch: that one.
-    """
-    loops = checkpoint["loops"]["fit_loop"]
-    for part in _batches(loops):
-        part["ready"] -= 1
-    (loader,) = loops["state_dict"]["combined_loader"]
-    loader["next_batch"] -= batch_steps(batch)
-    _as_a_batch_ends(loops)
-
-
-def undo_epoch_end(checkpoint: dict[str, Any]) -> None:
-    """Take back the end of an epoch that was cut short, which Lightning counts as a whole one.
-
-    Args:
-        checkpoint: as dumped at the end of the epoch; changed in place.
-    """
-    loops = checkpoint["loops"]["fit_loop"]
-    for part in ("current", "total"):
-        loops["epoch_progress"][part]["processed"] -= 1
-    _as_a_batch_ends(loops)
+    loop._batches_that_stepped += count - 1  # Lightning adds the last one itself
 
 
 def enter_next_epoch(trainer: L.Trainer) -> None:
-    """Start the next epoch from a checkpoint of the end of one, when `trainer.max_steps` is set.
+    """Start the next epoch from a checkpoint at the end of an epoch.
 
-    Lightning would take the epoch for an unfinished one, end it a second time, and pass over the
-    order of rows of the next.
+    If `trainer.max_steps` is set, Lightning would take that epoch for unfinished, end it a second
+    time, and skip the next epoch's order of rows.
     """
     loop = trainer.fit_loop
     if not loop.restarted_on_epoch_end:
@@ -299,21 +225,101 @@ def enter_next_epoch(trainer: L.Trainer) -> None:
         loader.load_state_dict({"next_batch": 0})
 
 
+def batches_started(trainer: L.Trainer) -> int:
+    """Return how many batches of the current epoch have been fetched."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+# --------------------------------------------------------------------- counters in a checkpoint
+
+
+def convert_loop_counts(
+    checkpoint: dict[str, Any], *, completed_calls: Callable[[int], int] | None
+) -> None:
+    """Convert the counters of a checkpoint to the engine that resumes it.
+
+    The plain engine counts batches and its optimizer's steps, the compiled engine calls and its
+    own steps. Both follow from the global step and the position in the epoch.
+
+    Args:
+        checkpoint: changed in place.
+        completed_calls: steps of an epoch -> completed calls; None for the plain engine, whose
+            calls are single steps.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    step = int(checkpoint["global_step"])
+    manual = loops["epoch_loop.manual_optimization.optim_step_progress"]["total"]
+    automatic = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+    for total in (manual, automatic["total"]):
+        total["ready"], total["completed"] = step, step
+    steps_done = loops["state_dict"]["combined_loader"][0]["next_batch"]
+    progress = loops["epoch_loop.batch_progress"]
+    done = steps_done if completed_calls is None else completed_calls(steps_done)
+    shift = done - progress["current"]["ready"]
+    if shift:  # otherwise an interrupted last call of an epoch would count as its end
+        progress["is_last_batch"] = False
+    for counts in (progress["current"], progress["total"]):
+        for key in ("ready", "started", "processed", "completed"):
+            counts[key] += shift
+
+
+def undo_batch_start(checkpoint: dict[str, Any], batch: object) -> None:
+    """Undo the count of a batch that was fetched but not trained on.
+
+    Args:
+        checkpoint: as dumped when the batch starts; changed in place.
+        batch: the batch.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    progress = loops["epoch_loop.batch_progress"]
+    for counts in (progress["current"], progress["total"]):
+        counts["ready"] -= 1
+    (loader,) = loops["state_dict"]["combined_loader"]
+    loader["next_batch"] -= batch_steps(batch)
+    _undo_batch_end(loops)
+
+
+def batch_steps(batch: object) -> int:
+    """Return the optimizer steps of a batch, call or window."""
+    if isinstance(batch, StepWindow):
+        return batch.stop - batch.start
+    return len(batch.rows) if isinstance(batch, Call) else 1
+
+
+def undo_epoch_end(checkpoint: dict[str, Any]) -> None:
+    """Undo the end of an epoch that was cut short, which Lightning counts as complete.
+
+    Args:
+        checkpoint: as dumped at the end of the epoch; changed in place.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    for part in ("current", "total"):
+        loops["epoch_progress"][part]["processed"] -= 1
+    _undo_batch_end(loops)
+
+
+def _undo_batch_end(loops: dict[str, Any]) -> None:
+    progress = loops["epoch_loop.batch_progress"]
+    for counts in (progress["current"], progress["total"]):
+        counts["completed"] -= 1
+    progress["is_last_batch"] = False
+    loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+
+
 def is_fit_complete(trainer: L.Trainer, checkpoint: dict[str, Any]) -> bool:
-    """Whether the fit is over where a checkpoint goes on."""
-    limits = (
-        (trainer.max_epochs, epochs_done(checkpoint)),
-        (trainer.max_steps, checkpoint["global_step"]),
-    )
-    return any(limit is not None and -1 < limit <= done for limit, done in limits)
+    """Return True if a resumed checkpoint has no step left to do."""
+    done = (epochs_done(checkpoint), checkpoint["global_step"])
+    limits = (trainer.max_epochs, trainer.max_steps)
+    pairs = zip(limits, done, strict=True)
+    return any(limit is not None and -1 < limit <= count for limit, count in pairs)
 
 
 def next_logged_step(checkpoint: dict[str, Any]) -> int:
-    """The step on the x-axis of the curves that a checkpoint goes on with."""
+    """Return the step at which a resumed checkpoint continues the curves."""
     loops = checkpoint["loops"]["fit_loop"]
     total = loops["epoch_loop.batch_progress"]["total"]
-    batch_ends = total["completed"] < total["processed"]  # and its step is not counted yet
-    return int(loops["epoch_loop.state_dict"]["_batches_that_stepped"]) + batch_ends
+    uncounted = total["completed"] < total["processed"]  # written at the end of a batch
+    return int(loops["epoch_loop.state_dict"]["_batches_that_stepped"]) + uncounted
 
 
 def epochs_done(checkpoint: dict[str, Any]) -> int:
@@ -321,9 +327,7 @@ def epochs_done(checkpoint: dict[str, Any]) -> int:
     return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
 
 
-def batches_started(trainer: L.Trainer) -> int:
-    """Return how many batches of the current epoch have been fetched."""
-    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
+# ----------------------------------------------------------- connectors, callbacks and loggers
 
 
 def logged_metrics(trainer: L.Trainer) -> dict[str, Any]:
@@ -364,13 +368,6 @@ class TrackedCheckpoint(ModelCheckpoint):
         self.best_step = trainer.global_step
 
 
-def _batches(loops: dict[str, Any]) -> list[dict[str, int]]:
-    progress = loops["epoch_loop.batch_progress"]
-    return [progress["current"], progress["total"]]
-
-
-def _as_a_batch_ends(loops: dict[str, Any]) -> None:
-    for part in _batches(loops):
-        part["completed"] -= 1
-    loops["epoch_loop.batch_progress"]["is_last_batch"] = False
-    loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+def logger_prefix(logger: TensorBoardLogger) -> str:
+    """Return the text before every tag of a logger."""
+    return f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""

@@ -45,6 +45,6 @@ def test_dates_add_up_to_the_yardstick() -> None:
     target, score, outcome = draw.random(500), draw.random(500), draw.normal(size=500)
     dates = MONDAY + draw.integers(0, 9, 500) * np.timedelta64(1, "D")
     daily = DailyLosses(target, dates, train_median=0.4)
-    figures = Yardstick(target, outcome, train_median=0.4, train_mean=0.5).figures(score)
+    figures = Yardstick(target, outcome, train_median=0.4, train_mean=0.5).metrics(score)
     assert np.average(daily.losses(score), weights=daily.rows) == pytest.approx(figures["loss"])
     assert np.average(daily.trivial, weights=daily.rows) == pytest.approx(figures["loss_trivial"])

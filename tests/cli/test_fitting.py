@@ -126,7 +126,7 @@ def test_a_run_reads_what_lies_in_its_folder(run: Run, tmp_path: Path) -> None:
     assert run.bundle.features.names[0] == "close_change_pct"
     assert run.report.is_file()
     with pytest.raises(BundleError, match="is not a run folder"):
-        Run.of(tmp_path)
+        Run.open(tmp_path)
     with pytest.raises(BundleError, match="is not a run folder"):
         evaluate(tmp_path)
 

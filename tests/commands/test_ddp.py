@@ -184,7 +184,7 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_message(
     assert errors == [
         f"error: rank 1 of 2 (process {killed['pid']}) was killed by SIGKILL (the kernel "
         "does this when memory runs out); the other ranks were stopped. python -m robust_fin.train "
-        f"resume={run} goes on from the last checkpoint"
+        f"resume={run} continues from the last checkpoint"
     ]
     assert not (run / "metrics.json").exists()
     assert errors == ["error: " + json.loads((run / "failure.json").read_text())["message"]]

@@ -1,4 +1,4 @@
-"""sweep=optuna as a command: jobs pretended where only the search counts, else real ones."""
+"""sweep=optuna as a command: with fake jobs to test the search, and with real jobs."""
 
 import contextlib
 import json
@@ -19,13 +19,13 @@ from robust_fin.training.pruning import REPORTED_STEPS
 from tests.conftest import ROOT
 from tests.small_runs import QUICK
 from tests.studies import read
-from tests.sweeps.fake_jobs import STARTED, skill
+from tests.sweeps.fake_jobs import STARTED, fake_skill
 
 pytestmark = pytest.mark.processes
 
-PRETEND = "executor._target_=tests.sweeps.fake_jobs.FakeExecutor"
+FAKE = "executor._target_=tests.sweeps.fake_jobs.FakeExecutor"
 TINY = (*QUICK, "source.synthetic.rows=3000", "features.names=[close_change_pct]", "batch_size=128")
-LEARNS_OR_NOT = "optimizer.lr=0.003,1e-12"  # the second leaves the net as it starts
+RATES = "optimizer.lr=0.003,1e-12"  # the second barely changes the initial weights
 EARLY = ("sweep.pruner.n_startup_trials=1", "sweep.pruner.n_warmup_steps=0")
 
 
@@ -38,24 +38,24 @@ def table(folder: Path) -> pd.DataFrame:
 
 
 @pytest.fixture
-def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing started, and no test span to judge."""
-    monkeypatch.setattr("robust_fin.sweeps.hydra_sweeper.tell", lambda _, over: None)  # noqa: ARG005
+def fake_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip the summary, which needs real runs."""
+    monkeypatch.setattr("robust_fin.sweeps.hydra_sweeper.show_summary", lambda _, complete: None)  # noqa: ARG005
     STARTED.clear()
 
 
-@pytest.mark.usefixtures("pretended")
-def test_the_best_of_a_search_stands_first_and_its_default_is_job_0(tmp_path: Path) -> None:
-    assert sweep(tmp_path, PRETEND, "sweep.trials=6") == 0  # -m is not needed
+@pytest.mark.usefixtures("fake_runs")
+def test_the_best_trial_is_the_first_row_and_the_default_is_job_0(tmp_path: Path) -> None:
+    assert sweep(tmp_path, FAKE, "sweep.trials=6") == 0  # -m is not needed
     found = table(tmp_path)
     assert sorted(found.index) == list(range(6))
     default = found.loc[0]
     assert (default["optimizer.lr"], default["optimizer.weight_decay"]) == (0.003, 0.0001)
-    assert default["val/skill"] == pytest.approx(skill(0.003, 0))
+    assert default["val/skill"] == pytest.approx(fake_skill(0.003, 0))
     assert found["val/skill"].is_monotonic_decreasing
     best = found.iloc[0]
     assert best["chosen"]
-    assert best["val/skill"] == pytest.approx(skill(best["optimizer.lr"], 0))
+    assert best["val/skill"] == pytest.approx(fake_skill(best["optimizer.lr"], 0))
     assert best["val/skill"] > default["val/skill"]
     assert read(tmp_path / "study.journal").best_trial.number == found.index[0]
     configs = [task["config"] for _, task in STARTED]
@@ -63,12 +63,12 @@ def test_the_best_of_a_search_stands_first_and_its_default_is_job_0(tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("pretended")
-def test_trials_that_are_not_finite_are_rows_and_the_study_goes_on(
+@pytest.mark.usefixtures("fake_runs")
+def test_non_finite_trials_are_failed_rows_and_the_study_continues(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rates = ("sweep.space=null", "optimizer.lr=tag(log,interval(0.0001,100))")
-    words = (PRETEND, "sweep.trials=8", "sweep/sampler=random", "-m")
+    words = (FAKE, "sweep.trials=8", "sweep/sampler=random", "-m")
     assert sweep(tmp_path, *words, *rates) == 1
     found = table(tmp_path).sort_index()
     failed = found["optimizer.lr"] > 1
@@ -77,24 +77,24 @@ def test_trials_that_are_not_finite_are_rows_and_the_study_goes_on(
     assert set(found["reason"].dropna()) == {"the loss is nan at step 3"}
     states = [one.state.name for one in read(tmp_path / "study.journal").trials]
     assert states == ["FAIL" if one else "COMPLETE" for one in failed]
-    assert "jobs failed, and sweep.csv has the reason of each" in capsys.readouterr().err
+    assert "jobs failed; sweep.csv has all reasons" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("pretended")
-def test_what_cannot_be_searched_is_one_message_before_any_job(
+@pytest.mark.usefixtures("fake_runs")
+def test_an_invalid_search_fails_before_any_job_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sweep(tmp_path, PRETEND, "split.val_fraction=0") == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: sweep=optuna searches by val/skill, and split.val_fraction=0 ")
+    assert sweep(tmp_path, FAKE, "split.val_fraction=0") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: sweep=optuna maximises val/skill, but split.val_fraction=0 ")
     assert STARTED == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_trial_that_learns_nothing_is_pruned_in_every_rank(devices: int, tmp_path: Path) -> None:
+def test_a_trial_without_progress_is_pruned_in_every_rank(devices: int, tmp_path: Path) -> None:
     group = () if devices == 1 else ("trainer=ddp", f"trainer.devices={devices}")
-    words = ("sweep.space=null", LEARNS_OR_NOT, "sweep/sampler=random", "sweep.trials=5")
+    words = ("sweep.space=null", RATES, "sweep/sampler=random", "sweep.trials=5")
     assert sweep(tmp_path, *TINY, *EARLY, *group, *words, "trainer.max_epochs=3") == 0
     found = table(tmp_path).sort_index()
     pruned = found[found["state"] == "pruned"]
@@ -116,7 +116,7 @@ def test_a_trial_that_learns_nothing_is_pruned_in_every_rank(devices: int, tmp_p
     assert [list(one.intermediate_values) for one in whole] == [[1, 2, 3]] * len(whole)
 
 
-def started(*words: str) -> "subprocess.Popen[bytes]":
+def start_search(*words: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "robust_fin.train", "+experiment=smoke", "sweep=optuna"]
     return subprocess.Popen([*command, *TINY, *words], cwd=ROOT, stdout=subprocess.DEVNULL)
 
@@ -130,10 +130,10 @@ def descendants(pid: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
-def test_kill_9_of_the_whole_tree_and_resume_lose_no_trial_that_had_ended(tmp_path: Path) -> None:
+def test_kill_9_and_resume_lose_no_ended_trial(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     long = ("trainer.max_epochs=30", "checkpoint.every_n_steps=20", "sweep.pruner=null")
-    process = started(f"hydra.sweep.dir={folder}", "sweep.trials=4", "sweep.workers=2", *long)
+    process = start_search(f"hydra.sweep.dir={folder}", "sweep.trials=4", "sweep.workers=2", *long)
     deadline = time.monotonic() + 900
     ended = [folder / str(number) / "metrics.json" for number in range(4)]
     while sum(path.exists() for path in ended) < 1 or not (folder / "2").exists():
@@ -150,20 +150,20 @@ def test_kill_9_of_the_whole_tree_and_resume_lose_no_trial_that_had_ended(tmp_pa
     found = table(folder)
     assert sorted(found.index) == [0, 1, 2, 3]
     assert set(found["state"]) == {"finished"}
-    assert {path: path.stat().st_mtime_ns for path in known} == before  # none was trained again
+    assert {path: path.stat().st_mtime_ns for path in known} == before  # none was trained twice
     every = read(folder / "study.journal").trials
     counted = [one for one in every if "lost" not in one.user_attrs]
-    assert len(every) - len(counted) <= 2  # as many as were running
+    assert len(every) - len(counted) <= 2  # those that were running
     assert [one.state.name for one in counted] == ["COMPLETE"] * 4
     values = {one.user_attrs["job"]: one.value for one in counted}
     assert values == pytest.approx(found["val/skill"].to_dict(), abs=1e-12)
 
 
 @pytest.mark.slow
-def test_two_commands_work_on_one_study(tmp_path: Path) -> None:
+def test_two_commands_share_one_study(tmp_path: Path) -> None:
     shared = (f"sweep.storage={tmp_path / 'journal'}", "sweep.trials=4", "sweep.study=both")
     folders = [tmp_path / "a", tmp_path / "b"]
-    pair = [started(f"hydra.sweep.dir={folder}", *shared) for folder in folders]
+    pair = [start_search(f"hydra.sweep.dir={folder}", *shared) for folder in folders]
     assert [one.wait(900) for one in pair] == [0, 0]
     tables = [table(folder) for folder in folders]
     trials = [

@@ -1,4 +1,4 @@
-"""sweep=population has the rows that the grid has, from fewer processes."""
+"""sweep=population has the rows of the grid, from fewer processes."""
 
 from pathlib import Path
 
@@ -27,31 +27,35 @@ def swept(folder: Path, kind: str, *words: str) -> pd.DataFrame:
     ("key", "values", "tolerance"),
     [
         ("optimizer.weight_decay", "0.0,0.1", 0.0),
-        ("model.dropout", "0.0,0.1", 1e-6),  # an input then, and kernels round differently
+        (
+            "model.dropout",
+            "0.0,0.1",
+            1e-6,
+        ),  # dropout is an input: kernels round differently
     ],
 )
-def test_the_rows_are_those_of_the_grid(
+def test_the_rows_equal_those_of_the_grid(
     key: str, values: str, tolerance: float, tmp_path: Path
 ) -> None:
     keys = ["optimizer.lr", "model.hidden", key]
     together = swept(tmp_path / "together", "population", *COMMON, f"{key}={values}")
     alone = swept(tmp_path / "alone", "grid", *COMMON, f"{key}={values}")
     assert len(together) == len(alone) == 8
-    assert together["job"].nunique() == 2  # a process for each architecture
+    assert together["job"].nunique() == 2  # one process per architecture
     pairs = together.merge(alone, on=keys, suffixes=("", "_alone"), validate="one_to_one")
     assert len(pairs) == 8
     assert (pairs["state"] == "finished").all()
-    # nets that are scored together differ in the last digits, also where their weights are the same
+    # scores of nets with equal weights differ in the last digits if they are computed together
     for name in SKILLS:
         assert pairs[name].to_numpy() == pytest.approx(pairs[f"{name}_alone"], abs=1e-6), name
     assert together.loc[0, keys].tolist() == alone.loc[0, keys].tolist()
     assert together.loc[0, "test/skill"] == pytest.approx(alone.loc[0, "test/skill"], abs=1e-6)
     assert together.loc[~together["chosen"], "test/skill"].isna().all()
-    assert require_equal_weights(tmp_path, pairs, tolerance=tolerance) == 8
+    assert_equal_weights(tmp_path, pairs, tolerance=tolerance)
 
 
-def require_equal_weights(folder: Path, pairs: pd.DataFrame, *, tolerance: float) -> int:
-    """Hold every member's weights against those of its single run; how many there were."""
+def assert_equal_weights(folder: Path, pairs: pd.DataFrame, *, tolerance: float) -> None:
+    """Compare every member's weights with those of its single run."""
     for _, row in pairs.iterrows():
         member = load_file(folder / "together" / str(row["run"]) / "bundle" / "model.safetensors")
         single = load_file(
@@ -62,11 +66,10 @@ def require_equal_weights(folder: Path, pairs: pd.DataFrame, *, tolerance: float
             torch.testing.assert_close(
                 member[name][row["member"]], weights, rtol=0.0, atol=tolerance, msg=name
             )
-    return len(pairs)
 
 
 @pytest.mark.slow
-def test_a_population_sweep_is_one_process_and_a_row_a_member(tmp_path: Path) -> None:
+def test_a_population_sweep_is_one_process_with_a_row_per_member(tmp_path: Path) -> None:
     words = ("optimizer.lr=0.001,0.01,1e30", "engine=plain", "trainer.max_epochs=2")
     given = (f"hydra.sweep.dir={tmp_path}", "sweep=population", *TINY)
     assert train.main(["+experiment=smoke", *given, *words]) == 0  # -m is not needed

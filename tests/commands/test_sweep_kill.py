@@ -1,4 +1,4 @@
-"""Twelve jobs, four of them of two ranks, one that fails; killed in the middle, and resumed."""
+"""A sweep of twelve jobs, four with two ranks and one that fails, killed halfway and resumed."""
 
 import contextlib
 import json
@@ -31,22 +31,20 @@ SMALL = (
         "+callbacks.rank_recorder._target_=tests.sweeps.rank_recorder.RankRecorder",
     ),
 )
-FORKED = "executor._target_=tests.sweeps.forked.ForkedExecutor"  # a start takes no seconds
+FORKED = "executor._target_=tests.sweeps.forked.ForkedExecutor"  # starts without delay
 PATIENCE = 900.0  # seconds; a shared machine can be slow
 
 
 class Twelve(Grid):
-    """A grid over seeds, of which some train in two ranks, and one at a rate that nothing stands.
+    """A grid over seeds in which some jobs have two ranks and one has a rate that diverges."""
 
-    Args:
-        workers: jobs at a time.
-    """
-
-    def plan(self, words: Sequence[Override], *, folder: Path, done: Mapping[int, Outcome]) -> int:
-        fixed = tuple(str(word.input_line) for word in words)
+    def plan(
+        self, overrides: Sequence[Override], *, folder: Path, done: Mapping[int, Outcome]
+    ) -> int:
+        fixed = tuple(str(override.input_line) for override in overrides)
         trials = [Trial(number, (*fixed, *extra_words(number))) for number in range(JOBS)]
-        over = {number for number, one in done.items() if one.state != STOPPED}
-        self._left = [trial for trial in trials if trial.number not in over]
+        ended = {number for number, one in done.items() if one.state != STOPPED}
+        self._pending = [trial for trial in trials if trial.number not in ended]
         assert all(one.trial.overrides == trials[n].overrides for n, one in done.items())
         assert folder.is_dir()
         return JOBS
@@ -59,20 +57,20 @@ def extra_words(number: int) -> tuple[str, ...]:
 
 
 def descendants(root: int) -> list[int]:
-    """Every process below one, itself first."""
+    """Return the process and all its descendants."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             parts = stat.read_text().rpartition(")")[2].split()
             children.setdefault(int(parts[1]), []).append(int(stat.parent.name))
-    found = [root]
-    for one in found:
-        found += children.get(one, [])
-    return found
+    processes = [root]
+    for process in processes:
+        processes += children.get(process, [])
+    return processes
 
 
 def half_trained(folder: Path) -> set[int]:
-    """Jobs of two ranks that have a checkpoint and no result, once five jobs have ended."""
+    """Return the jobs with two ranks that have a checkpoint only, once five jobs have ended."""
     if not (folder / "sweep.json").exists():
         return set()
     jobs = json.loads((folder / "sweep.json").read_text())["jobs"]
@@ -85,7 +83,7 @@ def half_trained(folder: Path) -> set[int]:
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[int], dict[int, float]]:
-    """The sweep's folder, the jobs that were half-trained, and when the others had finished."""
+    """Return the sweep's folder, the half-trained jobs, and when the others finished."""
     folder = tmp_path_factory.mktemp("killed") / "sweep"
     strategy = ("sweep._target_=tests.commands.test_sweep_kill.Twelve", "sweep.workers=2")
     words = [*SMALL, f"hydra.sweep.dir={folder}", "-m", FORKED, *strategy]
@@ -117,7 +115,7 @@ def result(folder: Path, job: int) -> Path:
 
 
 @pytest.mark.slow
-def test_every_row_of_the_killed_sweep_is_right(
+def test_every_row_of_the_killed_sweep_is_correct(
     resumed: tuple[Path, set[int], dict[int, float]],
 ) -> None:
     folder = resumed[0]
@@ -153,7 +151,7 @@ def assert_row(row: "pd.Series[Any]", metrics: Mapping[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_finished_jobs_were_left_alone_and_half_trained_ones_went_on(
+def test_finished_jobs_are_kept_and_half_trained_jobs_resume(
     resumed: tuple[Path, set[int], dict[int, float]], tmp_path: Path
 ) -> None:
     folder, cut, when = resumed
@@ -168,12 +166,12 @@ def test_finished_jobs_were_left_alone_and_half_trained_ones_went_on(
 
 
 @pytest.mark.slow
-def test_both_ranks_of_each_dual_job_trained_the_same(
+def test_both_ranks_of_a_job_train_the_same_weights(
     resumed: tuple[Path, set[int], dict[int, float]],
 ) -> None:
     folder = resumed[0]
     for job in DUAL:
-        told = read_ranks(folder / str(job))
-        assert [one["world"] for one in told] == [2, 2]
-        assert len({one["weights"] for one in told}) == 1
-        assert {one["lr"] for one in told} == {0.003}
+        ranks = read_ranks(folder / str(job))
+        assert [one["world"] for one in ranks] == [2, 2]
+        assert len({one["weights"] for one in ranks}) == 1
+        assert {one["lr"] for one in ranks} == {0.003}

@@ -1,4 +1,4 @@
-"""The grids of docs/stability.md: one command each, a job that fails is a row, and the tables."""
+"""The sweeps of docs/stability.md: their grids, failed jobs, and the tables made from them."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from robust_fin.cli.composition import conf_folder
 from tests.conftest import ROOT
 from tests.small_runs import QUICK, read_metrics
 
-FORKED = "executor._target_=tests.sweeps.forked.ForkedExecutor"  # a start takes no seconds
+FORKED = "executor._target_=tests.sweeps.forked.ForkedExecutor"  # starts without delay
 SMALL = (
     *(*QUICK, FORKED, "source.synthetic.rows=6000"),
     *("features.names=[close_change_pct]", "batch_size=64"),
@@ -29,7 +29,7 @@ def swept(experiment: str) -> dict[str, list[str]]:
     return {key: re.findall(r"\[[^]]*\]|[^,]+", value) for key, value in params.items()}
 
 
-def test_the_ladder_is_the_grid_that_it_says() -> None:
+def test_the_ladder_has_its_documented_grid() -> None:
     assert swept("ladder") == {
         "model.hidden": ["[16,8]", "[64,32]", "[128,64,32]", "[512,256,128]", "[1024,768,256]"],
         "optimizer.lr": ["0.0001", "0.001", "0.01"],
@@ -38,7 +38,7 @@ def test_the_ladder_is_the_grid_that_it_says() -> None:
     }
 
 
-def test_the_ablation_is_the_grid_that_it_says() -> None:
+def test_the_ablation_has_its_documented_grid() -> None:
     assert swept("ablation") == {
         "target_scale": ["rank", "return"],
         "loss": ["huber", "squared"],
@@ -49,7 +49,7 @@ def test_the_ablation_is_the_grid_that_it_says() -> None:
 
 @pytest.fixture
 def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the document, and the script that fills it at hand."""
+    """Copy the document, and make the script that fills it importable."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     copy = tmp_path / "stability.md"
     copy.write_text((ROOT / "docs" / "stability.md").read_text())
@@ -63,14 +63,14 @@ def filled(document: Path, folder: Path) -> str:
     return document.read_text()
 
 
-def test_a_job_of_the_ladder_that_is_not_finite_is_a_row(
+def test_a_non_finite_job_of_the_ladder_is_a_failed_row(
     tmp_path: Path, document: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     grid = ("model.hidden=[16,8]", "trainer.precision=bf16-mixed", "stress=none")
     rates = ("optimizer.lr=1e30,0.001", "trainer.max_steps=20", "trainer.log_every_n_steps=1")
     words = ("+experiment=ladder", f"hydra.sweep.dir={tmp_path / 'sweep'}", *SMALL, *grid, *rates)
-    assert train.main(words) == 1  # the sweep went on, and its end says that a job failed
-    assert "error: the loss is nan" in capsys.readouterr().err
+    assert train.main(words) == 1  # the sweep continued, and its end reports the failed job
+    assert "error: job 0 failed: the loss is nan" in capsys.readouterr().err
     failure = json.loads((tmp_path / "sweep" / "0" / "failure.json").read_text())
     assert failure["error"] == "NonFiniteError"
     assert not (tmp_path / "sweep" / "0" / "metrics.json").exists()
@@ -90,7 +90,7 @@ def test_a_job_of_the_ladder_that_is_not_finite_is_a_row(
     assert "synthetic bars, 6,000 rows" in text
 
 
-def test_the_ablation_becomes_a_table_and_words(tmp_path: Path, document: Path) -> None:
+def test_the_ablation_becomes_a_table_and_sentences(tmp_path: Path, document: Path) -> None:
     grid = ("schedule.warmup=0", "model=plain_mlp", "target_scale=rank", "engine=plain")
     small = ("trainer.max_steps=20", "population.members=2", "model.hidden=[8]")
     words = ("+experiment=ablation", f"hydra.sweep.dir={tmp_path / 'sweep'}", *SMALL, *grid, *small)
@@ -107,7 +107,7 @@ def test_the_ablation_becomes_a_table_and_words(tmp_path: Path, document: Path) 
     frozen = "0 / 0 of 2"
     effect = f"| Huber loss | squared error | {frozen} | {ratio:.2f} | {100 * apart:+.3f} % ["
     assert effect in text
-    assert "| warmup | none |" not in text  # it was not varied
+    assert "| warmup | none |" not in text  # warmup was not varied
     assert "None of the 4 members met a step that was not finite" in text
     assert re.search(r"That squared error beats Huber on ranks.* is (neither )?\w+ ", text)
     assert text.count("<!-- end of") == 2

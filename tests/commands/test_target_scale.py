@@ -13,7 +13,7 @@ from robust_fin.bundle.folder import load_bundle
 from robust_fin.market.sources import SPIKED_BARS
 from robust_fin.market.synthetic import synthetic_market
 from robust_fin.metrics import span_metrics
-from robust_fin.runs.training import load_data
+from robust_fin.runs.training import load_first_fold
 from tests.small_runs import read_metrics, run_training
 
 RETURNS = ("target_scale=return", "source.synthetic.rows=6000", "features.names=[close_change_pct]")
@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def raw_forecasts(run: Path, span: str) -> tuple[np.ndarray, np.ndarray]:
     """What the net itself says of a span, and the sorted training returns."""
     bundle = load_bundle(run)
-    data = load_data(bundle.config)
+    data = load_first_fold(bundle.config)
     score = bundle.nets.link(bundle.nets.net(data.x(span)))
     return score.detach().double().numpy(), np.sort(data.outcome("train"))
 
@@ -43,7 +43,7 @@ def ranks_by_hand(forecast: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 def test_the_net_learns_returns_in_percent(run: Path) -> None:
     bundle = load_bundle(run)
-    data = load_data(bundle.config)
+    data = load_first_fold(bundle.config)
     wanted = data.train_tensors()[1].numpy()
     np.testing.assert_allclose(wanted, 100 * data.outcome("train"), rtol=1e-6)
     assert read_metrics(run)["train/objective"] < 0.01  # of ranks it would be near 0.08
@@ -75,7 +75,7 @@ def test_val_is_judged_by_ranks_while_training_and_after(run: Path) -> None:
     seen = [point.value for point in events.Scalars("val/skill")]
     assert max(seen) == pytest.approx(read_metrics(run)["val/skill"], abs=1e-6)
     forecast, train = raw_forecasts(run, "val")
-    data = load_data(load_bundle(run).config)
+    data = load_first_fold(load_bundle(run).config)
     found = span_metrics(
         ranks_by_hand(0.01 * forecast, train),
         data.target("val"),
@@ -99,7 +99,7 @@ def test_members_are_ranked_one_by_one_before_their_mean(tmp_path: Path) -> None
     words = (*RETURNS, "population.members=2", "split.refit=false", "transform=robust")
     metrics = run_training(tmp_path, *words, "trainer.log_every_n_steps=1")
     bundle = load_bundle(tmp_path)
-    data = load_data(bundle.config)
+    data = load_first_fold(bundle.config)
     scores = np.concatenate(list(bundle.nets.scores(data.x("test"))))
     assert scores.shape == (2, metrics["test_rows"])
     assert ((scores >= 0) & (scores <= 1)).all()

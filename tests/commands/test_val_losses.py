@@ -58,5 +58,5 @@ def test_a_search_holds_its_best_against_the_default_settings(
     table = pd.read_csv(tmp_path / "sweep.csv")
     dates = pd.read_parquet(tmp_path / "0/val_losses.parquet")["trading_date"].nunique()
     assert f"Chosen on some of the {dates} val dates and measured on the others, the best" in said
-    assert f"so much is left of its {100 * table['val/skill'].max():+.4f} %" in said
-    assert "Over job 0, the default settings, it is " in said
+    assert f"Its {100 * table['val/skill'].max():+.4f} % includes the dates that chose it" in said
+    assert "The difference from the default settings (job 0) is " in said

@@ -158,7 +158,7 @@ def test_a_file_that_is_not_in_the_order_of_time_is_refused(tmp_path: Path) -> N
     table = overlap(0).sort_values(["contract", "time"], kind="stable")
     table.to_csv(tmp_path / "es.csv", index=False)
     assert read(tmp_path / "es.csv", None, names=["price_range"]).bars.rows_in == len(table)
-    words = r"row \d+ starts at .*, before a bar above it. Sort the file by time once, or set "
+    words = r"row \d+ starts at .*, before an earlier row. Sort the file by time, or set "
     with pytest.raises(SourceError, match=words + r"source\.block_rows=null"):
         read(tmp_path / "es.csv", 100, names=["price_range"])
 
@@ -167,7 +167,7 @@ def test_a_file_that_is_not_in_the_order_of_time_is_refused(tmp_path: Path) -> N
     ("change", "message"),
     [
         (("high", 700, 1.0), r"counting rows from row 600 of the file: high .* at row 100 "),
-        (("time", 600, "before"), r"times must increase within a contract. ESH22 has a bar of"),
+        (("time", 600, "before"), r"times must increase within a contract. ESH22 has a bar at"),
         (("time", 600, "same"), r"must not have the same time twice. ESH22 has .* after row 600"),
     ],
 )
@@ -219,7 +219,7 @@ def test_too_short_a_file_and_no_rows_say_the_same(bars: pd.DataFrame, tmp_path:
 
 @pytest.mark.parametrize("block_rows", [0, -5])
 def test_a_block_has_rows(block_rows: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"source\.block_rows={block_rows} must be a whole"):
+    with pytest.raises(ConfigError, match=rf"source\.block_rows={block_rows} must be an integer"):
         read(None, block_rows)
 
 

@@ -77,7 +77,7 @@ def entries(cache: Cache) -> set[str]:
 
 def assert_same(a: BarDataModule, b: BarDataModule) -> None:
     assert a.market.bars == b.market.bars
-    assert a.ledger() == b.ledger()
+    assert a.row_ledger() == b.row_ledger()
     for span in ("train", "val", "test"):
         assert torch.equal(a.x(span), b.x(span))
         assert np.array_equal(a.target(span), b.target(span))

@@ -95,7 +95,7 @@ def test_an_epoch_has_the_steps_it_says(data: BarDataModule) -> None:
     ],
 )
 def test_the_ledger_accounts_for_every_row(split: Holdout) -> None:
-    ledger = module(split=split).ledger()
+    ledger = module(split=split).row_ledger()
     assert ledger.rows_in == ROWS
     assert sum(ledger.spans.values()) + sum(ledger.dropped.values()) == ROWS
     # the roll at 00:01 on 2022-03-14 and the end of the table take one label each
@@ -112,7 +112,7 @@ def test_no_batch_fits_into_too_few_rows() -> None:
 
 @pytest.mark.parametrize("setting", ["batch_size", "score_batch_size"])
 def test_a_batch_has_a_row(setting: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{setting}=0 must be at least 1"):
+    with pytest.raises(ConfigError, match=f"^{setting}=0 must be >= 1"):
         module(**{setting: 0})
 
 

@@ -5,14 +5,15 @@ from itertools import pairwise
 import pytest
 import torch
 
-from robust_fin.data.batches import CallPlan, EpochOrder, ScoredBatch
-from robust_fin.data.datamodule import (
-    MemberData,
+from robust_fin.data.batches import (
+    CallPlan,
+    EpochOrder,
     MemberOrders,
-    PopulationDataModule,
+    ScoredBatch,
     StepWindow,
     TrainWindows,
 )
+from robust_fin.data.datamodule import MemberData, PopulationDataModule
 
 EMPTY = ScoredBatch(torch.zeros(0, 2), torch.zeros(0), torch.zeros(0))
 
@@ -112,7 +113,7 @@ def test_an_order_is_the_same_in_four_bytes_a_row_as_in_eight(rows: int) -> None
     order = EpochOrder(rows, batch_size=1, seed=5)
     for epoch in (0, 3):
         order.set_epoch(epoch)
-        short = order.drawn(epoch, dtype=torch.int32)
+        short = order.permutation(epoch, dtype=torch.int32)
         assert short.dtype == torch.int32
         assert torch.equal(short.long(), order.permutation())
         assert sorted(short.tolist()) == list(range(rows))

@@ -38,5 +38,5 @@ def test_every_guarantee_names_a_test() -> None:
     guarantees = re.split(r"^- ", text, flags=re.MULTILINE)[1:]
     assert len(guarantees) >= 20
     assert [one for one in guarantees if not re.search(r"\n    - `tests/", one)] == []
-    law = ("tests/laws/test_features.py", "test_the_future_cannot_move_a_feature")
+    law = ("tests/laws/test_features.py", "test_future_bars_do_not_change_features")
     assert law in named_tests("docs/guarantees.md")

@@ -24,15 +24,15 @@ def history(bars: pd.DataFrame, position: int, count: int, unit: str) -> pd.Data
     return chained_bars(bars, contract_rows(bars), position, count, unit)
 
 
-def test_contracts_come_in_the_order_of_expiry_whatever_the_order_of_rows(bars) -> None:
+def test_contract_rows_are_in_the_order_of_expiry(bars) -> None:
     assert [rows.tolist() for rows in contract_rows(bars)] == [[0, 1, 3], [2, 4], [5, 6]]
 
 
-def test_a_contract_without_rows_is_left_out(bars) -> None:
+def test_contract_rows_omits_contracts_without_rows(bars) -> None:
     assert [rows.tolist() for rows in contract_rows(bars.iloc[4:])] == [[0], [1, 2]]
 
 
-def test_rows_that_follow_each_other_are_a_view_and_others_a_copy(bars) -> None:
+def test_consecutive_rows_are_a_view(bars) -> None:
     assert take_rows(bars, np.array([2, 3])).index.tolist() == [2, 3]
     assert take_rows(bars, np.array([0, 1, 3])).index.tolist() == [0, 1, 3]
     slice_of = take_rows(bars, np.array([2, 3]))["close"].to_numpy()
@@ -52,7 +52,7 @@ def test_rows_that_follow_each_other_are_a_view_and_others_a_copy(bars) -> None:
         (2, 9, [0, 1, 2, 4, 5, 6], [500, 550, 550, 605, 605, 660]),
     ],
 )
-def test_bars_of_earlier_contracts_are_rescaled_to_meet_the_later(
+def test_earlier_contracts_are_rescaled_at_the_roll(
     bars, position: int, count: int, rows: list[int], close: list[float]
 ) -> None:
     got = history(bars, position, count, "bars")
@@ -65,11 +65,13 @@ def test_bars_of_earlier_contracts_are_rescaled_to_meet_the_later(
     ("count", "rows"),
     [(0, [5, 6]), (1, [4, 5, 6]), (2, [1, 2, 4, 5, 6]), (3, [0, 1, 2, 4, 5, 6])],
 )
-def test_dates_of_history_count_from_the_first_own_bar(bars, count: int, rows: list[int]) -> None:
+def test_history_dates_count_from_the_first_bar_of_the_contract(
+    bars, count: int, rows: list[int]
+) -> None:
     assert history(bars, 2, count, "trading dates").index.tolist() == rows
 
 
-def test_the_bars_themselves_are_left_as_they_were(bars) -> None:
+def test_chained_bars_does_not_modify_its_input(bars) -> None:
     before = bars.copy()
     history(bars, 2, 9, "bars")
     pd.testing.assert_frame_equal(bars, before)

@@ -20,12 +20,12 @@ STUDY = ["close_change_pct", "typical_price", "price_range", "price_mom_3bar", "
 BAR = "ESH24 2024-03-11T08:30 100\nESH24 2024-03-11T08:31 101"
 
 
-def test_the_registry_holds_the_features_of_the_design() -> None:
+def test_the_registry_contains_the_documented_features() -> None:
     named = {"vwap", "price_mom_3d", "price_mom_5d", "vix"}
     assert named | set(STUDY) <= set(FEATURES)
 
 
-def test_units_and_lookbacks_are_said_in_words() -> None:
+def test_units_and_lookbacks_are_formatted() -> None:
     stated = {name: (str(FEATURES[name].lookback), FEATURES[name].unit) for name in FEATURES}
     assert stated["close_change_pct"] == ("1 bars", "fraction")
     assert stated["price_mom_5d"] == ("5 trading dates", "fraction")
@@ -34,47 +34,47 @@ def test_units_and_lookbacks_are_said_in_words() -> None:
     assert {f.lookback.unit for f in FEATURES.values()} == {BARS, TRADING_DATES, SESSION}
 
 
-def test_columns_come_in_the_order_asked_for_as_float64() -> None:
+def test_columns_are_float64_in_the_requested_order() -> None:
     values = compute_features(close_bars(BAR), ["price_range", "close_change_pct"])
     assert values.columns.tolist() == ["price_range", "close_change_pct"]
     assert set(values.dtypes) == {np.dtype("float64")}
     assert values["close_change_pct"].tolist()[1] == pytest.approx(0.01)
 
 
-def test_an_unknown_feature_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"no feature is named momentum; .*price_mom_3d, .*vwap"):
+def test_an_unknown_feature_raises_with_the_registered_names() -> None:
+    with pytest.raises(ConfigError, match=r"there is no feature momentum; .*price_mom_3d, .*vwap"):
         get_feature("momentum")
 
 
-def test_a_name_is_registered_once() -> None:
+def test_registering_a_name_twice_raises() -> None:
     def vwap(bars: pd.DataFrame) -> pd.Series:
         return bars["close"]
 
     before = FEATURES["vwap"]
-    with pytest.raises(ConfigError, match="a feature named vwap is registered already"):
+    with pytest.raises(ConfigError, match="the feature vwap is already registered"):
         feature(lookback=Lookback(0, BARS), unit="index points")(vwap)
     assert FEATURES["vwap"] is before
 
 
-def test_a_missing_column_is_named_with_the_way_out() -> None:
+def test_a_missing_column_raises_with_a_suggestion() -> None:
     words = r"feature vix needs the column vix, which the bars lack; .*source.vix_path=FILE"
     with pytest.raises(SchemaError, match=words):
         compute_features(close_bars(BAR), ["vix"])
 
 
 @pytest.mark.parametrize("names", [[], ["vwap", "vwap"]])
-def test_a_set_names_each_feature_once(names: list[str]) -> None:
+def test_an_empty_or_repeated_feature_set_raises(names: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"features\.names=\[.*\] must name each feature once"):
         FeatureSet.of(names)
 
 
-def test_a_set_knows_its_units() -> None:
+def test_a_feature_set_has_units() -> None:
     chosen = FeatureSet.of(["vwap", "typical_price"])
     assert chosen.names == ("vwap", "typical_price")
     assert chosen.units == {"vwap": "fraction of close", "typical_price": "index points"}
 
 
-def test_a_users_module_brings_its_own_features(tmp_path, monkeypatch) -> None:
+def test_a_user_module_registers_features(tmp_path, monkeypatch) -> None:
     (tmp_path / "house_features.py").write_text(
         "from robust_fin.features.registry import BARS, Lookback, feature\n"
         "@feature(lookback=Lookback(0, BARS), unit='fraction')\n"
@@ -89,8 +89,8 @@ def test_a_users_module_brings_its_own_features(tmp_path, monkeypatch) -> None:
         FEATURES.pop("close_place", None)
 
 
-def test_a_module_that_cannot_be_found_is_named() -> None:
+def test_a_missing_module_raises() -> None:
     with pytest.raises(
-        ConfigError, match=r"features\.modules names nowhere_to_be_found.*PYTHONPATH"
+        ConfigError, match=r"features\.modules lists nowhere_to_be_found.*PYTHONPATH"
     ):
         FeatureSet.of(["vwap"], modules=["nowhere_to_be_found"])

@@ -65,12 +65,12 @@ def long_lookbacks() -> list[str]:
 
 @pytest.mark.parametrize("name", sorted(FEATURES) + [one.name for one in OWN])
 @pytest.mark.parametrize("size", [1_499])
-def test_every_feature_alone_is_the_same_in_blocks(name: str, size: int) -> None:
+def test_every_feature_is_equal_in_blocks(name: str, size: int) -> None:
     bars = synthetic_bars(ROWS).table.iloc[6_000:14_000].reset_index(drop=True)
     assert_same(bars, list(range(size, len(bars), size)), [name])
 
 
-def test_blocks_may_cut_just_before_in_and_after_a_roll() -> None:
+def test_blocks_may_start_around_a_roll() -> None:
     bars = synthetic_bars(ROWS).table
     roll = roll_rows(bars)[0]
     names = sorted(FEATURES)
@@ -109,7 +109,7 @@ def without_vix() -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_overlapping_contracts_are_the_same_in_blocks(seed: int) -> None:
+def test_overlapping_contracts_are_equal_in_blocks(seed: int) -> None:
     bars = overlapping(seed)
     assert bars["contract"].nunique() == 5
     draw = np.random.default_rng(seed)
@@ -118,12 +118,12 @@ def test_overlapping_contracts_are_the_same_in_blocks(seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
-def test_overlapping_contracts_are_the_same_row_by_row(seed: int) -> None:
+def test_overlapping_contracts_are_equal_row_by_row(seed: int) -> None:
     bars = overlapping(seed)
     assert_same(bars, list(range(1, len(bars))), without_vix())
 
 
-def test_what_is_held_back_does_not_grow_with_the_file() -> None:
+def test_held_history_does_not_grow_with_the_file() -> None:
     bars = synthetic_bars(ROWS).table
     stream = FeatureStream(["close_change_pct", "vwap", "price_mom_5d"])
     held = []

@@ -85,7 +85,7 @@ def shocked_after(last: int, rows: int, start: str) -> pd.DataFrame:
 
 
 @for_every("name", NAMES)
-def test_the_future_cannot_move_a_feature(name: str) -> None:
+def test_future_bars_do_not_change_features(name: str) -> None:
     _, roll = table_and_roll(name)
     for last in (700, roll - 2000, roll - 1, roll, roll + 1, roll + 4500):
         moved = value(shocked_after(last, *extent(name)), name)
@@ -94,7 +94,7 @@ def test_the_future_cannot_move_a_feature(name: str) -> None:
 
 
 @for_every("name", NAMES)
-def test_bars_yet_to_come_are_not_needed(name: str) -> None:
+def test_features_are_equal_without_future_bars(name: str) -> None:
     bars, roll = table_and_roll(name)
     for last in (700, roll - 1, roll, roll + 1, roll + 4500):
         np.testing.assert_array_equal(value(bars.iloc[: last + 1], name), whole(name)[: last + 1])
@@ -203,12 +203,12 @@ def mixed_file(path: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
 
 
 @for_every("name", NAMES)
-def test_how_overlapping_contracts_interleave_changes_no_value(name: str) -> None:
+def test_row_order_of_overlapping_contracts_does_not_matter(name: str) -> None:
     assert_order_is_nothing(overlapping(), mixed_overlapping(), name)
 
 
 @for_every("name", WITHOUT_VIX)
-def test_how_the_contracts_of_a_real_file_interleave_changes_no_value(
+def test_row_order_of_real_contracts_does_not_matter(
     real_data: Callable[[str], Path], name: str
 ) -> None:
     bars, others = mixed_file(real_data(SAMPLE))
@@ -217,7 +217,7 @@ def test_how_the_contracts_of_a_real_file_interleave_changes_no_value(
 
 
 @for_every("name", [n for n in NAMES if not get_feature(n).chained])
-def test_a_contract_is_unmoved_by_the_one_beside_it(name: str) -> None:
+def test_unchained_features_do_not_depend_on_other_contracts(name: str) -> None:
     bars = overlapping()
     for code in ("ESH22", "ESM22"):
         rows = (bars["contract"] == code).to_numpy()
@@ -257,7 +257,7 @@ def test_no_target_contains_the_step_of_a_roll(horizon: int) -> None:
     assert np.nanmax(np.abs(after.outcome)) < 0.08
 
 
-def test_a_feature_that_crossed_rolls_would_be_caught() -> None:
+def test_a_feature_across_rolls_would_fail_the_law() -> None:
     """The step is there to be seen by a feature that forgets its contract."""
     bars = synthetic_bars(TWO_CONTRACTS).table
     (roll,) = roll_rows(bars)
@@ -282,7 +282,7 @@ def test_the_lookback_holds_at_many_rows_across_two_rolls(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITHOUT_VIX)
-def test_the_second_half_of_the_real_file_moves_nothing_of_the_first(
+def test_the_second_half_of_the_real_file_does_not_change_the_first(
     real_data: Callable[[str], Path], name: str
 ) -> None:
     bars = file_bars(real_data("es_1m_12contracts.parquet")).table

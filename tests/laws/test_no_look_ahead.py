@@ -66,7 +66,7 @@ def assert_span_is_the_same(a: BarDataModule, b: BarDataModule, span: str) -> No
 
 
 @for_every("transform, horizon", itertools.product(TRANSFORMS, [1, 30]))
-def test_bars_of_test_move_nothing_that_comes_before(transform: str, horizon: int) -> None:
+def test_test_bars_do_not_change_train_or_val(transform: str, horizon: int) -> None:
     words = (f"transform={transform}", f"target.horizon={horizon}")
     before, after = data(*words), changed_from("test", *words)
     assert equal(learnt(before), learnt(after))
@@ -77,7 +77,7 @@ def test_bars_of_test_move_nothing_that_comes_before(transform: str, horizon: in
 
 
 @for_every("transform", TRANSFORMS)
-def test_bars_of_val_move_nothing_of_train(transform: str) -> None:
+def test_val_bars_do_not_change_train(transform: str) -> None:
     words = (f"transform={transform}",)
     before, after = data(*words), changed_from("val", *words)
     assert equal(learnt(before), learnt(after))
@@ -86,20 +86,20 @@ def test_bars_of_val_move_nothing_of_train(transform: str) -> None:
 
 
 @for_every("transform", TRANSFORMS)
-def test_bars_of_train_do_move_what_is_learnt(transform: str) -> None:
+def test_train_bars_change_the_fitted_transforms(transform: str) -> None:
     """Otherwise the laws above would hold for a transform that learns nothing."""
     words = (f"transform={transform}",)
     assert not equal(learnt(data(*words)), learnt(changed_from("train", *words)))
 
 
-def test_in_a_refit_bars_of_test_move_nothing_either() -> None:
+def test_test_bars_do_not_change_a_refit() -> None:
     before, after = data().for_refit(), changed_from("test").for_refit()
     assert equal(learnt(before), learnt(after))
     assert_span_is_the_same(before, after, "train")
 
 
 @for_every("horizon", [1, 3, 60])
-def test_a_target_sees_no_further_than_its_label_end(horizon: int) -> None:
+def test_a_target_does_not_depend_on_bars_after_its_label_end(horizon: int) -> None:
     table = market_bars().table
     target = ForwardReturn(horizon, None)
     before = target.label(table, bar=MINUTE)
@@ -113,7 +113,7 @@ def test_a_target_sees_no_further_than_its_label_end(horizon: int) -> None:
         assert not np.array_equal(after.outcome[last], before.outcome[last])
 
 
-def test_labels_of_a_span_end_before_the_next_begins() -> None:
+def test_labels_end_before_the_next_span_starts() -> None:
     one = data("target.horizon=30")
     examples = one.market.examples
     for earlier, later in (("train", "val"), ("val", "test")):

@@ -33,7 +33,7 @@ HANGS = 60  # seconds after which the process is ended with a traceback
 NOT_IN_TIME = "source.block_rows needs a file sorted by time"
 
 
-def test_the_kinds_are_counted_and_enough() -> None:
+def test_number_of_damage_kinds() -> None:
     fates = Counter(kind.fate for kind in KINDS.values())
     assert fates == {REFUSED: 65, ACCEPTED: 28, BY_HAND: 10, IF_READ: 2, UNKNOWN: 1}
     assert len(KINDS) == 106
@@ -63,13 +63,13 @@ def throw(name: str, examples: int) -> int:
 
 
 @for_every("name", list(KINDS))
-def test_bad_bars_are_read_as_meant_or_refused(name: str) -> None:
+def test_damaged_files_are_read_correctly_or_raise(name: str) -> None:
     assert throw(name, FEW) >= 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(KINDS))
-def test_very_many_bad_bars_are_read_as_meant_or_refused(name: str) -> None:
+def test_many_damaged_files_are_read_correctly_or_raise(name: str) -> None:
     assert throw(name, MANY + SPARE) >= MANY
 
 

@@ -23,14 +23,14 @@ def dates(labels: BarLabels) -> list[str]:
     return labels.trading_date.astype("M8[D]").astype(str).tolist()
 
 
-def test_a_sunday_open_belongs_to_monday(cme: TradingCalendar) -> None:
+def test_sunday_evening_belongs_to_monday(cme: TradingCalendar) -> None:
     labels = cme.label(chicago("2023-06-04 17:00", "2023-06-05 15:59", "2023-06-05 17:00"))
     assert dates(labels) == ["2023-06-05", "2023-06-05", "2023-06-06"]
     assert not labels.outside.any()
     assert not labels.late.any()
 
 
-def test_regular_hours_are_0830_to_1500_chicago(cme: TradingCalendar) -> None:
+def test_regular_hours_are_0830_to_1500_in_chicago(cme: TradingCalendar) -> None:
     clock = ("08:29", "08:30", "14:59", "15:00", "15:59")
     labels = cme.label(chicago(*(f"2023-06-05 {text}" for text in clock)))
     assert labels.rth.tolist() == [False, True, True, False, False]
@@ -52,7 +52,7 @@ def test_regular_hours_are_0830_to_1500_chicago(cme: TradingCalendar) -> None:
         ("2023-11-06 14:30", "2023-11-06", True),
     ],
 )
-def test_summer_time_moves_the_hours(
+def test_regular_hours_follow_daylight_saving_time(
     cme: TradingCalendar, stamp: str, date: str, rth: bool
 ) -> None:
     labels = cme.label(pd.DatetimeIndex([pd.Timestamp(stamp, tz="UTC")]))
@@ -61,14 +61,14 @@ def test_summer_time_moves_the_hours(
     assert not labels.outside[0]
 
 
-def test_a_holiday_on_which_es_trades_is_a_date_of_its_own(cme: TradingCalendar) -> None:
+def test_a_holiday_with_trading_is_a_separate_trading_date(cme: TradingCalendar) -> None:
     labels = cme.label(chicago("2022-01-17 09:00", "2022-01-17 11:59", "2022-01-17 17:00"))
     assert dates(labels) == ["2022-01-17", "2022-01-17", "2022-01-18"]
     assert labels.rth.tolist() == [True, True, False]
     assert np.diff(labels.trading_day).tolist() == [0, 1]
 
 
-def test_a_bar_just_after_an_early_close_is_late(cme: TradingCalendar) -> None:
+def test_a_bar_shortly_after_an_early_close_is_late(cme: TradingCalendar) -> None:
     clock = ("11:59", "12:00", "12:07", "12:29", "12:30", "13:00")
     labels = cme.label(chicago(*(f"2023-11-24 {text}" for text in clock)))
     assert labels.rth.tolist() == [True, False, False, False, False, False]
@@ -77,21 +77,21 @@ def test_a_bar_just_after_an_early_close_is_late(cme: TradingCalendar) -> None:
     assert dates(labels) == ["2023-11-24"] * 4 + ["2023-11-27"] * 2
 
 
-def test_a_bar_in_no_session_belongs_to_the_next_one(cme: TradingCalendar) -> None:
+def test_a_bar_outside_sessions_belongs_to_the_next_session(cme: TradingCalendar) -> None:
     labels = cme.label(chicago("2023-06-03 12:00", "2023-06-05 16:45"))
     assert labels.outside.tolist() == [True, True]
     assert dates(labels) == ["2023-06-05", "2023-06-06"]
     assert not labels.rth.any()
 
 
-def test_the_early_good_friday_close_leaves_no_regular_hours(cme: TradingCalendar) -> None:
+def test_good_friday_has_no_regular_hours(cme: TradingCalendar) -> None:
     labels = cme.label(chicago("2023-04-07 08:14", "2023-04-07 08:30"))
     assert dates(labels) == ["2023-04-07", "2023-04-07"]
     assert labels.rth.tolist() == [False, False]
     assert labels.late.tolist() == [False, True]
 
 
-def test_ordinals_count_sessions_from_1990_whatever_the_bars_or_the_span(
+def test_trading_days_are_numbered_from_1990(
     cme: TradingCalendar,
 ) -> None:
     bars = chicago("1990-01-02 09:00", "1990-01-03 09:00", "2023-11-24 09:00", "2023-11-27 09:00")
@@ -106,7 +106,9 @@ def test_ordinals_count_sessions_from_1990_whatever_the_bars_or_the_span(
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
-def test_the_unit_and_zone_of_stamps_do_not_matter(cme: TradingCalendar, unit: str) -> None:
+def test_labels_do_not_depend_on_unit_and_zone_of_timestamps(
+    cme: TradingCalendar, unit: str
+) -> None:
     time = chicago("2023-11-24 12:07", "2023-06-05 09:00")
     expected = cme.label(time)
     utc = time.tz_convert("UTC").as_unit(unit)
@@ -115,11 +117,11 @@ def test_the_unit_and_zone_of_stamps_do_not_matter(cme: TradingCalendar, unit: s
             np.testing.assert_array_equal(got, want)
 
 
-def test_no_bars_give_no_labels(cme: TradingCalendar) -> None:
+def test_an_empty_index_gives_empty_labels(cme: TradingCalendar) -> None:
     assert [entry.size for entry in cme.label(pd.DatetimeIndex([], tz="UTC"))] == [0] * 5
 
 
-def test_every_label_agrees_with_a_slow_reading_of_the_schedule(cme: TradingCalendar) -> None:
+def test_labels_equal_a_slow_reference_implementation(cme: TradingCalendar) -> None:
     time = pd.date_range("2023-11-20", "2023-11-28", freq="29min", tz="UTC")
     labels = cme.label(time)
     for at, start in enumerate(time):
@@ -137,7 +139,7 @@ def test_every_label_agrees_with_a_slow_reading_of_the_schedule(cme: TradingCale
         assert labels.rth[at] == (regular and session.open <= start < session.close)
 
 
-def test_a_market_that_never_closes_has_utc_dates() -> None:
+def test_a_24_7_market_has_utc_dates() -> None:
     stamps = ["2024-02-29 23:59", "2024-03-01 00:00", "2024-03-02 12:00"]
     labels = TradingCalendar.named("24/7").label(pd.DatetimeIndex(stamps, tz="UTC"))
     assert dates(labels) == ["2024-02-29", "2024-03-01", "2024-03-02"]
@@ -149,7 +151,7 @@ def test_a_market_that_never_closes_has_utc_dates() -> None:
 
 # pandas_market_calendars 5.5 on pandas 3.1, in its New York calendar
 @pytest.mark.filterwarnings("ignore:Series.dt.weekday is deprecated")
-def test_another_calendar_has_its_own_open_to_close_as_regular_hours() -> None:
+def test_other_calendars_use_open_to_close_as_regular_hours() -> None:
     stamps = ["09:29", "09:30", "15:59", "16:00", "16:29", "16:30"]
     time = pd.DatetimeIndex([f"2024-01-12 {text}" for text in stamps], tz="America/New_York")
     labels = TradingCalendar.named("NYSE").label(time)
@@ -158,27 +160,27 @@ def test_another_calendar_has_its_own_open_to_close_as_regular_hours() -> None:
     assert dates(labels) == ["2024-01-12"] * 5 + ["2024-01-16"]  # 2024-01-15 is a holiday
 
 
-def test_sessions_lists_a_span(cme: TradingCalendar) -> None:
+def test_sessions_lists_a_range_of_dates(cme: TradingCalendar) -> None:
     table = cme.sessions("2023-11-23", pd.Timestamp("2023-11-25"))
     assert table["trading_date"].dt.strftime("%Y-%m-%d").tolist() == ["2023-11-23", "2023-11-24"]
     assert table["open"].tolist() == list(chicago("2023-11-22 17:00", "2023-11-23 17:00"))
     assert table["close"].tolist() == list(chicago("2023-11-23 12:00", "2023-11-24 12:00"))
 
 
-def test_chicago_stamps_follow_the_clock() -> None:
+def test_chicago_ns_follows_daylight_saving_time() -> None:
     days = np.array(["2023-03-10", "2023-03-13"], dtype="M8[s]")
     stamps = pd.to_datetime(chicago_ns(days, "08:30"), utc=True)
     assert stamps.strftime("%H:%M").tolist() == ["14:30", "13:30"]
 
 
-def test_an_unknown_name_is_answered_with_close_ones() -> None:
+def test_an_unknown_calendar_raises_with_similar_names() -> None:
     with pytest.raises(ConfigError, match=r"source\.calendar='CME_Equty'.*CME_Equity"):
         TradingCalendar.named("CME_Equty")
     with pytest.raises(ConfigError, match="CME_Equity, NYSE"):
         TradingCalendar.named("%%%")
 
 
-def test_a_bar_beyond_the_calendar_is_named(cme: TradingCalendar) -> None:
+def test_a_bar_beyond_the_calendar_raises(cme: TradingCalendar) -> None:
     time = pd.DatetimeIndex(["2023-06-05 12:00", "2121-01-01", "2121-01-02"], tz="UTC")
     with pytest.raises(SchemaError, match=r"2065.*bar 1 starts at 2121-01-01.*2 such bars"):
         cme.label(time)
@@ -210,21 +212,21 @@ def test_an_override_replaces_adds_and_removes_sessions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("2023-11-24,2023-11-23T17:00:00,2023-11-24T12:15:00", "no zone"),
-        ("2023-11-24,2023-11-23T17:00:00-06:00,", "go together; see line 2"),
+        ("2023-11-24,2023-11-23T17:00:00,2023-11-24T12:15:00", "no time zone"),
+        ("2023-11-24,2023-11-23T17:00:00-06:00,", "both be empty; see line 2"),
         ("2023-11-24,2023-11-23T17:00:00-06:00,soon", "line 2: close is 'soon'"),
         ("someday,,", "line 2: trading_date is 'someday'"),
-        (",,", "trading_date must be there"),
+        (",,", "trading_date must be present"),
         ("2023-11-24,2023-11-24T12:15:00Z,2023-11-24T12:15:00Z", "session of 2023-11-24 opens"),
-        ("2023-11-24,2023-11-23T10:00:00Z,2023-11-24T12:15:00Z", "not overlap"),
+        ("2023-11-24,2023-11-23T10:00:00Z,2023-11-24T12:15:00Z", "must not overlap"),
     ],
 )
-def test_a_wrong_override_row_is_named(tmp_path: Path, row: str, words: str) -> None:
+def test_an_invalid_override_row_raises(tmp_path: Path, row: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         TradingCalendar.named("CME_Equity", override_path=override(tmp_path, row))
 
 
-def test_an_override_that_is_absent_or_lacks_a_column_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_incomplete_override_file_raises(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         TradingCalendar.named("CME_Equity", override_path=str(tmp_path / "none.csv"))
     path = tmp_path / "override.csv"
@@ -234,7 +236,7 @@ def test_an_override_that_is_absent_or_lacks_a_column_is_named(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [b"", b"trading_date,open,close\n1,2,3,4\n", b"\xff\xfe\n1\n"])
-def test_an_override_that_is_no_csv_is_named(tmp_path: Path, content: bytes) -> None:
+def test_an_override_file_that_is_not_csv_raises(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "override.csv"
     path.write_bytes(content)
     with pytest.raises(

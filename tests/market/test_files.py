@@ -10,24 +10,104 @@ import pyarrow.parquet
 import pytest
 
 from robust_fin.errors import SchemaError, SourceError
+from robust_fin.market.files import csv_batches, csv_headers, csv_table
 from robust_fin.market.streams import BarStream
 from tests.market.test_sources import PRICES, load, source, text_file
+
+TEXT = {"a": pa.string(), "b": pa.string()}
+
+
+def csv_file(folder: Path, content: bytes) -> Path:
+    path = folder / "es.csv"
+    path.write_bytes(content)
+    return path
+
+
+def read_rows(path: Path, columns: dict[str, pa.DataType] = TEXT) -> list[dict[str, object]]:
+    """The rows, the same in one table and in batches."""
+    table = csv_table(path, None, columns)
+    batches = list(csv_batches(path, None, columns))
+    assert pa.Table.from_batches(batches, table.schema).to_pylist() == table.to_pylist()
+    return table.to_pylist()
+
+
+def test_csv_types_are_not_inferred(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, b"a,b\n01,2024-03-04\nnan,true\n,NULL\n")
+    assert [tuple(row.values()) for row in read_rows(path)] == [
+        ("01", "2024-03-04"),
+        ("nan", "true"),
+        ("", "NULL"),
+    ]
+
+
+def test_an_empty_cell_is_a_missing_number(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, b"a,b\n1,x\n,y\n 2.5\t,z\n")
+    found = read_rows(path, {"a": pa.float64(), "b": pa.string()})
+    assert [row["a"] for row in found] == [1.0, None, 2.5]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_line_ends_byte_order_mark_and_empty_lines_are_ignored(
+    tmp_path: Path, end: bytes, mark: bytes
+) -> None:
+    lines = [b"", b"a,b", b"", b"1,2", b"", b"", b'"3","4"', b""]
+    path = csv_file(tmp_path, mark + end.join(lines[1:]))
+    assert csv_headers(path, None) == ["a", "b"]
+    assert [tuple(row.values()) for row in read_rows(path)] == [("1", "2"), ("3", "4")]
+    assert read_rows(csv_file(tmp_path, end.join(lines))) == read_rows(path)
+
+
+@pytest.mark.parametrize("content", [b"a,b", b"a,b\n", b"a,b\r\n\r\n"])
+def test_a_header_alone_is_a_table_without_rows(tmp_path: Path, content: bytes) -> None:
+    path = csv_file(tmp_path, content)
+    assert csv_headers(path, None) == ["a", "b"]
+    assert csv_table(path, None, TEXT).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "count", "line"),
+    [
+        (b'a,b,c\n1,2,"x\n3,4,y\n5,6,z\n', "3 lines after its header but 1 rows", 2),
+        (b'a,b,c\n1,2,x\n3,4,"y\n5,6,z"\n', "3 lines after its header but 2 rows", 3),
+        (b'a,b,c\n1,2,"x\r\ny"\n', "2 lines after its header but 1 rows", 2),
+    ],
+)
+def test_a_quoted_value_over_several_lines_raises(
+    tmp_path: Path, content: bytes, count: str, line: int
+) -> None:
+    path = csv_file(tmp_path, content)
+    for read in (csv_table, lambda *words: list(csv_batches(*words))):
+        with pytest.raises(SchemaError) as caught:
+            read(path, None, TEXT)
+        assert f"es.csv has {count}" in str(caught.value)
+        assert f"first in line {line}: " in str(caught.value)
+
+
+def test_lines_are_counted_across_read_chunks(tmp_path: Path) -> None:
+    """Longer than one read, with line ends of two bytes at all places, and quoted values."""
+    content = b"a,b\r\n" + b"".join(b'"%d",%s\r\n' % (n, b"x" * (n % 7)) for n in range(700_000))
+    assert len(content) > 9 << 20
+    path = csv_file(tmp_path, content)
+    assert csv_table(path, None, TEXT).num_rows == 700_000
+    assert sum(batch.num_rows for batch in csv_batches(path, None, TEXT)) == 700_000
+
 
 MakeBars = Callable[..., pd.DataFrame]
 HEADER = "time,open,high,low,close,volume"
 
 
-def blocks(path: Path, folder: Path, rows: int = 3, **settings: Any) -> pd.DataFrame:
+def load_blocks(path: Path, folder: Path, rows: int = 3, **settings: Any) -> pd.DataFrame:
     scratch = folder / "scratch"
     scratch.mkdir(exist_ok=True)
     stream = BarStream(source(path, block_rows=rows, **settings), scratch=scratch)
     return pd.concat(list(stream), ignore_index=True)
 
 
-def in_both_ways(path: Path, folder: Path, kind: type[SourceError]) -> list[str]:
+def errors_of_both_readers(path: Path, folder: Path, kind: type[SourceError]) -> list[str]:
     """What the two ways in say of a file that they refuse."""
     said = []
-    for way in (lambda: load(path), lambda: blocks(path, folder)):
+    for way in (lambda: load(path), lambda: load_blocks(path, folder)):
         with pytest.raises(kind) as caught:
             way()
         assert type(caught.value) is kind
@@ -41,7 +121,7 @@ def columns(make_bars: MakeBars) -> dict[str, pa.Array]:
     return {name: pa.array(made[name]) for name in made}
 
 
-def written(folder: Path, columns: dict[str, pa.Array], **options: Any) -> Path:
+def write_parquet(folder: Path, columns: dict[str, pa.Array], **options: Any) -> Path:
     pyarrow.parquet.write_table(pa.table(columns), folder / "es.parquet", **options)
     return folder / "es.parquet"
 
@@ -57,52 +137,50 @@ def written(folder: Path, columns: dict[str, pa.Array], **options: Any) -> Path:
         ("time", [b"2024-03-04"], "binary"),
     ],
 )
-def test_a_column_of_a_type_that_cannot_be_it_is_named(
+def test_an_unsupported_column_type_raises(
     columns: dict[str, pa.Array], tmp_path: Path, name: str, values: list[Any], kind: str
 ) -> None:
-    path = written(tmp_path, columns | {name: pa.array(values * 8)})
-    for said in in_both_ways(path, tmp_path, SchemaError):
+    path = write_parquet(tmp_path, columns | {name: pa.array(values * 8)})
+    for said in errors_of_both_readers(path, tmp_path, SchemaError):
         assert f"the column '{name}' has the type {kind}, which is not supported for {name}" in said
 
 
-def test_the_name_of_a_zone_does_not_matter(columns: dict[str, pa.Array], tmp_path: Path) -> None:
+def test_unknown_zone_names_in_parquet_are_accepted(
+    columns: dict[str, pa.Array], tmp_path: Path
+) -> None:
     """Parquet keeps instants; a zone that this machine does not know changes none of them."""
     odd = columns["time"].cast(pa.int64()).cast(pa.timestamp("ns", "Mars/Base"))
-    path = written(tmp_path, columns | {"time": odd})
-    for table in (load(path).table, blocks(path, tmp_path)):
+    path = write_parquet(tmp_path, columns | {"time": odd})
+    for table in (load(path).table, load_blocks(path, tmp_path)):
         assert table["time"].tolist() == columns["time"].to_pylist()
 
 
 @pytest.mark.parametrize("name", ["time", "close", "contract", "session"])
-def test_text_that_is_no_unicode_is_named(
-    columns: dict[str, pa.Array], tmp_path: Path, name: str
-) -> None:
+def test_invalid_utf8_raises(columns: dict[str, pa.Array], tmp_path: Path, name: str) -> None:
     raw = pa.array([b"\xff\xfe"] * 8)
     text = pa.Array.from_buffers(pa.string(), 8, raw.buffers())
-    path = written(tmp_path, columns | {name: text})
-    for said in in_both_ways(path, tmp_path, SourceError):
+    path = write_parquet(tmp_path, columns | {name: text})
+    for said in errors_of_both_readers(path, tmp_path, SourceError):
         assert f"{path} cannot be read as .parquet: " in said
         assert "Invalid UTF8" in said
 
 
-def test_what_pandas_noted_in_a_file_does_not_matter(
-    columns: dict[str, pa.Array], tmp_path: Path
-) -> None:
+def test_pandas_metadata_is_ignored(columns: dict[str, pa.Array], tmp_path: Path) -> None:
     table = pa.table(columns).replace_schema_metadata({"pandas": "{'no JSON'"})
     pyarrow.parquet.write_table(table, tmp_path / "es.parquet")
     assert len(load(tmp_path / "es.parquet").table) == 8
-    assert len(blocks(tmp_path / "es.parquet", tmp_path)) == 8
+    assert len(load_blocks(tmp_path / "es.parquet", tmp_path)) == 8
 
 
 @pytest.mark.parametrize(
     ("year", "fine"), [(1700, True), (2024, True), (1699, False), (9999, False)]
 )
-def test_stamps_of_96_bits_do_not_wrap_around(
+def test_96_bit_timestamps_do_not_overflow(
     columns: dict[str, pa.Array], tmp_path: Path, year: int, fine: bool
 ) -> None:
     """In nanoseconds of 64 bits the year 9999 would be 1816."""
     near = pa.array(pd.date_range("2024-03-04 15:00", periods=8, freq="1min"))
-    path = written(
+    path = write_parquet(
         tmp_path,
         columns | {"time": near},
         use_deprecated_int96_timestamps=True,
@@ -119,18 +197,16 @@ def test_stamps_of_96_bits_do_not_wrap_around(
     if year == 2024:
         assert load(path, timezone="UTC").table["time"].dt.year.tolist() == [2024] * 8
         return
-    words = "calendar '24/7' holds trading dates" if fine else f"has the time {year}-03-04 15:00:00"
+    words = "calendar '24/7' covers " if fine else f"has the time {year}-03-04 15:00:00"
     with pytest.raises(SchemaError, match=words):
         load(path, timezone="UTC", calendar="24/7")
 
 
-def test_a_changed_value_under_a_checksum_is_noticed(
-    columns: dict[str, pa.Array], tmp_path: Path
-) -> None:
+def test_a_checksum_mismatch_raises(columns: dict[str, pa.Array], tmp_path: Path) -> None:
     close = columns["close"][3].as_py()
     old, new = struct.pack("<d", close), struct.pack("<d", close + 1e-9)
     for checked in (True, False):
-        path = written(
+        path = write_parquet(
             tmp_path,
             {**columns, **{name: columns["close"] for name in PRICES}},
             write_page_checksum=checked,
@@ -144,16 +220,14 @@ def test_a_changed_value_under_a_checksum_is_noticed(
         if not checked:
             assert load(path).table["close"][3] == close + 1e-9
             continue
-        for said in in_both_ways(path, tmp_path, SourceError):
+        for said in errors_of_both_readers(path, tmp_path, SourceError):
             assert "checksum" in said.lower()
 
 
-def test_whole_numbers_beside_a_date_are_not_guessed(
-    columns: dict[str, pa.Array], tmp_path: Path
-) -> None:
+def test_integer_time_beside_a_date_raises(columns: dict[str, pa.Array], tmp_path: Path) -> None:
     pair = {"date": pa.array([20240304] * 8), "time": pa.array(range(930, 938))}
-    path = written(tmp_path, columns | pair)
-    for said in in_both_ways(path, tmp_path, SchemaError):
+    path = write_parquet(tmp_path, columns | pair)
+    for said in errors_of_both_readers(path, tmp_path, SchemaError):
         assert (
             "the time column beside the date has the type int64, which keeps no leading zeros"
             in said
@@ -161,17 +235,17 @@ def test_whole_numbers_beside_a_date_are_not_guessed(
 
 
 @pytest.mark.parametrize("missing", ["", "none", " NULL ", "n/a", "nan", "#N/A"])
-def test_a_missing_vix_is_missing_in_both_ways(tmp_path: Path, missing: str) -> None:
+def test_missing_vix_is_nan_in_both_readers(tmp_path: Path, missing: str) -> None:
     lines = [f"2024-03-04 15:0{n}Z,5,6,4,5,1,{'15.5' if n != 4 else missing}" for n in range(8)]
     path = text_file(tmp_path / "es.csv", f"{HEADER},vix", *lines)
-    for table in (load(path).table, blocks(path, tmp_path)):
+    for table in (load(path).table, load_blocks(path, tmp_path)):
         assert table["vix"].isna().tolist() == [n == 4 for n in range(8)]
 
 
 @pytest.mark.parametrize("word", ["halted", "5,000.25", "5_000"])
-def test_a_word_for_a_number_is_named_with_its_row_in_both_ways(tmp_path: Path, word: str) -> None:
+def test_non_numeric_cells_raise_with_their_row_in_both_readers(tmp_path: Path, word: str) -> None:
     lines = [f'2024-03-04 15:0{n}Z,5,6,4,"{5 if n != 4 else word}",1' for n in range(8)]
-    whole, part = in_both_ways(
+    whole, part = errors_of_both_readers(
         text_file(tmp_path / "es.csv", HEADER, *lines), tmp_path, SchemaError
     )
     assert (
@@ -184,23 +258,23 @@ def test_a_word_for_a_number_is_named_with_its_row_in_both_ways(tmp_path: Path, 
     )
 
 
-def test_stamps_of_other_forms_may_follow_in_both_ways(tmp_path: Path) -> None:
+def test_mixed_timestamp_formats_are_parsed_in_both_readers(tmp_path: Path) -> None:
     """What the first block looks like settles nothing."""
     stamps = ["2024-03-04 15:00:00", "2024-03-04T15:01", "2024/3/4 15:02", "20240304 1503"]
     stamps += ["2024-03-04 15:04:00.5", "2024-03-04 15:05"]
     path = text_file(tmp_path / "es.csv", HEADER, *(f"{stamp},5,6,4,5,1" for stamp in stamps))
-    for table in (load(path, timezone="UTC").table, blocks(path, tmp_path, timezone="UTC")):
+    for table in (load(path, timezone="UTC").table, load_blocks(path, tmp_path, timezone="UTC")):
         assert table["time"].dt.minute.tolist() == [0, 1, 2, 3, 4, 5]
         assert table["time"].dt.microsecond.tolist() == [0, 0, 0, 0, 500_000, 0]
 
 
-def test_a_message_is_one_line_of_bounded_length(tmp_path: Path) -> None:
+def test_error_messages_are_single_short_lines(tmp_path: Path) -> None:
     row = "\0\x1b\x07" * 50_000
     path = text_file(tmp_path / "es.csv", HEADER, f"2024-03-04 15:00Z,5,6,4,{row},1")
     ragged = text_file(tmp_path / "ragged.csv", HEADER, row)
     for said in (
-        *in_both_ways(path, tmp_path, SchemaError),
-        *in_both_ways(ragged, tmp_path, SourceError),
+        *errors_of_both_readers(path, tmp_path, SchemaError),
+        *errors_of_both_readers(ragged, tmp_path, SourceError),
     ):
         assert said.isprintable()
         assert len(said) < 1_000

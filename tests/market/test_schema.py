@@ -28,7 +28,7 @@ def test_a_valid_table_passes(bars: pd.DataFrame) -> None:
     check_bars(bars.assign(volume=0.0), origin="es.csv")
 
 
-def test_an_open_and_close_may_touch_high_and_low(bars: pd.DataFrame) -> None:
+def test_open_and_close_may_equal_high_and_low(bars: pd.DataFrame) -> None:
     flat = bars.assign(open=5000.0, high=5000.0, low=5000.0, close=5000.0)
     check_bars(flat, origin="es.csv")
 
@@ -84,7 +84,7 @@ def test_open_and_close_lie_between_low_and_high(
     assert f"{name}={value}" in message
 
 
-def test_a_time_comes_once_in_a_contract(bars: pd.DataFrame) -> None:
+def test_repeated_times_in_a_contract_raise(bars: pd.DataFrame) -> None:
     bars.loc[3, "time"] = bars.loc[2, "time"]
     message = refusal(bars)
     assert "a contract must not have the same time twice. First at row 3" in message
@@ -99,7 +99,7 @@ def test_times_increase_within_a_contract(bars: pd.DataFrame) -> None:
     assert "2 of 8 rows" in message
 
 
-def test_a_time_that_comes_again_far_below_is_refused_too(bars: pd.DataFrame) -> None:
+def test_repeated_times_far_apart_raise(bars: pd.DataFrame) -> None:
     message = refusal(pd.concat([bars, bars.iloc[:3]], ignore_index=True))
     assert "times must increase within a contract. First at row 8" in message
     assert "1 of 11 rows" in message
@@ -123,13 +123,13 @@ def test_time_and_contract_are_present(bars: pd.DataFrame, name: str) -> None:
     assert f"{name} must be present. First at row 1" in refusal(bars)
 
 
-def test_a_missing_column_and_a_table_without_rows_are_named(bars: pd.DataFrame) -> None:
+def test_missing_columns_and_empty_tables_raise(bars: pd.DataFrame) -> None:
     message = refusal(bars.drop(columns=["close", "contract"]))
     assert "es.csv has no column close, contract" in message
     assert "es.csv has a header but no rows" in refusal(bars.iloc[:0])
 
 
-def test_stamps_are_utc_without_zone(bars: pd.DataFrame) -> None:
+def test_bar_starts_are_naive_utc(bars: pd.DataFrame) -> None:
     chicago = bars.assign(time=bars["time"].dt.tz_convert("UTC"))
     found = bar_starts(chicago)
     assert found.dtype == np.dtype("datetime64[ns]")

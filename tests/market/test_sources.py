@@ -101,7 +101,7 @@ def test_every_kind_of_file_gives_the_same_bars(
     assert bars.bar == pd.Timedelta(minutes=1)
 
 
-def test_the_loaded_table_keeps_its_own_contract(make_bars: MakeBars, tmp_path: Path) -> None:
+def test_the_loaded_table_passes_its_own_checks(make_bars: MakeBars, tmp_path: Path) -> None:
     table = load(write(make_bars(), tmp_path / "es.csv")).table
     check_bars(table, origin="loaded")
     assert table.dtypes.astype(str).to_dict() == {
@@ -114,9 +114,7 @@ def test_the_loaded_table_keeps_its_own_contract(make_bars: MakeBars, tmp_path: 
     }
 
 
-def test_narrow_parquet_columns_become_the_types_of_the_schema(
-    make_bars: MakeBars, tmp_path: Path
-) -> None:
+def test_narrow_parquet_types_are_widened(make_bars: MakeBars, tmp_path: Path) -> None:
     made = make_bars(rows=20)
     narrow = made.astype(dict.fromkeys(PRICES, "float32") | {"volume": "int32"})
     narrow["contract"] = narrow["contract"].astype("category")
@@ -130,13 +128,13 @@ def test_narrow_parquet_columns_become_the_types_of_the_schema(
     assert load(path).fingerprint() == wide.fingerprint()
 
 
-def test_a_parquet_index_of_stamps_is_a_column(make_bars: MakeBars, tmp_path: Path) -> None:
+def test_a_parquet_time_index_is_read_as_a_column(make_bars: MakeBars, tmp_path: Path) -> None:
     made = make_bars()
     made.set_index("time").to_parquet(tmp_path / "es.parquet")
     pd.testing.assert_series_equal(load(tmp_path / "es.parquet").table["time"], made["time"])
 
 
-def test_whole_numbers_followed_by_fractions_are_one_column(
+def test_integers_followed_by_floats_are_read_as_floats(
     make_bars: MakeBars, tmp_path: Path
 ) -> None:
     """A CSV longer than the 1 MB from which a reader might guess the types of its columns."""
@@ -161,7 +159,7 @@ def test_whole_numbers_followed_by_fractions_are_one_column(
         ("es", "has no extension; use"),
     ],
 )
-def test_other_endings_are_refused(tmp_path: Path, name: str, words: str) -> None:
+def test_other_file_extensions_raise(tmp_path: Path, name: str, words: str) -> None:
     path = text_file(tmp_path / name, "time,open,high,low,close,volume")
     with pytest.raises(SourceError) as caught:
         load(path)
@@ -169,20 +167,20 @@ def test_other_endings_are_refused(tmp_path: Path, name: str, words: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["es.parquet", "es.csv.gz", "es.csv.zst", "es.parquet.gz"])
-def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
+def test_an_unreadable_file_raises(tmp_path: Path, name: str) -> None:
     path = text_file(tmp_path / name, "not what its ending says")
     with pytest.raises(SourceError, match=rf"{path} cannot be read as \.(csv|parquet): "):
         load(path)
 
 
-def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+def test_a_file_in_another_encoding_raises(tmp_path: Path) -> None:
     path = tmp_path / "es.csv"
     path.write_bytes("time,open,high,low,clôse,volume\n".encode("latin-1"))
     with pytest.raises(SourceError, match=rf"{path} cannot be read as \.csv: "):
         load(path)
 
 
-def test_a_row_of_another_length_is_named(tmp_path: Path) -> None:
+def test_a_row_with_missing_cells_raises(tmp_path: Path) -> None:
     path = text_file(
         tmp_path / "es.csv", "time,open,high,low,close,volume", "2024-03-04 15:00Z,5,6,4,5"
     )
@@ -190,7 +188,7 @@ def test_a_row_of_another_length_is_named(tmp_path: Path) -> None:
         load(path)
 
 
-def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
+def test_missing_and_empty_files_raise(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"there is no file .*gone\.csv; set source\.path"):
         load(tmp_path / "gone.csv")
     with pytest.raises(SourceError, match=r"there is no file"):
@@ -201,7 +199,7 @@ def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["es.csv", "es.parquet"])
-def test_a_header_without_rows_is_refused(make_bars: MakeBars, tmp_path: Path, name: str) -> None:
+def test_a_header_without_rows_raises(make_bars: MakeBars, tmp_path: Path, name: str) -> None:
     path = write(make_bars().iloc[:0], tmp_path / name)
     with pytest.raises(SourceError, match=rf"{name} has a header but no rows"):
         load(path)
@@ -210,9 +208,7 @@ def test_a_header_without_rows_is_refused(make_bars: MakeBars, tmp_path: Path, n
 # columns and stamps
 
 
-def test_the_studys_file_needs_its_zone_and_nothing_else(
-    make_bars: MakeBars, tmp_path: Path
-) -> None:
+def test_the_study_file_needs_only_its_timezone(make_bars: MakeBars, tmp_path: Path) -> None:
     made = make_bars(rows=6, start="2024-03-04 14:28")
     study = made.assign(VIX=15.5, session=["ETH", "ETH", "RTH", "RTH", "RTH", "RTH"])
     study["date"] = study["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
@@ -229,20 +225,22 @@ def test_the_studys_file_needs_its_zone_and_nothing_else(
     assert bars.reports["share of session labels the calendar contradicts"] == 0.0
 
 
-def test_without_a_contract_column_all_bars_are_of_one(make_bars: MakeBars, tmp_path: Path) -> None:
+def test_without_a_contract_column_there_is_a_single_contract(
+    make_bars: MakeBars, tmp_path: Path
+) -> None:
     path = write(make_bars().drop(columns="contract"), tmp_path / "es.csv")
     assert load(path).table["contract"].cat.categories.tolist() == ["ONE"]
     assert load(path).table["contract"].tolist() == ["ONE"] * 8
 
 
-def test_contracts_written_as_numbers_are_codes(make_bars: MakeBars, tmp_path: Path) -> None:
+def test_numeric_contracts_become_text(make_bars: MakeBars, tmp_path: Path) -> None:
     made = make_bars().assign(contract=202403)
     for name in ("es.csv", "es.parquet"):
         assert load(write(made, tmp_path / name)).table["contract"].tolist() == ["202403"] * 8
 
 
 @pytest.mark.parametrize("name", ["es.csv", "es.parquet"])
-def test_a_row_without_contract_is_refused(make_bars: MakeBars, tmp_path: Path, name: str) -> None:
+def test_a_row_without_contract_raises(make_bars: MakeBars, tmp_path: Path, name: str) -> None:
     made = make_bars()
     made.loc[[2, 5], "contract"] = ""
     with pytest.raises(
@@ -260,7 +258,7 @@ def test_a_row_without_contract_is_refused(make_bars: MakeBars, tmp_path: Path, 
         ("%Y%m%d", "%H%M%S", "%Y%m%d %H%M%S"),  # both look like numbers
     ],
 )
-def test_a_date_and_a_time_column_are_one_stamp(
+def test_date_and_time_columns_are_joined(
     make_bars: MakeBars, tmp_path: Path, date: str, clock: str, time_format: str | None
 ) -> None:
     made = make_bars(start="2024-03-04 08:58")
@@ -272,9 +270,7 @@ def test_a_date_and_a_time_column_are_one_stamp(
     pd.testing.assert_series_equal(bars.table["time"], made["time"])
 
 
-def test_a_date_and_a_time_of_day_in_parquet_are_one_stamp(
-    make_bars: MakeBars, tmp_path: Path
-) -> None:
+def test_parquet_date_and_time_columns_are_joined(make_bars: MakeBars, tmp_path: Path) -> None:
     made = make_bars()
     pair = made.assign(date=made["time"].dt.date, time=made["time"].dt.time)
     assert isinstance(pair["date"].iloc[0], datetime.date)
@@ -282,7 +278,7 @@ def test_a_date_and_a_time_of_day_in_parquet_are_one_stamp(
     pd.testing.assert_series_equal(bars.table["time"], made["time"])
 
 
-def test_a_format_wins_over_what_the_stamps_look_like(tmp_path: Path) -> None:
+def test_time_format_takes_precedence_over_iso_parsing(tmp_path: Path) -> None:
     """2024-04-03 is the fourth of March where the format says so."""
     path = text_file(
         tmp_path / "es.csv",
@@ -298,7 +294,7 @@ def test_a_format_wins_over_what_the_stamps_look_like(tmp_path: Path) -> None:
     ]
 
 
-def test_stamps_that_look_like_numbers_are_read_by_their_format(tmp_path: Path) -> None:
+def test_numeric_timestamps_are_parsed_by_time_format(tmp_path: Path) -> None:
     path = text_file(
         tmp_path / "es.csv", "time,open,high,low,close,volume", "202403041500,5,6,4,5,1"
     )
@@ -308,7 +304,7 @@ def test_stamps_that_look_like_numbers_are_read_by_their_format(tmp_path: Path) 
     assert times.tolist() == [pd.Timestamp("2024-03-04 15:00", tz="UTC")]
 
 
-def test_local_stamps_are_placed_in_their_zone(make_bars: MakeBars, tmp_path: Path) -> None:
+def test_local_timestamps_are_converted_to_utc(make_bars: MakeBars, tmp_path: Path) -> None:
     made = make_bars(rows=3, start="2024-03-08 23:00", every="3D")  # over the clock change
     local = made["time"].dt.tz_convert("America/Chicago").dt.strftime("%Y-%m-%d %H:%M")
     assert local.tolist() == ["2024-03-08 17:00", "2024-03-11 18:00", "2024-03-14 18:00"]
@@ -317,7 +313,7 @@ def test_local_stamps_are_placed_in_their_zone(make_bars: MakeBars, tmp_path: Pa
     pd.testing.assert_series_equal(times, made["time"])
 
 
-def test_an_end_stamp_is_moved_back_by_a_bar(make_bars: MakeBars, tmp_path: Path) -> None:
+def test_end_timestamps_are_shifted_to_the_start(make_bars: MakeBars, tmp_path: Path) -> None:
     made = make_bars()
     for bar, minutes in (("1min", 1), ("5min", 5)):
         ends = made.assign(time=made["time"] + pd.Timedelta(bar))
@@ -337,7 +333,7 @@ def test_an_end_stamp_is_moved_back_by_a_bar(make_bars: MakeBars, tmp_path: Path
         ("bar", "-1min", r"source\.bar=-1min must be > 0"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused_before_a_file_is_read(
+def test_invalid_settings_raise_before_a_file_is_read(
     setting: str, value: object, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
@@ -360,7 +356,7 @@ def test_the_schema_is_checked_in_the_order_of_the_file(
 # order, fraction, labels
 
 
-def test_overlapping_contracts_stay_apart_in_the_order_of_time_and_expiry(
+def test_overlapping_contracts_are_sorted_by_time_and_expiry(
     make_bars: MakeBars, tmp_path: Path
 ) -> None:
     made = overlapping(make_bars)
@@ -374,7 +370,7 @@ def test_overlapping_contracts_stay_apart_in_the_order_of_time_and_expiry(
         assert own == made.loc[made["contract"] == contract, "close"].tolist()
 
 
-def test_how_rows_interleave_changes_nothing(make_bars: MakeBars, tmp_path: Path) -> None:
+def test_the_order_of_rows_in_the_file_does_not_matter(make_bars: MakeBars, tmp_path: Path) -> None:
     made = overlapping(make_bars)
     swapped = pd.concat([made.iloc[10:], made.iloc[:10]])
     by_time = made.sort_values("time", kind="stable")
@@ -391,7 +387,9 @@ def test_how_rows_interleave_changes_nothing(make_bars: MakeBars, tmp_path: Path
 
 
 @pytest.mark.parametrize("column", ["time", "close", "volume", "contract", "vix"])
-def test_the_fingerprint_tells_any_change(make_bars: MakeBars, tmp_path: Path, column: str) -> None:
+def test_any_change_alters_the_fingerprint(
+    make_bars: MakeBars, tmp_path: Path, column: str
+) -> None:
     made = make_bars().assign(vix=15.0)
     changed = made.copy()
     changed.loc[7, column] = {
@@ -406,7 +404,7 @@ def test_the_fingerprint_tells_any_change(make_bars: MakeBars, tmp_path: Path, c
     assert len(prints[0]) == 64
 
 
-def test_a_fraction_is_the_first_part_and_the_rest_is_counted(
+def test_fraction_keeps_the_first_rows_and_counts_the_rest(
     make_bars: MakeBars, tmp_path: Path
 ) -> None:
     made = overlapping(make_bars)
@@ -422,7 +420,9 @@ def test_a_fraction_is_the_first_part_and_the_rest_is_counted(
     assert len(load(path, fraction=0.001).table) == 1
 
 
-def test_session_labels_are_compared_and_not_believed(make_bars: MakeBars, tmp_path: Path) -> None:
+def test_session_labels_of_the_file_are_compared_but_not_used(
+    make_bars: MakeBars, tmp_path: Path
+) -> None:
     """Regular hours begin at 14:30 UTC, two bars in; the file says something else of six bars."""
     said = ["ETH", "RTH", "rth", "ETH", "", "night", " RTH", "RTH"]
     made = make_bars(start="2024-03-04 14:28").assign(session=said)
@@ -432,7 +432,7 @@ def test_session_labels_are_compared_and_not_believed(make_bars: MakeBars, tmp_p
     assert bars.reports["session labels that are neither RTH nor ETH"] == 2
 
 
-def test_bars_late_and_outside_are_reported_and_kept(make_bars: MakeBars, tmp_path: Path) -> None:
+def test_late_and_outside_bars_are_reported_and_kept(make_bars: MakeBars, tmp_path: Path) -> None:
     """The day after Thanksgiving 2023 closes at 18:00 UTC."""
     path = write(make_bars(rows=6, start="2023-11-24 17:40", every="10min"), tmp_path / "es.csv")
     bars = load(path, bar="10min")
@@ -441,7 +441,7 @@ def test_bars_late_and_outside_are_reported_and_kept(make_bars: MakeBars, tmp_pa
     assert len(bars.table) == bars.rows_in == 6
 
 
-def test_trading_dates_turn_at_five_in_chicago(make_bars: MakeBars, tmp_path: Path) -> None:
+def test_trading_dates_start_at_1700_in_chicago(make_bars: MakeBars, tmp_path: Path) -> None:
     path = write(make_bars(rows=3, start="2024-03-04 21:00", every="1h"), tmp_path / "es.csv")
     table = load(path, bar="1h").table
     assert table["trading_date"].dt.day.tolist() == [4, 4, 5]  # 22:00 is a late bar, 23:00 is 17:00
@@ -477,7 +477,7 @@ def vix_file(folder: Path) -> Path:
         ("2024-04-02 17:00", 15.0),
     ],
 )
-def test_a_bar_sees_the_vix_of_the_date_before(
+def test_a_bar_gets_the_vix_of_the_date_before(
     make_bars: MakeBars, tmp_path: Path, chicago: str, vix: float
 ) -> None:
     start = str(pd.Timestamp(chicago, tz="America/Chicago").tz_convert("UTC").tz_localize(None))
@@ -487,7 +487,7 @@ def test_a_bar_sees_the_vix_of_the_date_before(
     assert bars.reports["bars without a VIX close of the 10 days before"] == 0
 
 
-def test_bars_beyond_the_vix_file_have_none_and_are_counted(
+def test_bars_beyond_the_vix_file_have_no_vix_and_are_counted(
     make_bars: MakeBars, tmp_path: Path
 ) -> None:
     path = write(make_bars(rows=4, start="2024-03-27 15:00", every="8D"), tmp_path / "es.csv")
@@ -496,7 +496,7 @@ def test_bars_beyond_the_vix_file_have_none_and_are_counted(
     assert bars.reports["bars without a VIX close of the 10 days before"] == 2
 
 
-def test_a_vix_file_takes_the_place_of_a_vix_column(make_bars: MakeBars, tmp_path: Path) -> None:
+def test_a_vix_file_replaces_a_vix_column(make_bars: MakeBars, tmp_path: Path) -> None:
     made = make_bars(start="2024-04-02 15:00").assign(vix=99.0)
     path = write(made, tmp_path / "es.csv")
     assert load(path).table["vix"].tolist() == [99.0] * 8

@@ -32,7 +32,7 @@ def plain(parquet: Path) -> pd.DataFrame:
     return bars_of(parquet).table
 
 
-def test_a_spiked_bar_has_all_prices_tenfold_and_nothing_else_changed(plain: pd.DataFrame) -> None:
+def test_spikes_multiply_all_prices_and_change_nothing_else(plain: pd.DataFrame) -> None:
     spiked, count = TENFOLD.apply(plain)
     hit = TENFOLD.mask(plain)
     assert count == hit.sum()
@@ -44,7 +44,7 @@ def test_a_spiked_bar_has_all_prices_tenfold_and_nothing_else_changed(plain: pd.
     check_bars(spiked, origin="spiked bars")
 
 
-def test_the_share_is_kept_and_spread_over_the_bars(plain: pd.DataFrame) -> None:
+def test_spikes_hit_the_expected_share_of_bars(plain: pd.DataFrame) -> None:
     hit = TENFOLD.mask(plain)
     assert abs(int(hit.sum()) - 120) < 4 * np.sqrt(120 * 0.99)
     quarters = hit.reshape(4, -1).sum(axis=1)
@@ -53,14 +53,14 @@ def test_the_share_is_kept_and_spread_over_the_bars(plain: pd.DataFrame) -> None
     assert Spikes(0.0, 10.0, 0).apply(plain)[1] == 0
 
 
-def test_the_same_bars_are_hit_whatever_part_is_read(plain: pd.DataFrame) -> None:
+def test_spikes_do_not_depend_on_the_rows_read(plain: pd.DataFrame) -> None:
     hit = TENFOLD.mask(plain)
     part = plain.iloc[5_000:].copy()
     part["contract"] = part["contract"].cat.remove_unused_categories()
     assert np.array_equal(TENFOLD.mask(part), hit[5_000:])
 
 
-def test_bars_of_one_time_are_hit_by_contract() -> None:
+def test_spikes_differ_between_contracts_at_the_same_time() -> None:
     times = pd.date_range("2024-03-04", periods=20_000, freq="1min", tz="UTC").as_unit("ns")
     tables = [
         pd.DataFrame({"time": times, "contract": pd.Categorical([code] * 20_000)})
@@ -71,9 +71,7 @@ def test_bars_of_one_time_are_hit_by_contract() -> None:
     assert (first & second).sum() < 12  # 2 by chance
 
 
-def test_a_source_spikes_after_reading_whole_and_in_blocks_alike(
-    parquet: Path, plain: pd.DataFrame, tmp_path: Path
-) -> None:
+def test_spikes_are_equal_in_blocks(parquet: Path, plain: pd.DataFrame, tmp_path: Path) -> None:
     words = ("stress=spiked", "source.spikes.share=0.01", "source.fraction=0.9")
     whole = bars_of(parquet, *words)
     expected, count = TENFOLD.apply(plain.iloc[:10_800])
@@ -93,7 +91,7 @@ def test_a_source_spikes_after_reading_whole_and_in_blocks_alike(
     assert stream.reports() == whole.reports
 
 
-def test_bars_are_left_alone_unless_asked(parquet: Path) -> None:
+def test_no_spikes_by_default(parquet: Path) -> None:
     assert config().source.spikes is None
     usual = bars_of(parquet)
     assert SPIKED_BARS not in usual.reports
@@ -111,6 +109,6 @@ def test_bars_are_left_alone_unless_asked(parquet: Path) -> None:
         ({"seed": -1}, "seed=-1 must be an integer >= 0"),
     ],
 )
-def test_a_spike_out_of_range_is_refused(settings: dict[str, float], words: str) -> None:
+def test_invalid_spike_settings_raise(settings: dict[str, float], words: str) -> None:
     with pytest.raises(ConfigError, match=f"^source.spikes.{words}"):
         Spikes(**({"share": 0.001, "factor": 10.0, "seed": 0} | settings))

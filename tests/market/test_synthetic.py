@@ -57,7 +57,7 @@ def test_the_planted_forecast_is_its_closed_form() -> None:
     np.testing.assert_allclose(planted_forecast(change, spread), expected, rtol=1e-12, atol=1e-15)
 
 
-def test_the_columns_are_those_of_the_contract() -> None:
+def test_synthetic_bars_have_the_schema_columns() -> None:
     bars = market(30_000, 0).bars
     assert list(bars.columns) == [
         "time", "open", "high", "low", "close", "volume", "contract", "session", "vix",
@@ -70,7 +70,7 @@ def test_the_columns_are_those_of_the_contract() -> None:
     assert bars.notna().all().all()
 
 
-def test_bars_keep_the_rules_of_a_bar() -> None:
+def test_synthetic_bars_satisfy_the_schema_rules() -> None:
     bars = market(200_000, 1).bars
     prices = bars[["open", "high", "low", "close"]]
     assert (prices > 0).all().all()
@@ -83,7 +83,7 @@ def test_bars_keep_the_rules_of_a_bar() -> None:
     assert bars["time"].is_unique
 
 
-def test_bars_lie_in_the_sessions_of_the_calendar() -> None:
+def test_synthetic_bars_lie_in_calendar_sessions() -> None:
     bars = market(200_000, 1).bars
     labels = TradingCalendar.named("CME_Equity").label(bars["time"])
     assert not labels.outside.any()
@@ -94,7 +94,7 @@ def test_bars_lie_in_the_sessions_of_the_calendar() -> None:
     assert count[pd.Timestamp("2022-01-18")] > 0.95 * 23 * 60
 
 
-def test_contracts_follow_each_other_with_a_jump_on_monday_of_the_expiry_week() -> None:
+def test_contracts_roll_on_monday_of_the_expiry_week() -> None:
     bars = market(200_000, 2).bars
     assert list(bars["contract"].unique()) == ["ESH22", "ESM22", "ESU22"]
     first = bars.groupby("contract")["time"].min().dt.tz_convert("America/Chicago")
@@ -107,7 +107,7 @@ def test_contracts_follow_each_other_with_a_jump_on_monday_of_the_expiry_week() 
     assert jump.max() < 0.02
 
 
-def test_the_index_is_known_before_the_date_and_constant_in_it() -> None:
+def test_vix_is_constant_within_a_date_and_uses_earlier_dates() -> None:
     bars = market(200_000, 1).bars
     day = TradingCalendar.named("CME_Equity").label(bars["time"]).trading_day
     index = bars.groupby(day)["vix"]
@@ -121,7 +121,7 @@ def test_the_index_is_known_before_the_date_and_constant_in_it() -> None:
     assert again["vix"].iloc[-1] == bars["vix"].iloc[cut - 1]
 
 
-def test_a_seed_gives_its_bars_again_and_more_rows_begin_with_them() -> None:
+def test_a_seed_reproduces_its_bars_and_longer_tables_extend_them() -> None:
     long = market(200_000, 1).bars
     pd.testing.assert_frame_equal(synthetic_market(200_000, seed=1).bars, long)
     pd.testing.assert_frame_equal(synthetic_market(70_001, seed=1).bars, long.iloc[:70_001])
@@ -129,7 +129,7 @@ def test_a_seed_gives_its_bars_again_and_more_rows_begin_with_them() -> None:
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(s, marks=pytest.mark.slow) for s in (0, 2))])
-def test_without_a_signal_nothing_known_at_a_bar_foretells_the_next_return(seed: int) -> None:
+def test_without_a_signal_nothing_predicts_the_next_return(seed: int) -> None:
     made = market(500_000, seed)
     bars, outcome = made.bars, next_returns(made.bars)
     high, low, close = (bars[name].to_numpy() for name in ("high", "low", "close"))
@@ -154,7 +154,7 @@ def test_without_a_signal_nothing_known_at_a_bar_foretells_the_next_return(seed:
     assert np.nanmax(np.abs(made.oracle)) == 0
 
 
-def test_the_oracle_is_the_closed_form_of_the_bars_and_blank_where_a_contract_ends() -> None:
+def test_the_oracle_equals_its_closed_form_and_is_nan_at_contract_ends() -> None:
     made = market(200_000, 4, 0.05)
     bars = made.bars
     spread = (bars["high"] - bars["low"]) / bars["close"]
@@ -166,7 +166,7 @@ def test_the_oracle_is_the_closed_form_of_the_bars_and_blank_where_a_contract_en
     assert made.oracle_rank_ic == pytest.approx(measured, abs=1e-12)
 
 
-def test_with_a_signal_the_walk_is_what_one_bar_after_the_other_gives() -> None:
+def test_with_a_signal_the_path_equals_a_bar_by_bar_simulation() -> None:
     rng, size, level = np.random.default_rng(0), 400, 18_000
     draws = synthetic_walk.Draws(
         sigma=rng.uniform(1e-4, 4e-4, size),
@@ -201,7 +201,7 @@ def test_with_a_signal_the_walk_is_what_one_bar_after_the_other_gives() -> None:
         pytest.param(0.10, 15, marks=pytest.mark.slow),
     ],
 )
-def test_the_oracle_reaches_the_rank_correlation_aimed_at(signal: float, seed: int) -> None:
+def test_the_oracle_reaches_the_target_rank_correlation(signal: float, seed: int) -> None:
     assert market(500_000, seed, signal).oracle_rank_ic == pytest.approx(signal, abs=0.004)
 
 
@@ -215,7 +215,7 @@ def test_the_oracle_ranks_better_than_its_parts() -> None:
         assert rank_correlation(made.oracle * weight, outcome) < made.oracle_rank_ic
 
 
-def test_statistics_are_near_the_real_file() -> None:
+def test_statistics_resemble_the_real_file() -> None:
     bars = market(500_000, 1).bars
     returns = one_minute(bars)
     assert 0.12 < (returns == 0).mean() < 0.22
@@ -233,7 +233,7 @@ def test_statistics_are_near_the_real_file() -> None:
 
 
 @pytest.mark.slow
-def test_statistics_over_five_seeds_at_the_study_s_size() -> None:
+def test_statistics_over_five_seeds_at_the_study_size() -> None:
     tails = []
     for seed in range(5):
         bars = synthetic_market(STUDY_ROWS, seed=seed).bars
@@ -246,7 +246,7 @@ def test_statistics_over_five_seeds_at_the_study_s_size() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3, 10))
-def test_minus_the_last_return_foretells_nothing_without_a_signal(seed: int) -> None:
+def test_without_a_signal_the_last_return_predicts_nothing(seed: int) -> None:
     bars = synthetic_market(500_000, seed=seed).bars
     assert abs(rank_correlation(-last_returns(bars), next_returns(bars))) <= 0.005
 
@@ -266,13 +266,13 @@ def test_fewer_degrees_of_freedom_make_fatter_tails(seed: int) -> None:
     assert 0.7 < fat.std() / usual.std() < 1.3
 
 
-def test_six_degrees_of_freedom_are_the_usual_bars() -> None:
+def test_six_degrees_of_freedom_is_the_default() -> None:
     six = synthetic_market(30_000, seed=0, tail_df=6.0).bars
     pd.testing.assert_frame_equal(six, market(30_000, 0).bars)
 
 
 @pytest.mark.slow
-def test_the_fat_tails_that_ship_have_an_excess_kurtosis_above_400() -> None:
+def test_the_fat_tails_config_has_an_excess_kurtosis_above_400() -> None:
     bars = instantiate(config("source=fat_tails").source).load().table
     assert len(bars) == 1_000_000
     assert kurtosis(one_minute(bars)) == pytest.approx(1_798, rel=0.001)
@@ -280,7 +280,7 @@ def test_the_fat_tails_that_ship_have_an_excess_kurtosis_above_400() -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 50])
 @pytest.mark.parametrize("signal", [0.0, 0.05])
-def test_few_rows_are_fine(rows: int, signal: float) -> None:
+def test_few_rows_are_accepted(rows: int, signal: float) -> None:
     made = synthetic_market(rows, seed=0, signal=signal)
     assert len(made.bars) == rows
     assert math.isnan(made.oracle[-1])
@@ -305,14 +305,14 @@ def test_few_rows_are_fine(rows: int, signal: float) -> None:
         (100_000_000, {}, "100000000 rows from 2021-12-14"),
     ],
 )
-def test_a_setting_out_of_range_is_named_with_its_value(
+def test_a_setting_out_of_range_raises_with_its_value(
     rows: int, settings: dict[str, object], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         synthetic_market(rows, **{"seed": 0, **settings})
 
 
-def test_regimes_of_volatility_last_as_long_as_asked() -> None:
+def test_volatility_regimes_last_as_long_as_set() -> None:
     def memory(sessions: float) -> float:
         bars = synthetic_market(140_000, seed=1, regime_sessions=sessions).bars
         change = np.log(bars["close"]).diff().pow(2)

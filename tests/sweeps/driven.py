@@ -1,4 +1,4 @@
-"""A strategy driven without training: what a sweep does, in this process."""
+"""Drive a strategy in this process, without a sweep or training."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,18 +15,18 @@ from robust_fin.sweeps.strategy import FINISHED, Outcome, Strategy, Trial
 Score = Callable[[Mapping[str, str]], float | None]
 
 
-def words(*texts: str) -> list[Override]:
+def parse(*texts: str) -> list[Override]:
     return OverridesParser.create().parse_overrides(list(texts))
 
 
 @contextmanager
-def conf() -> Iterator[None]:
-    """The configs of the project at hand, as inside of a verb."""
+def project_configs() -> Iterator[None]:
+    """Let Hydra compose the project's configs, as within a command."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         yield
 
 
-def ended(
+def outcome(
     trial: Trial,
     skill: float | None = None,
     *,
@@ -38,11 +38,18 @@ def ended(
     return Outcome(trial, folder, state, reason, metrics, 1.0)
 
 
+def ask_all(strategy: Strategy) -> list[Trial]:
+    trials = []
+    while (trial := strategy.ask()) is not None:
+        trials.append(trial)
+    return trials
+
+
 def drive(strategy: Strategy, score: Score, *, most: int = 1000) -> list[Outcome]:
-    """Ask and tell, one at a time, until there is nothing more."""
+    """Ask and tell, one trial at a time, until the strategy has no more."""
     outcomes: list[Outcome] = []
     while len(outcomes) < most and (trial := strategy.ask()) is not None:
-        outcomes.append(ended(trial, score(trial.settings)))
+        outcomes.append(outcome(trial, score(trial.settings)))
         strategy.tell(outcomes[-1])
     return outcomes
 

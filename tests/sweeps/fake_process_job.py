@@ -1,7 +1,7 @@
-"""A job that trains nothing, as a process: it leaves in its folder what a run would leave.
+"""A job as a process that does not train: it writes the files of a run into its folder.
 
-Seed 13 fails, seed 7 ends by itself at once, and every other seed waits until it is asked to stop,
-unless it goes on from a checkpoint: then it finishes.
+Seed 13 fails, seed 7 finishes at once, and every other seed waits until it is asked to stop. A
+job that resumes from a checkpoint finishes.
 """
 
 import json
@@ -29,18 +29,18 @@ def main(words: list[str]) -> int:
     (run / "bundle").mkdir(exist_ok=True)
     (run / "bundle/config.yaml").write_text(task["config"])
     if settings["seed"] == 13:
-        said = {"error": "NonFiniteError", "message": "the loss is nan at step 3"}
-        (run / "failure.json").write_text(json.dumps(said))
+        failure = {"error": "NonFiniteError", "message": "the loss is nan at step 3"}
+        (run / "failure.json").write_text(json.dumps(failure))
         return 1
     if settings["seed"] != 7 and not task["resume"]:
-        return held(run)
-    figures = {"val/skill": 0.01, "test/skill": 0.5, "steps": 7, "seed": settings["seed"]}
-    (run / "metrics.json").write_text(json.dumps(figures))
+        return wait_for_stop(run)
+    metrics = {"val/skill": 0.01, "test/skill": 0.5, "steps": 7, "seed": settings["seed"]}
+    (run / "metrics.json").write_text(json.dumps(metrics))
     return 0
 
 
-def held(run: Path) -> int:
-    """Until SIGINT: then a checkpoint is written; a second one is an error."""
+def wait_for_stop(run: Path) -> int:
+    """Wait for SIGINT, then write a checkpoint that tells how many signals came."""
     asked: list[int] = []
     signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
     (run / "held").touch()

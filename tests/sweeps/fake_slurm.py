@@ -1,7 +1,7 @@
-"""The commands of SLURM that are used, as scripts on PATH: a cluster of one machine.
+"""Scripts in place of the SLURM commands that submitit and the package use.
 
-A job's script runs in the background in a session of its own. What was called is kept in `calls`,
-the text of each script in `<number>.sh`, where a job is in `<number>.state`.
+A job's script runs in the background in its own session. The file `calls` lists the commands,
+`<number>.sh` is the script of a job and `<number>.state` its state.
 """
 
 import os
@@ -64,15 +64,15 @@ exit 0
 
 
 class FakeSlurm:
-    """A folder with the commands, and what they leave there."""
+    """A folder with the scripts and their files."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         (folder / "bin").mkdir(parents=True)
         for name, text in _SCRIPTS.items():
             path = folder / "bin" / name
-            noted = "" if name == "fake_run" else f'echo {name} "$@" >>"$FAKE_SLURM/calls"'
-            path.write_text(f'#!/bin/bash\n{noted}\ncd "$FAKE_SLURM"\n{text}')
+            record = "" if name == "fake_run" else f'echo {name} "$@" >>"$FAKE_SLURM/calls"'
+            path.write_text(f'#!/bin/bash\n{record}\ncd "$FAKE_SLURM"\n{text}')
             path.chmod(path.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("FAKE_SLURM", str(folder))
         monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
@@ -84,15 +84,15 @@ class FakeSlurm:
         return (self.folder / f"{job}.state").read_text().strip()
 
     def calls(self, name: str) -> list[str]:
-        every = (self.folder / "calls").read_text().splitlines()
-        return [one for one in every if one.split()[0] == name]
+        lines = (self.folder / "calls").read_text().splitlines()
+        return [line for line in lines if line.split()[0] == name]
 
     def signal(self, job: int, number: int) -> None:
-        """What SLURM sends to a task itself."""
+        """Send a signal to the task, as SLURM does."""
         os.kill(int((self.folder / f"{job}.pid").read_text()), number)
 
     def wait_for_end(self, job: int) -> None:
-        until = time.monotonic() + 20
+        deadline = time.monotonic() + 20
         while self.state(job) in ("PENDING", "RUNNING"):
-            assert time.monotonic() < until
+            assert time.monotonic() < deadline
             time.sleep(0.02)

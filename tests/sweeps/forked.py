@@ -1,6 +1,6 @@
-"""An executor whose jobs are forked from a process that has imported the verbs already.
+"""An executor whose jobs are forked from a process that has already imported the package.
 
-A start takes no seconds then, and the jobs are real: they train, end and are killed as others do.
+The jobs are real: they train, end and are killed like others, but start without delay.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.started import SERVER
 
 
-def _work(words: Sequence[str], environment: Mapping[str, str], log: str) -> None:
+def _run_train(words: Sequence[str], environment: Mapping[str, str], log: str) -> None:
     os.environ.update(environment)
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
@@ -47,7 +47,8 @@ class ForkedExecutor:
         log: Path,
         name: str,  # noqa: ARG002
     ) -> ForkedJob:
-        process = SERVER.Process(target=_work, args=(tuple(words), dict(environment), str(log)))
+        args = (tuple(words), dict(environment), str(log))
+        process = SERVER.Process(target=_run_train, args=args)
         process.start()
         return ForkedJob(process)
 

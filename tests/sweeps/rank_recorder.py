@@ -1,4 +1,4 @@
-"""What each rank of a run trained on, told by a callback: +callbacks.rank_recorder._target_=..."""
+"""A callback that records what each rank trained on: +callbacks.rank_recorder._target_=..."""
 
 import hashlib
 import json
@@ -9,11 +9,9 @@ from typing import Any
 import lightning as L
 import torch
 
-FIRST_FIT = 0
-
 
 class RankRecorder(L.Callback):
-    """Adds a line to rank_RANK.jsonl in the run folder at the end of each fit."""
+    """Appends a line to rank_RANK.jsonl in the run folder at the end of each fit."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -29,7 +27,7 @@ class RankRecorder(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         weights = torch.cat([one.detach().reshape(-1) for one in pl_module.parameters()])
-        note = {
+        line = {
             "world": trainer.world_size,
             "pid": os.getpid(),
             "lr": trainer.optimizers[0].defaults["lr"],
@@ -39,10 +37,10 @@ class RankRecorder(L.Callback):
         }
         path = Path(trainer.default_root_dir) / f"rank_{trainer.global_rank}.jsonl"
         with path.open("a") as file:
-            file.write(json.dumps(note) + "\n")
+            file.write(json.dumps(line) + "\n")
 
 
 def read_ranks(run: Path) -> list[dict[str, Any]]:
-    """What the ranks told of the first fit of a run."""
+    """Return the records of all ranks for the first fit of a run."""
     paths = sorted(run.glob("rank_*.jsonl"))
-    return [json.loads(path.read_text().splitlines()[FIRST_FIT]) for path in paths]
+    return [json.loads(path.read_text().splitlines()[0]) for path in paths]

@@ -1,4 +1,4 @@
-"""Jobs of executors that reach other machines, in a sweep and without one around them."""
+"""Submit fake jobs to executors for other machines, in a sweep and one by one."""
 
 import contextlib
 import os
@@ -15,14 +15,14 @@ from tests.sweeps.fake_process_job import MODULE
 
 
 def sweep(executor: str, folder: Path, *words: str) -> tuple[int, pd.DataFrame]:
-    """The exit code and the table of a sweep of pretended jobs."""
+    """Run a sweep of fake jobs; return its exit code and table."""
     base = ["+experiment=smoke", f"hydra.sweep.dir={folder}", f"hydra.sweeper.verb={MODULE}"]
-    result = train.main([*base, f"executor={executor}", "-m", *words])
-    return result, pd.read_csv(folder / "sweep.csv").set_index("job").sort_index()
+    exit_code = train.main([*base, f"executor={executor}", "-m", *words])
+    return exit_code, pd.read_csv(folder / "sweep.csv").set_index("job").sort_index()
 
 
 def submit(executor: Executor, run: Path, *, seed: int, resume: bool = False) -> Handle:
-    """A pretended job, as a sweep starts it."""
+    """Submit a fake job as a sweep does."""
     (run / ".job").mkdir(parents=True, exist_ok=True)
     task = {"config": f"seed: {seed}\n", "run": str(run), "resume": resume, "logging": None}
     write_task(run / ".job", task)
@@ -30,30 +30,30 @@ def submit(executor: Executor, run: Path, *, seed: int, resume: bool = False) ->
         ("-m", MODULE, f"launched={run / '.job'}"),
         environment={"TOLD": "seven"},
         log=run / "output.log",
-        name=f"pretended-{seed}",
+        name=f"fake-{seed}",
     )
 
 
-def until(is_so: Callable[[], bool], *, seconds: float = 12) -> None:
+def until(condition: Callable[[], bool], *, seconds: float = 12) -> None:
     end = time.monotonic() + seconds
-    while not is_so():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
 
 
 def code(job: Handle) -> int:
     until(lambda: job.poll() is not None)
-    found = job.poll()
-    assert found is not None
-    return found
+    exit_code = job.poll()
+    assert exit_code is not None
+    return exit_code
 
 
 def processes_of(run: Path) -> list[str]:
-    """Command lines that name the run folder, except this process's."""
-    found = []
+    """Return the command lines of other processes that name the run folder."""
+    commands = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = path.read_bytes().decode(errors="replace").split("\0")
-            if path.parent.name != str(os.getpid()) and any(str(run) in one for one in words):
-                found.append(" ".join(words))
-    return found
+            if path.parent.name != str(os.getpid()) and any(str(run) in word for word in words):
+                commands.append(" ".join(words))
+    return commands

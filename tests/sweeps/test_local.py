@@ -1,3 +1,5 @@
+"""Jobs as child processes: output, stop and kill."""
+
 import os
 import signal
 import time
@@ -21,21 +23,21 @@ except KeyboardInterrupt:
 
 @pytest.fixture
 def local() -> Iterator[LocalExecutor]:
-    one = LocalExecutor()
-    yield one
-    one.close()
+    executor = LocalExecutor()
+    yield executor
+    executor.close()
 
 
-def started(local: LocalExecutor, log: Path, text: str, **environment: str) -> LocalJob:
+def start(local: LocalExecutor, log: Path, text: str, **environment: str) -> LocalJob:
     return local.start(("-c", text), environment=environment, log=log, name="job")
 
 
-def code(job: LocalJob) -> int:
+def wait_for_exit(job: LocalJob) -> int:
     deadline = time.monotonic() + 30
-    while (found := job.poll()) is None:
+    while (code := job.poll()) is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    return found
+    return code
 
 
 def wait_for_text(log: Path) -> None:
@@ -45,28 +47,28 @@ def wait_for_text(log: Path) -> None:
         time.sleep(0.01)
 
 
-def test_a_job_writes_both_streams_into_its_log(local: LocalExecutor, tmp_path: Path) -> None:
-    text = "import os, sys; print(os.environ['TOLD']); sys.exit(os.environ['TOLD'])"
+def test_both_output_streams_are_appended_to_the_log(local: LocalExecutor, tmp_path: Path) -> None:
+    text = "import os, sys; print(os.environ['GREETING']); sys.exit(os.environ['GREETING'])"
     (tmp_path / "log").write_text("before\n")
-    assert code(started(local, tmp_path / "log", text, TOLD="seven")) == 1
+    assert wait_for_exit(start(local, tmp_path / "log", text, GREETING="seven")) == 1
     assert (tmp_path / "log").read_text() == "before\nseven\nseven\n"
-    assert "TOLD" not in os.environ
+    assert "GREETING" not in os.environ
 
 
-def test_a_job_is_asked_and_killed(local: LocalExecutor, tmp_path: Path) -> None:
-    jobs = [started(local, tmp_path / name, LISTEN) for name in ("a", "b")]
+def test_jobs_are_stopped_and_killed(local: LocalExecutor, tmp_path: Path) -> None:
+    jobs = [start(local, tmp_path / name, LISTEN) for name in ("a", "b")]
     for name in ("a", "b"):
         wait_for_text(tmp_path / name)
     assert [job.poll() for job in jobs] == [None, None]
     jobs[0].stop()
     jobs[1].kill()
-    assert [code(job) for job in jobs] == [130, -signal.SIGKILL]
+    assert [wait_for_exit(job) for job in jobs] == [130, -signal.SIGKILL]
     jobs[0].stop()
     jobs[0].kill()
 
 
-def test_none_outlives_the_executor(tmp_path: Path) -> None:
+def test_no_job_outlives_the_executor(tmp_path: Path) -> None:
     local = LocalExecutor()
-    job = started(local, tmp_path / "log", LISTEN)
+    job = start(local, tmp_path / "log", LISTEN)
     local.close()
     assert job.poll() == -signal.SIGKILL

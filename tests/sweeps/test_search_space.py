@@ -1,20 +1,15 @@
-"""What a search space says in YAML and on the command line, and what it refuses."""
+"""The search space in YAML and on the command line, its errors, and Sobol points."""
 
 from typing import Any
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 
 from robust_fin.errors import ConfigError
-from robust_fin.sweeps.search_space import Between, OneOf, read_space, text_of
+from robust_fin.sweeps.search_space import Between, OneOf, read_space, sobol_points, to_text
+from tests.sweeps.driven import parse
 
 
-def words(*texts: str) -> list[Override]:
-    return OverridesParser.create().parse_overrides(list(texts))
-
-
-def test_keys_are_nested_or_dotted_and_kinds_follow_from_what_is_given() -> None:
+def test_keys_are_nested_or_dotted_and_types_are_inferred() -> None:
     given = {
         "optimizer": {"lr": {"low": 1e-4, "high": 0.1, "log": True}},
         "model.dropout": {"low": 0.0, "high": 0.3, "step": 0.1},
@@ -36,8 +31,8 @@ def test_keys_are_nested_or_dotted_and_kinds_follow_from_what_is_given() -> None
     }
 
 
-def test_the_command_line_says_the_same() -> None:
-    swept = words(
+def test_the_command_line_overrides_yaml() -> None:
+    swept = parse(
         "optimizer.lr=tag(log,interval(0.0001,0.1))",
         "trainer.max_epochs=int(interval(2,12))",
         "model.hidden=[8],[16,8]",
@@ -46,7 +41,7 @@ def test_the_command_line_says_the_same() -> None:
         "loss=choice(huber,squared)",
     )
     assert read_space({"loss": {"choices": ["absolute"]}}, swept) == {
-        "loss": OneOf(("huber", "squared")),  # not what YAML says
+        "loss": OneOf(("huber", "squared")),
         "optimizer.lr": Between(1e-4, 0.1, log=True),
         "trainer.max_epochs": Between(2, 12, whole=True),
         "model.hidden": OneOf(("[8]", "[16,8]")),
@@ -55,7 +50,7 @@ def test_the_command_line_says_the_same() -> None:
     }
 
 
-def test_a_field_can_be_changed_by_its_dotted_key() -> None:
+def test_a_single_field_can_be_overridden() -> None:
     given = {
         "optimizer.lr": {"low": 1e-4, "high": 0.1, "log": True},
         "optimizer": {"lr": {"high": 1.0}},
@@ -63,7 +58,7 @@ def test_a_field_can_be_changed_by_its_dotted_key() -> None:
     assert read_space(given) == {"optimizer.lr": Between(1e-4, 1.0, log=True)}
 
 
-def test_null_takes_a_key_out() -> None:
+def test_null_removes_a_key() -> None:
     given = {"model": {"dropout": None, "hidden": {"choices": [8]}}, "optimizer": None}
     assert read_space(given) == {"model.hidden": OneOf(("8",))}
     assert read_space({"model": {"dropout": None}}) == {}
@@ -72,34 +67,34 @@ def test_null_takes_a_key_out() -> None:
 @pytest.mark.parametrize(
     "value", [None, True, 3, 1e-4, 0.1, "huber", "32-true", "null", "a b, c='d'", [16, 8], ["a b"]]
 )
-def test_a_choice_comes_back_from_the_command_line_as_it_was(value: Any) -> None:
-    (word,) = words(f"key={text_of(value)}")
-    assert not word.is_sweep_override()
-    assert word.value() == value
+def test_a_choice_survives_the_command_line(value: Any) -> None:
+    (override,) = parse(f"key={to_text(value)}")
+    assert not override.is_sweep_override()
+    assert override.value() == value
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (3, r"space\.lr=3 says nothing of its values"),
+        (3, r"space\.lr=3 must be \{low: \.\., high: \.\.\}"),
         ({"low": 1}, r"space\.lr has no high"),
         ({"low": 1, "high": 1}, r"low=1 must be below high=1"),
-        ({"low": 0.0, "high": 1.0, "log": True}, r"low=0\.0 must be above 0 with log=true"),
+        ({"low": 0.0, "high": 1.0, "log": True}, r"low=0\.0 must be positive with log=true"),
         ({"low": 1.0, "high": 2.0, "log": "yes"}, r"log=yes must be true or false"),
-        ({"low": 1.0, "high": 2.0, "log": True, "step": 0.1}, r"step=0\.1 must be above 0, and"),
-        ({"low": 1, "high": 9, "step": 0}, r"step=0 must be above 0"),
+        ({"low": 1.0, "high": 2.0, "log": True, "step": 0.1}, r"step=0\.1 must be positive and"),
+        ({"low": 1, "high": 9, "step": 0}, r"step=0 must be positive"),
         ({"low": "a", "high": 9}, r"low=a must be a finite number"),
         ({"low": 1, "high": float("inf")}, r"high=inf must be a finite number"),
-        ({"low": 1.5, "high": 9, "type": "int"}, r"must be whole numbers"),
+        ({"low": 1.5, "high": 9, "type": "int"}, r"must be integers"),
         ({"low": 1.5, "high": 9, "type": "bool"}, r"type=bool must be int or float"),
-        ({"low": 1, "high": 9, "logg": True}, r"space\.lr has logg, which is none of choices, hi"),
-        ({"choices": []}, r"choices=\[\] must be a list with a value at least"),
-        ({"choices": [1, 1]}, r"choices=\['1', '1'\] has a value twice"),
-        ({"choices": [1], "low": 2}, r"has choices, so it can have no low"),
-        ({"choices": [{"a": 1}]}, r"\{'a': 1\} cannot be a choice"),
+        ({"low": 1, "high": 9, "logg": True}, r"space\.lr has the unknown field logg; use choices"),
+        ({"choices": []}, r"choices=\[\] must be a non-empty list"),
+        ({"choices": [1, 1]}, r"choices=\['1', '1'\] contains a value twice"),
+        ({"choices": [1], "low": 2}, r"has choices and therefore no low"),
+        ({"choices": [{"a": 1}]}, r"\{'a': 1\} is an invalid choice"),
     ],
 )
-def test_what_is_no_space_is_refused_by_its_key(fields: Any, message: str) -> None:
+def test_invalid_values_raise_with_their_key(fields: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_space({"lr": fields})
 
@@ -114,8 +109,28 @@ def test_what_is_no_space_is_refused_by_its_key(fields: Any, message: str) -> No
         (OneOf(("[16,8]", "null", "true")), [[16, 8], None, True], [[8], "x", 1]),
     ],
 )
-def test_a_default_is_known_to_lie_inside_or_not(
+def test_values_contain_the_config_values_in_the_space(
     values: Between | OneOf, inside: list[Any], outside: list[Any]
 ) -> None:
-    assert [values.holds(one) for one in inside] == [True] * len(inside)
-    assert [values.holds(one) for one in outside] == [False] * len(outside)
+    assert all(values.contains(value) for value in inside)
+    assert not any(values.contains(value) for value in outside)
+
+
+def test_sobol_points_cover_the_space_evenly() -> None:
+    space = {
+        "optimizer.lr": Between(1e-4, 1e-2, log=True),
+        "model.dropout": Between(0.0, 0.3, step=0.1),
+        "seed": Between(0, 3, whole=True),
+        "loss.delta": OneOf(("0.1", "0.5")),
+    }
+    points = sobol_points(space, 64, seed=0)
+    assert points == sobol_points(space, 64, seed=0) != sobol_points(space, 64, seed=1)
+    rates = [float(point["optimizer.lr"]) for point in points]
+    assert [sum(low <= rate < 10 * low for rate in rates) for low in (1e-4, 1e-3)] == [32, 32]
+    for key, values in {
+        "model.dropout": ["0.0", "0.1", "0.2", "0.3"],
+        "seed": ["0", "1", "2", "3"],
+        "loss.delta": ["0.1", "0.5"],
+    }.items():
+        counts = [sum(point[key] == value for point in points) for value in values]
+        assert counts == [64 // len(values)] * len(values), key

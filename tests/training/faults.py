@@ -17,7 +17,7 @@ from torch import Tensor
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import quiet
+from robust_fin.runs.training import hide_known_warnings
 from robust_fin.training import fitting, losses
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.module import Forecaster
@@ -222,7 +222,7 @@ def fit_with(
     resume: bool = False,
 ) -> Fit:
     """A fit with a fault in it, or one with none and the settings of `like`."""
-    quiet()
+    hide_known_warnings()
     faulty, asked = copy.copy(data), fault or like
     assert asked is not None
     plan = FitPlan(folder, "", max_steps=None, resume=resume)

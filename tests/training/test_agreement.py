@@ -11,7 +11,7 @@ from robust_fin.data.batches import Batch, EpochOrder, ScoreBatches, ScoredBatch
 from robust_fin.errors import Interrupted
 from robust_fin.metrics import span_metrics
 from robust_fin.runtime.process_state import RankError
-from robust_fin.training.fitting import WeightsAgree, shared_callbacks, weights_hash
+from robust_fin.training.fitting import WeightAgreement, distributed_callbacks, weights_hash
 from robust_fin.training.module import SpanScores
 from robust_fin.training.recovery.checkpoints import LastCheckpoint
 from tests.runtime.forked import in_group_of
@@ -58,7 +58,7 @@ class Nudge(L.Callback):
 
 def test_two_processes_have_the_weights_of_one_with_the_same_global_batch(tmp_path: Path) -> None:
     one = fit(1)
-    two = in_group_of(2, lambda rank: fit(2, *shared_callbacks(), rank=rank).numpy(), tmp_path)
+    two = in_group_of(2, lambda rank: fit(2, *distributed_callbacks(), rank=rank).numpy(), tmp_path)
     assert np.array_equal(two[0], two[1])
     difference = np.linalg.norm(two[0] - one.numpy()) / np.linalg.norm(one.numpy())
     assert difference < 1e-6
@@ -66,14 +66,14 @@ def test_two_processes_have_the_weights_of_one_with_the_same_global_batch(tmp_pa
 
 def test_another_global_batch_has_other_weights(tmp_path: Path) -> None:
     # both take the first half of each batch
-    found = in_group_of(2, lambda _: fit(2, *shared_callbacks(), rank=0).numpy(), tmp_path)
+    found = in_group_of(2, lambda _: fit(2, *distributed_callbacks(), rank=0).numpy(), tmp_path)
     one = fit(1).numpy()
     assert np.linalg.norm(found[0] - one) / np.linalg.norm(one) > 1e-3
 
 
 def test_weights_that_differ_in_a_bit_stop_all_and_name_the_ranks(tmp_path: Path) -> None:
     found = in_group_of(
-        2, lambda rank: fit(2, Nudge(1, epoch=1), WeightsAgree(), rank=rank), tmp_path
+        2, lambda rank: fit(2, Nudge(1, epoch=1), WeightAgreement(), rank=rank), tmp_path
     )
     assert [type(one) for one in found] == [RankError, RankError]
     assert str(found[0]).startswith(
@@ -84,7 +84,7 @@ def test_weights_that_differ_in_a_bit_stop_all_and_name_the_ranks(tmp_path: Path
 
 
 def test_a_trainer_that_trains_alone_in_a_group_is_refused(tmp_path: Path) -> None:
-    found = in_group_of(2, lambda _: fit(1, *shared_callbacks()), tmp_path)
+    found = in_group_of(2, lambda _: fit(1, *distributed_callbacks()), tmp_path)
     assert {str(one)[:52] for one in found} == {
         "the trainer counts 1 processes, and 2 have met; trai"
     }
@@ -100,7 +100,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -
 
     def work(rank: int) -> torch.Tensor:
         last = LastCheckpoint(tmp_path, every_n_steps=10_000)
-        return fit(2, Ask(), *shared_callbacks(), last, rank=rank, epochs=100_000)
+        return fit(2, Ask(), *distributed_callbacks(), last, rank=rank, epochs=100_000)
 
     found = in_group_of(2, work, tmp_path)
     assert [type(one) for one in found] == [Interrupted, Interrupted]
@@ -111,7 +111,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -
 
 
 def test_alone_a_fit_has_none_of_the_callbacks() -> None:
-    assert shared_callbacks() == []
+    assert distributed_callbacks() == []
 
 
 def test_the_hash_sees_names_shapes_types_and_every_bit() -> None:

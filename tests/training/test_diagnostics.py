@@ -13,7 +13,7 @@ from torch.optim import SGD, AdamW
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.models.links import identity, sigmoid
-from robust_fin.runs.training import load_data
+from robust_fin.runs.training import load_first_fold
 from robust_fin.training.diagnostics import (
     Diagnostics,
     Histograms,
@@ -41,7 +41,7 @@ LAYERS = ["blocks.0.0", "blocks.1.0", "head"]
 
 @pytest.fixture(scope="module")
 def bars() -> BarDataModule:
-    return load_data(settings(CASES[0]))
+    return load_first_fold(settings(CASES[0]))
 
 
 def test_norm_statistics_ignore_norms_that_are_not_finite() -> None:

@@ -1,4 +1,4 @@
-"""The compiled engine in the Trainer does what the plain one does, counted in the same steps."""
+"""The compiled engine in the Trainer matches the plain engine, counted in the same steps."""
 
 from pathlib import Path
 
@@ -11,9 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError, NonFiniteError, RobustFinError
 from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_data, quiet
+from robust_fin.runs.training import hide_known_warnings, load_first_fold
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from tests.bars import config as composed
+from tests.training.engine.drift import SAMPLE, Drift
 
 STEPS = 35  # of an epoch
 
@@ -28,11 +29,11 @@ def settings(engine: str, *words: str) -> DictConfig:
 
 @pytest.fixture(scope="module")
 def data() -> BarDataModule:
-    return load_data(settings("plain"))
+    return load_first_fold(settings("plain"))
 
 
 def train(folder: Path, data: BarDataModule, engine: str, *words: str, resume: bool = False) -> Fit:
-    quiet()
+    hide_known_warnings()
     data.calls = None
     plan = FitPlan(folder, stage="", max_steps=None, resume=resume)
     return fit(fit_settings(settings(engine, *words)), data, plan)
@@ -115,7 +116,7 @@ def test_error_names_the_first_nonfinite_step(tmp_path: Path) -> None:
             x[100, 0] = torch.nan if span == "train" else x[100, 0]
             return x
 
-    data = load_data(settings("plain"))
+    data = load_first_fold(settings("plain"))
     data.__class__ = Poisoned
     steps = [data.order().begin()[1]]
     order = data.order()
@@ -127,7 +128,7 @@ def test_error_names_the_first_nonfinite_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "telling"),
+    ("words", "message"),
     [
         (("trainer.accumulate_grad_batches=2",), "trainer.accumulate_grad_batches=2 is not for"),
         (("trainer.precision=bf16-mixed",), "trainer.precision=bf16-mixed is not for"),
@@ -139,9 +140,9 @@ def test_error_names_the_first_nonfinite_step(tmp_path: Path) -> None:
     ],
 )
 def test_unsupported_settings_raise(
-    tmp_path: Path, data: BarDataModule, words: tuple[str, ...], telling: str
+    tmp_path: Path, data: BarDataModule, words: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=telling):
+    with pytest.raises(ConfigError, match=message):
         train(tmp_path, data, "compiled", *words)
 
 
@@ -168,3 +169,24 @@ def test_missing_compiler_falls_back_to_the_plain_engine_with_a_warning(
     done = train(tmp_path / "run", data, "compiled", "trainer.max_epochs=1")
     assert done.summary.steps == STEPS
     assert "the plain engine trains" in caplog.text
+
+
+@pytest.mark.parametrize("drift", SAMPLE, ids=lambda drift: drift.__name__)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+def test_changed_torch_falls_back_to_the_plain_engine_with_one_warning(
+    tmp_path: Path,
+    data: BarDataModule,
+    drift: Drift,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    train(tmp_path / "plain", data, "plain", "trainer.max_epochs=1")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    drift(monkeypatch)
+    done = train(tmp_path / "compiled", data, "compiled", "trainer.max_epochs=1")
+    assert done.summary.steps == STEPS
+    assert torch.equal(last_weights(tmp_path / "compiled"), last_weights(tmp_path / "plain"))
+    warnings = [r.getMessage() for r in caplog.records if "does not work with" in r.getMessage()]
+    assert len(warnings) == 1
+    assert f"torch {torch.__version__}: " in warnings[0]
+    assert warnings[0].endswith("the plain engine trains, slower and with the same numbers")

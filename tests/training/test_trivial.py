@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_data
+from robust_fin.runs.training import load_first_fold
 from robust_fin.training.baselines import trivial_objective
 from tests.bars import config
 from tests.evaluation.boards import Board
@@ -19,7 +19,7 @@ def test_it_is_the_better_of_median_and_mean(loss: str) -> None:
     composed = config(
         "+experiment=smoke", f"loss={loss}", "features=study", "source.synthetic.rows=3000"
     )
-    data = load_data(composed)
+    data = load_first_fold(composed)
     target = data.target("train")
     errors = [np.abs(target - one) for one in (np.median(target), target.mean())]
     score = {
@@ -40,7 +40,7 @@ def test_members_with_deltas_of_their_own_have_none() -> None:
 
 
 def test_it_is_a_line_beside_the_objective(tmp_path: Path) -> None:
-    bars, words = load_data(settings(CASE)), ("trainer.max_epochs=2",)
+    bars, words = load_first_fold(settings(CASE)), ("trainer.max_epochs=2",)
     fit_with(None, tmp_path, bars, *words, like=CASE)
     found = Board(tmp_path / "tensorboard").curve("train/objective_trivial")
     assert list(found) == [0, 11, 23]

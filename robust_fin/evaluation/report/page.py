@@ -9,25 +9,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from robust_fin.evaluation.tables import PlainTable
+
 TEMPLATES = Path(__file__).parent
 STYLE = TEMPLATES / "report.css"
-
-
-@dataclass(frozen=True, slots=True)
-class PlainTable:
-    """A table of text.
-
-    Attributes:
-        caption: shown above the table.
-        columns: headings; the first column holds the row names.
-        rows: one list of cells per row.
-        numbers: align cells to the right.
-    """
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    numbers: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import pandas as pd
 import yaml  # type: ignore[import-untyped]
 from jaxtyping import Float
 
-from robust_fin.evaluation.report.page import PlainTable, Plot, RenderedPlot, Section, render_page
+from robust_fin.evaluation.report.page import Plot, RenderedPlot, Section, render_page
 from robust_fin.evaluation.report.plots import Curves, draw_members, has_matplotlib, render_plot
 from robust_fin.evaluation.report.sections import (
     calibration_section,
@@ -23,6 +23,7 @@ from robust_fin.evaluation.report.sections import (
     training_section,
 )
 from robust_fin.evaluation.significance import NET, Judgement, rows_by_model
+from robust_fin.evaluation.tables import PlainTable
 from robust_fin.evaluation.verdict import format_number, format_percent, has_skill, verdict
 from robust_fin.runtime.atomic_files import write_atomic
 

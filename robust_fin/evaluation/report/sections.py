@@ -17,7 +17,7 @@ from robust_fin.evaluation.breakdowns import (
     by_month,
 )
 from robust_fin.evaluation.intervals import Interval
-from robust_fin.evaluation.report.page import PlainTable, Plot, Section
+from robust_fin.evaluation.report.page import Plot, Section
 from robust_fin.evaluation.report.plots import (
     Curve,
     Curves,
@@ -35,10 +35,16 @@ from robust_fin.evaluation.significance import (
     SkillPath,
     skill_path,
 )
-from robust_fin.evaluation.tables import EDGE_ROWS, SPAN_METRICS, baseline_names, edge_cost
+from robust_fin.evaluation.tables import (
+    PlainTable,
+    differences_table,
+    edge_cost,
+    edge_table,
+    run_table,
+    spans_table,
+)
 from robust_fin.evaluation.verdict import (
     format_interval,
-    format_number,
     format_percent,
     format_percent_interval,
     model_label,
@@ -46,12 +52,6 @@ from robust_fin.evaluation.verdict import (
 
 Models = Mapping[str, pd.DataFrame]  # model -> its labelled rows
 _MAX_REACH = 5.0  # a baseline further from 0 than this times the net would flatten the net's line
-_RUN_ROWS = (
-    "parameters", "rows", "train_rows", "val_rows", "test_rows", "folds", "members",
-    "members_frozen", "steps", "steps_per_second", "member_steps", "member_steps_per_second",
-    "fit_seconds", "nonfinite_steps", "rollbacks", "train/objective", "train/objective_trivial",
-    "train/gradient_norm_max", "seed",
-)  # fmt: skip
 _GRADIENT_NORM, _LARGEST_NORM = "train/gradient_norm", "members/train/gradient_norm_max"
 _POINTS_PER_CURVE = 8  # in a table
 
@@ -79,18 +79,6 @@ def models_section(judgement: Judgement, metrics: Mapping[str, Any]) -> Section:
             for name, model in {NET: net, **judgement.baselines}.items()
         ],
     )
-    differences = PlainTable(
-        "Paired differences on the same rows and dates, with 95 % intervals",
-        ("", "skill", "rank IC"),
-        [
-            [
-                f"net vs {model_label(name)}",
-                format_percent_interval(difference.skill),
-                format_interval(difference.rank_ic),
-            ]
-            for name, difference in judgement.against.items()
-        ],
-    )
     explanation = (
         "Skill is the share of the constant forecast's Huber loss that a model saves. Rank IC is "
         "the rank correlation of forecast and outcome over all rows. Daily IC is the mean of the "
@@ -99,20 +87,9 @@ def models_section(judgement: Judgement, metrics: Mapping[str, Any]) -> Section:
         f"{net.block:.1f} dates on average. {net.tie_share:.1%} of rows have no direction and "
         "count as half a hit. Within a fold the constant ranks nothing, so it has no rank IC.",
     )
-    tables = (estimates, differences, spans_table(metrics))
+    spans = spans_table(metrics, caption="Metrics by span (model selection saw only val)")
+    tables = (estimates, differences_table(judgement), spans)
     return Section("models", "Net and baselines", explanation, tables)
-
-
-def spans_table(metrics: Mapping[str, Any]) -> PlainTable:
-    """Tabulate the metrics of val, test and the baselines from metrics.json."""
-    baselines = baseline_names(metrics)
-    prefixes = ["val", "test", *(f"baseline/{name}" for name in baselines)]
-    rows = []
-    for name in SPAN_METRICS:
-        format_cell = format_percent if name.startswith("skill") else format_number
-        rows.append([name, *(format_cell(metrics.get(f"{prefix}/{name}")) for prefix in prefixes)])
-    columns = ["", "net, val", "net, test", *(f"{model_label(name)}, test" for name in baselines)]
-    return PlainTable("Metrics by span (model selection saw only val)", columns, rows)
 
 
 def group_sections(models: Models, judgement: Judgement, *, draws: int = DRAWS) -> list[Section]:
@@ -265,22 +242,8 @@ def _models_to_draw(path: SkillPath) -> list[str]:
 
 def edge_section(edge: Edge) -> Section:
     """Show what the lowest and the highest decile earn, next to the cost of a trade."""
-    rows = [
-        [
-            label,
-            *(
-                format_interval(getattr(edge, f"{side}_{unit}"), digits=3)
-                for unit in ("bp", "ticks")
-            ),
-        ]
-        for side, label in EDGE_ROWS.items()
-    ]
-    caption = (
-        f"Mean outcome of the lowest and the highest decile, {edge.trades:,} rows, before costs"
-    )
-    table = PlainTable(caption, ("", "basis points", "ticks"), rows)
-    words = (f"{edge_cost(edge)}.", "This is not a backtest.")
-    return Section("edge", "Edge before costs", words, (table,))
+    words = (edge_cost(edge), "This is not a backtest.")
+    return Section("edge", "Edge before costs", words, (edge_table(edge),))
 
 
 def training_section(curves: Curves, metrics: Mapping[str, Any], *, clip: float | None) -> Section:
@@ -291,14 +254,12 @@ def training_section(curves: Curves, metrics: Mapping[str, Any], *, clip: float 
         metrics: contents of metrics.json.
         clip: gradient norm above which a step is clipped; None without clipping by norm.
     """
-    rows = [[name, format_number(metrics[name])] for name in _RUN_ROWS if name in metrics]
-    table = PlainTable("Training in numbers", ("", "value"), rows)
     plots = tuple(
         plot for plot in (_loss_plot(curves, metrics), _norm_plot(curves, clip)) if plot is not None
     )
     words = tuple(plot.description for plot in plots)
     missing = ("The run has no training curves: it used no TensorBoard logger.",)
-    return Section("training", "Training", words or missing, (table,), plots)
+    return Section("training", "Training", words or missing, (run_table(metrics),), plots)
 
 
 def _loss_plot(curves: Curves, metrics: Mapping[str, Any]) -> Plot | None:

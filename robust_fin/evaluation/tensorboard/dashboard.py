@@ -6,6 +6,7 @@ Event files written here end in ".report", so that they are told apart from thos
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,25 +70,27 @@ def read_overrides(run: Path) -> list[str]:
     return [str(word) for word in yaml.safe_load(path.read_text(encoding="utf-8")) or []]
 
 
-@contextlib.contextmanager
-def mark_failure(run: Path) -> Iterator[None]:
-    """Mark a run as failed in TensorBoard, with its error and config, if the body raises.
+def mark_failure(run: Path) -> contextlib.ExitStack:
+    """Return a context that marks the run as failed in TensorBoard if its body raises.
 
-    An interrupted run stays open, since it can be resumed. A refused resume changes nothing.
+    The error and the config are recorded. An interrupted run stays open, since it can be resumed.
+    A rejected resume changes nothing.
 
     Args:
         run: the run folder.
     """
-    try:
-        yield
-    except ResumeError:
-        raise
-    except Exception as error:
-        if is_first() and not (run / _FINISHED).is_file():
-            reason = f"{type(error).__name__}: {error}"
-            texts = {"failure": reason, **_config_text(RunFiles.read(run))}
-            write_results(run / FOLDER, texts=texts, failed=True)
-        raise
+    context = contextlib.ExitStack()
+    context.push(partial(_record_failure, run))
+    return context
+
+
+def _record_failure(run: Path, _: Any, error: BaseException | None, __: Any) -> None:
+    if not isinstance(error, Exception) or isinstance(error, ResumeError):
+        return
+    if is_first() and not (run / _FINISHED).is_file():
+        reason = f"{type(error).__name__}: {error}"
+        texts = {"failure": reason, **_config_text(RunFiles.read(run))}
+        write_results(run / FOLDER, texts=texts, failed=True)
 
 
 def show_results(

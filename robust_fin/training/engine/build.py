@@ -178,7 +178,7 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 @dataclass(frozen=True, slots=True)
-class Passes:
+class NetPasses:
     """Results of a net on the same rows; all float64 on the CPU.
 
     Attributes:
@@ -191,7 +191,7 @@ class Passes:
     gradient: Float[Tensor, " parameters"]
     weights: Float[Tensor, " parameters"]
 
-    def relative_errors(self, expected: "Passes") -> dict[str, float]:
+    def relative_errors(self, expected: "NetPasses") -> dict[str, float]:
         """Return the L2 norm of each difference over the L2 norm of the expected values."""
         pairs = {
             "forward": (self.score, expected.score),
@@ -211,7 +211,7 @@ def synthetic_rows(
     return x, torch.sigmoid(x[:, 0] + noise)
 
 
-def passes(
+def run_passes(
     net: nn.Module,
     *,
     features: int,
@@ -219,7 +219,7 @@ def passes(
     optimizer: MakeOptimizer,
     device: torch.device,
     dtype: torch.dtype,
-) -> Passes:
+) -> NetPasses:
     """Run a forward pass, a backward pass and ten steps of a copy of the net on a device.
 
     Args:
@@ -241,7 +241,7 @@ def passes(
         loss(trained(x), target).backward()
         nn.utils.clip_grad_norm_(trained.parameters(), CLIP)
         stepper.step()
-    return Passes(_flat([score]), gradient, _flat(list(trained.parameters())))
+    return NetPasses(_flat([score]), gradient, _flat(list(trained.parameters())))
 
 
 def compiled_error(
@@ -275,7 +275,7 @@ def compiled_error(
         seed=0,
     )
     state.store(trained)
-    expected = passes(
+    expected = run_passes(
         net,
         features=features,
         loss=loss,

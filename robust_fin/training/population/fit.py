@@ -1,9 +1,10 @@
-"""One fit of a population: the Trainer run from the config's parts to every member's weights."""
+"""One fit of a population, from the settings to every member's weights."""
 
 import copy
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 
 import lightning as L
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from robust_fin.data.datamodule import BarDataModule, MemberData, PopulationDataModule
 from robust_fin.errors import ConfigError, NonFiniteError
 from robust_fin.runtime.terminal import progress_seconds
-from robust_fin.training.assembly import limited, make_trainer, step_limit, steps_in_all
+from robust_fin.training.assembly import limit_batches, make_trainer, step_limit, total_steps
 from robust_fin.training.baselines import TrivialObjective, trivial_objective
 from robust_fin.training.engine.build import (
     call_plan,
@@ -24,7 +25,7 @@ from robust_fin.training.engine.build import (
 from robust_fin.training.engine.loop_library import expected_build_seconds
 from robust_fin.training.engine.step_state import ParameterLayout, adamw_group
 from robust_fin.training.engine.steps import TrainingStep
-from robust_fin.training.fitting import Fit, FitPlan, FitSummary, MemberFate, steps_in
+from robust_fin.training.fitting import Fit, FitPlan, FitSummary, MemberResult, checkpoint_step
 from robust_fin.training.population.members import (
     NEVER,
     Member,
@@ -48,21 +49,24 @@ from robust_fin.training.settings import AUTO, FitSettings
 def fit_population(
     settings: FitSettings, folds: Sequence[BarDataModule], plan: FitPlan
 ) -> tuple[Fit, ...]:
-    """Train the members of every fold in one run; of each fold the living ones, as chosen on val.
+    """Train the members of every fold in one run.
 
     Args:
-        settings: of the fit; its parts are built here.
-        folds: each with `population.members` members.
-        plan: how long, and where; `member_steps` has the limit of each member.
+        settings: of the fit.
+        folds: each has `population.members` members.
+        plan: duration and folder; `member_steps` has the limit of each member.
+
+    Returns:
+        Per fold, the members that are not frozen, with the weights chosen on val.
 
     Raises:
-        ConfigError: a setting that a population does not follow.
+        ConfigError: a setting that a population does not support.
         NonFiniteError: every member is frozen.
     """
     check_trainer(settings.trainer, what="a population", processes=True)
     check_val_limit(settings.trainer)
-    module = make_population(settings, [MemberData.from_datamodule(one) for one in folds], plan)
-    has_val = any(len(one.val.target) for one in module.sets)
+    module = make_population(settings, [MemberData.from_datamodule(fold) for fold in folds], plan)
+    has_val = any(len(data.val.target) for data in module.sets)
     last = LastCheckpoint(plan.checkpoints, every_n_steps=settings.checkpoint.every_n_steps)
     arguments = trainer_arguments(settings.trainer, module.pace.plan)
     if plan.max_steps is not None:
@@ -76,7 +80,7 @@ def fit_population(
         arguments=arguments,
     )
     data = PopulationDataModule(module.sets, module.pace.plan)
-    began, first = time.perf_counter(), steps_in(plan.resume_path)
+    began, first = time.perf_counter(), checkpoint_step(plan.resume_path)
     trainer.fit(module, data, ckpt_path=plan.resume_path, weights_only=True)
     seconds = time.perf_counter() - began
     return tuple(
@@ -86,11 +90,7 @@ def fit_population(
 
 
 def check_optimizer(settings: FitSettings, net: nn.Module) -> None:
-    """Refuse all but AdamW, and what AdamW refuses.
-
-    Raises:
-        ConfigError: says which.
-    """
+    """Raise ConfigError unless the optimizer is AdamW with valid settings."""
     try:
         optimizer = settings.optimizer(net.parameters())
     except ValueError as error:
@@ -101,12 +101,12 @@ def check_optimizer(settings: FitSettings, net: nn.Module) -> None:
 def make_population(
     settings: FitSettings, sets: Sequence[MemberData], plan: FitPlan
 ) -> PopulationForecaster:
-    """The LightningModule of the members that the config asks for.
+    """Build the LightningModule of the members that the settings ask for.
 
     Args:
         settings: of the fit.
-        sets: what they train on, all of the same features.
-        plan: its `member_steps` end members early; one with 0 steps is left out.
+        sets: data sets with the same features.
+        plan: its `member_steps` end members early; members with 0 steps are left out.
     """
     members = make_members(settings, sets=len(sets))
     features = sets[0].x.shape[1]
@@ -178,27 +178,27 @@ def make_pace(
     *,
     limits: Sequence[int] | None,
 ) -> MemberPace:
-    """What each member does when.
+    """Compute the steps per epoch and the schedule of each data set.
 
     Raises:
         ConfigError: a data set has fewer rows than a batch.
     """
-    for number, one in enumerate(sets):
-        if one.size < settings.batch_size:
+    for number, data in enumerate(sets):
+        if data.size < settings.batch_size:
             raise ConfigError(
-                f"data set {number} has {one.size} training rows, fewer than "
+                f"data set {number} has {data.size} training rows, fewer than "
                 f"batch_size={settings.batch_size}; lower it"
             )
     trainer = settings.trainer
-    steps = [max(1, limited(trainer, one.size // settings.batch_size)) for one in sets]
+    steps = [max(1, limit_batches(trainer, data.size // settings.batch_size)) for data in sets]
     most = max(steps)
-    epochs = steps_in_all(trainer, most) / most
+    epochs = total_steps(trainer, most) / most
     return MemberPace(
         members,
         sets,
         batch_size=settings.batch_size,
         epoch_steps=steps,
-        schedules=[partial(settings.schedule, total=max(1, round(epochs * one))) for one in steps],
+        schedules=[partial(settings.schedule, total=max(1, round(epochs * n))) for n in steps],
         plan=call_plan(trainer, most, steps_per_call=settings.population.steps_per_call),
         limits=limits,
     )
@@ -227,20 +227,20 @@ def _summary(module: PopulationForecaster, steps: int, first: int, seconds: floa
 
 
 def _fit_of(module: PopulationForecaster, data: int, summary: FitSummary) -> Fit:
-    """The members of one data set."""
+    """Return the living members of one data set, and what became of each member."""
     states = module.states
-    own = [k for k, one in enumerate(module.members) if one.data == data]
+    members = [k for k, member in enumerate(module.members) if member.data == data]
     frozen = states.frozen_at.tolist()
     fates = tuple(
-        MemberFate(
-            module.members[k].described(),
+        MemberResult(
+            asdict(module.members[k]),
             int(states.best_count[k]),
             None if frozen[k] == NEVER else int(frozen[k]),
             float(states.norm_max[k]),
         )
-        for k in own
+        for k in members
     )
-    living = [k for k in own if frozen[k] == NEVER]
+    living = [k for k in members if frozen[k] == NEVER]
     if not living:
         raise NonFiniteError(
             f"all members of fold {data} are frozen: a loss or gradient of each was not finite. "

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,15 +21,15 @@ from robust_fin.training.settings import (
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """The settings of one member; everything else is the population's.
+    """The settings of one member; all other settings are the population's.
 
     Attributes:
         seed: of initialisation and dropout.
         order_seed: of the order of its training rows.
         lr: learning rate, before the schedule.
         weight_decay: AdamW's.
-        delta: of the Huber loss, in rank units; None leaves the loss as it is.
-        dropout: share of activations zeroed, in [0, 1); None leaves the layers' own.
+        delta: of the Huber loss, in rank units; None keeps the loss's own.
+        dropout: share of activations zeroed, in [0, 1); None keeps the layers' own.
         data: number of its data set.
     """
 
@@ -41,10 +40,6 @@ class Member:
     delta: float | None = None
     dropout: float | None = None
     data: int = 0
-
-    def described(self) -> dict[str, Any]:
-        """For JSON."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 def is_population(population: PopulationSettings, *, folds: int) -> bool:
@@ -124,21 +119,21 @@ def check_val_limit(trainer: TrainerSettings) -> None:
         )
 
 
-NEVER = -1  # of `frozen_at`
-LEAST = torch.finfo(torch.float64).min  # of `best_value`, before there is one
+NEVER = -1  # value of `frozen_at`
+LEAST = torch.finfo(torch.float64).min  # value of `best_value` before the first validation
 
 
 @dataclass(slots=True)
 class MemberState:
-    """One member's rows; what `StepLoop.run` changes in place.
+    """Views of one member's rows, updated in place by `StepLoop.run`.
 
     Attributes:
-        parameters: flat, a view.
-        exp_avg: flat, AdamW's first moment, a view.
-        exp_avg_sq: flat, AdamW's second moment, a view.
-        alive: 1, or 0 since a loss or gradient was not finite; a view.
+        parameters: flat.
+        exp_avg: flat, AdamW's first moment.
+        exp_avg_sq: flat, AdamW's second moment.
+        alive: 1, or 0 once a loss or gradient was not finite.
         constants: buffers and frozen parameters.
-        count: optimizer steps done.
+        count: optimizer steps done; not a view.
     """
 
     parameters: Float[Tensor, " size"]
@@ -150,28 +145,28 @@ class MemberState:
 
     @property
     def vectors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What a step carries on to the next."""
+        """Parameters, both moments, and the flag `alive`."""
         return self.parameters, self.exp_avg, self.exp_avg_sq, self.alive
 
     def copied(self) -> "MemberState":
-        """The same state in memory of its own."""
-        parameters, exp_avg, exp_avg_sq, alive = (one.clone() for one in self.vectors)
+        """Return a copy that shares no memory."""
+        parameters, exp_avg, exp_avg_sq, alive = (vector.clone() for vector in self.vectors)
         return MemberState(parameters, exp_avg, exp_avg_sq, alive, self.constants, self.count)
 
 
 class MemberStates(nn.Module):
-    """The states of E members; its buffers are the population's part of a checkpoint.
+    """The states of all members; its buffers are the population's part of a checkpoint.
 
     Args:
-        nets: one a member, of one architecture; an iterable, so that they need not all be held.
+        nets: one per member, of one architecture.
 
     Attributes:
         weights: flat parameters.
-        best: those with the best figure on val so far, and the last ones where there is none.
-        best_value: that figure.
+        best: flat parameters with the best metric on val so far, or the last ones without val.
+        best_value: that metric.
         best_count: optimizer steps up to it.
-        frozen_at: optimizer steps up to the one that was not finite, or NEVER.
-        norm_max: largest gradient norm of the steps taken, before clipping.
+        frozen_at: optimizer steps before the step that was not finite, or NEVER.
+        norm_max: largest gradient norm of the steps done, before clipping.
     """
 
     weights: Float[Tensor, "members size"]
@@ -186,22 +181,22 @@ class MemberStates(nn.Module):
     norm_max: Float[Tensor, " members"]
 
     def __init__(self, nets: Sequence[nn.Module]) -> None:
-        """Take every net's parameters; moments start at zero."""
+        """Copy every net's parameters; moments start at zero."""
         super().__init__()
         self.layout = ParameterLayout(nets[0])
         flat = torch.stack([self._flat(net) for net in nets])
         members = len(nets)
-        whole = torch.zeros(members, dtype=torch.int64)
+        zeros = torch.zeros(members, dtype=torch.int64)
         for name, value in {
             "weights": flat,
             "exp_avg": torch.zeros_like(flat),
             "exp_avg_sq": torch.zeros_like(flat),
             "alive": torch.ones(members, 1, dtype=flat.dtype),
-            "count": whole,
+            "count": zeros,
             "best": flat.clone(),
             "best_value": torch.full((members,), LEAST, dtype=torch.float64),
-            "best_count": whole.clone(),
-            "frozen_at": torch.full_like(whole, NEVER),
+            "best_count": zeros.clone(),
+            "frozen_at": torch.full_like(zeros, NEVER),
             "norm_max": torch.zeros(members, dtype=torch.float64),
         }.items():
             self.register_buffer(name, value)
@@ -210,12 +205,15 @@ class MemberStates(nn.Module):
         for name, values in zip(self._constants, constants, strict=True):
             self.register_buffer(name, torch.stack(list(values)))
 
+    def _flat(self, net: nn.Module) -> Float[Tensor, " size"]:
+        return torch.cat([value.detach().reshape(-1) for value in self.layout.trained(net)])
+
     def __len__(self) -> int:
-        """Members."""
+        """Return the number of members."""
         return len(self.weights)
 
     def state(self, member: int) -> MemberState:
-        """Views of one member's rows, and its count of steps."""
+        """Return views of one member's rows, and its step count."""
         return MemberState(
             self.weights[member],
             self.exp_avg[member],
@@ -226,41 +224,36 @@ class MemberStates(nn.Module):
         )
 
     @torch.no_grad()
-    def take(self, member: int, state: MemberState) -> None:
-        """Write a member's state as another process has it."""
+    def copy_state(self, member: int, state: MemberState) -> None:
+        """Copy a member's state from another process."""
         torch._foreach_copy_(list(self.state(member).vectors), list(state.vectors))
         self.count[member] = state.count
 
     def living(self) -> Bool[Tensor, " members"]:
-        """Members that no step has frozen."""
+        """Return True for members that are not frozen."""
         return self.alive[:, 0] > 0
 
     @torch.no_grad()
     def keep_better(self, member: int, value: float) -> None:
-        """Remember a member's weights where its figure on val is the best so far, or the first.
+        """Keep a member's weights if its metric on val is the best so far, or the first.
 
         Args:
             member: its number.
-            value: larger is better; NaN is the least.
+            value: larger is better; NaN is the smallest.
         """
         if value > float(self.best_value[member]) or not self.best_count[member]:
             self.best_value[member] = LEAST if math.isnan(value) else value
             self.best[member] = self.weights[member]
             self.best_count[member] = self.count[member]
 
-    def note_norms(self, member: int, norms: Float[Tensor, " steps"]) -> None:
-        """Remember the largest gradient norm.
-
-        Args:
-            member: its number.
-            norms: of steps that it took.
-        """
+    def update_norm_max(self, member: int, norms: Float[Tensor, " steps"]) -> None:
+        """Update a member's largest gradient norm with the norms of its last steps."""
         if len(norms):
             self.norm_max[member] = max(float(self.norm_max[member]), float(norms.max()))
 
     @torch.no_grad()
     def choose_last(self) -> None:
-        """Of members that val never chose weights of, the last ones count."""
+        """Choose the last weights of members that were never validated."""
         never = self.best_count == 0
         self.best[never] = self.weights[never]
         self.best_count[never] = self.count[never]
@@ -272,36 +265,32 @@ class MemberStates(nn.Module):
         self.alive[rows], self.frozen_at[rows] = 0, 0
 
     @torch.no_grad()
-    def freeze_overflown(self) -> list[int]:
-        """Freeze the living members with a weight or moment that is not finite, and name them.
+    def freeze_nonfinite(self) -> list[int]:
+        """Freeze living members with a weight or moment that is not finite, and return them.
 
-        A step whose loss and gradient are finite can still overflow a weight, at a huge learning
-        rate. What is not finite is dropped, or it would end the run of the others too.
+        A step with finite loss and gradient can still overflow a weight, at a huge learning rate.
+        The values of such members are set to zero; otherwise they would end the whole run.
         """
         parts = (self.weights, self.exp_avg, self.exp_avg_sq, self.best)
-        bad = ~torch.stack([one.isfinite().all(dim=1) for one in parts]).all(dim=0)
-        found = torch.nonzero(bad & self.living())[:, 0]
-        self.alive[found], self.frozen_at[found] = 0, self.count[found]
-        for one in parts:
-            one[bad] = 0
-        return found.tolist()
+        bad = ~torch.stack([part.isfinite().all(dim=1) for part in parts]).all(dim=0)
+        frozen = torch.nonzero(bad & self.living())[:, 0]
+        self.alive[frozen], self.frozen_at[frozen] = 0, self.count[frozen]
+        for part in parts:
+            part[bad] = 0
+        return frozen.tolist()
 
     def stack(
         self, flat: Float[Tensor, "members size"], members: Sequence[int]
     ) -> dict[str, Float[Tensor, "kept ..."]]:
-        """The state dicts of some members, with a leading axis of members.
+        """Return the state dicts of some members, with a leading axis of members.
 
         Args:
             flat: `weights` or `best`.
             members: their numbers.
         """
         rows = torch.tensor(list(members), dtype=torch.int64)
-        chosen = flat[rows]
-        parts = [self.layout.unflatten(one) for one in chosen]
+        parts = [self.layout.unflatten(vector) for vector in flat[rows]]
         names = [*self.layout.names, *self.layout.constants]
-        values = [torch.stack(list(one)) for one in zip(*parts, strict=True)]
+        values = [torch.stack(list(column)) for column in zip(*parts, strict=True)]
         values += [getattr(self, name)[rows] for name in self._constants]
         return dict(zip(names, values, strict=True))
-
-    def _flat(self, net: nn.Module) -> Float[Tensor, " size"]:
-        return torch.cat([one.detach().reshape(-1) for one in self.layout.trained(net)])

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import vmap
 
-from robust_fin.data.batches import CallPlan, EpochOrder
-from robust_fin.data.datamodule import MemberData, MemberOrders, StepWindow
+from robust_fin.data.batches import CallPlan, EpochOrder, MemberOrders, StepWindow
+from robust_fin.data.datamodule import MemberData
 from robust_fin.training.engine.inductor import compile_step
 from robust_fin.training.engine.step_state import step_keys, step_scalars
 from robust_fin.training.engine.steps import (

@@ -16,8 +16,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch import Tensor
 from torchmetrics import Metric
 
-from robust_fin.data.batches import TrainCalls
-from robust_fin.data.datamodule import TrainWindows
+from robust_fin.data.batches import TrainCalls, TrainWindows
 from robust_fin.errors import Interrupted, ResumeError
 from robust_fin.runtime.atomic_files import remove_partial_files
 from robust_fin.training.lightning_loop import (

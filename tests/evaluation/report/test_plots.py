@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from robust_fin.evaluation.breakdowns import Calibration, Decile, GroupMetrics
 from robust_fin.evaluation.intervals import Interval
-from robust_fin.evaluation.report.page import STYLE, PlainTable, Plot
+from robust_fin.evaluation.report.page import STYLE, Plot
 from robust_fin.evaluation.report.plots import (
     COLOURS,
     INK,
@@ -22,6 +22,7 @@ from robust_fin.evaluation.report.plots import (
     render_plot,
 )
 from robust_fin.evaluation.significance import SkillPath
+from robust_fin.evaluation.tables import PlainTable
 
 NAN = float("nan")
 SKILL = Interval(0.0, 0.0, 0.0)

@@ -287,9 +287,9 @@ def test_train_and_evaluate_write_the_report(
 def _trained(run: Path) -> np.ndarray:
     """Rank targets of the training rows."""
     from robust_fin.bundle.folder import read_config
-    from robust_fin.runs.training import load_data
+    from robust_fin.runs.training import load_first_fold
 
-    return load_data(read_config(run)).target("train")
+    return load_first_fold(read_config(run)).target("train")
 
 
 def test_values_cannot_inject_html(tmp_path: Path) -> None:

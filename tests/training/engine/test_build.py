@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from robust_fin.training.engine.build import Passes, compiled_error, passes, synthetic_rows
+from robust_fin.training.engine.build import NetPasses, compiled_error, run_passes, synthetic_rows
 from robust_fin.training.losses import huber
 from tests.training.engine.plain_steps import FEATURES, residual
 
@@ -22,8 +22,8 @@ def net() -> nn.Module:
     return residual([16, 8])
 
 
-def run(module: nn.Module, dtype: torch.dtype) -> Passes:
-    return passes(module, device=CPU, dtype=dtype, **PARTS)
+def run(module: nn.Module, dtype: torch.dtype) -> NetPasses:
+    return run_passes(module, device=CPU, dtype=dtype, **PARTS)
 
 
 def test_float64_matches_a_bare_loop() -> None:
@@ -60,7 +60,7 @@ def test_bfloat16_has_a_large_error() -> None:
 
 def test_relative_error_is_a_norm_of_the_difference() -> None:
     one, two = torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])
-    errors = Passes(two, one, one).relative_errors(Passes(one, one, one))
+    errors = NetPasses(two, one, one).relative_errors(NetPasses(one, one, one))
     assert errors == {"forward": pytest.approx(0.1), "backward": 0.0, "10 steps": 0.0}
 
 

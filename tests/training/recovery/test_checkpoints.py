@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import Interrupted, ResumeError
 from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_data, quiet
+from robust_fin.runs.training import hide_known_warnings, load_first_fold
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.recovery.checkpoint_files import AtomicCheckpointIO, read_checkpoint
 from tests.bars import config as composed
@@ -38,7 +38,7 @@ def settings(*words: str, signals: dict[str, object] | None = None) -> DictConfi
 
 @pytest.fixture(scope="module")
 def data() -> BarDataModule:
-    return load_data(settings())
+    return load_first_fold(settings())
 
 
 def train(
@@ -48,7 +48,7 @@ def train(
     resume: bool = False,
     signals: dict[str, object] | None = None,
 ) -> Fit:
-    quiet()
+    hide_known_warnings()
     data.calls = None
     plan = FitPlan(folder, stage="", max_steps=None, resume=resume)
     return fit(fit_settings(settings(*words, signals=signals)), data, plan)

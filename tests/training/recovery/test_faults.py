@@ -7,7 +7,7 @@ import torch
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import NonFiniteError
-from robust_fin.runs.training import load_data
+from robust_fin.runs.training import load_first_fold
 from robust_fin.training.recovery.guard import check_finite_weights
 from robust_fin.training.recovery.record import read_record
 from tests.training.faults import (
@@ -25,7 +25,7 @@ EVERY, FEW = all_faults(), covering_faults()
 
 @pytest.fixture(scope="module")
 def data() -> BarDataModule:
-    return load_data(settings(EVERY[0]))
+    return load_first_fold(settings(EVERY[0]))
 
 
 def test_the_matrix_is_whole() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from robust_fin.data.batches import EpochOrder
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import BundleError, NonFiniteError
-from robust_fin.runs.training import load_data
+from robust_fin.runs.training import load_first_fold
 from robust_fin.training.recovery import record as records
 from robust_fin.training.recovery.checkpoint_files import read_checkpoint
 from robust_fin.training.recovery.record import StepRecord, last_batch_rows, read_record
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*could not find the monitored k
 
 @pytest.fixture(scope="module")
 def data() -> BarDataModule:
-    return load_data(settings(feature_fault("plain", 1)))
+    return load_first_fold(settings(feature_fault("plain", 1)))
 
 
 def feature_fault(engine: str, batches: int) -> Fault:

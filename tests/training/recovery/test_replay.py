@@ -12,7 +12,7 @@ from torch import nn
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import NonFiniteError
 from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_data
+from robust_fin.runs.training import load_first_fold
 from robust_fin.training import module as modules
 from robust_fin.training.lightning_loop import CompiledSteps
 from robust_fin.training.recovery.guard import StepNumbers
@@ -32,7 +32,7 @@ DROPOUT = ("model.dropout=0.3", "schedule.warmup=0")
 
 @pytest.fixture(scope="module")
 def data() -> BarDataModule:
-    return load_data(settings(fault()))
+    return load_first_fold(settings(fault()))
 
 
 def fault(

@@ -10,7 +10,7 @@ import torch
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError, NonFiniteError
 from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_data
+from robust_fin.runs.training import load_first_fold
 from robust_fin.training.recovery.checkpoint_files import LAST, AtomicCheckpointIO, read_checkpoint
 from robust_fin.training.recovery.checkpoints import BestCheckpoint
 from robust_fin.training.recovery.rollback import (
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*could not find the monitored k
 
 @pytest.fixture(scope="module")
 def data() -> BarDataModule:
-    return load_data(settings(PLAIN))
+    return load_first_fold(settings(PLAIN))
 
 
 @pytest.mark.parametrize(

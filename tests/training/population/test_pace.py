@@ -1,12 +1,12 @@
-"""Which steps and rows each member has in a window, on its own data and at its own pace."""
+"""Steps, rows and learning rates of each member in a window."""
 
 from collections.abc import Sequence
 
 import pytest
 import torch
 
-from robust_fin.data.batches import CallPlan, EpochOrder, ScoredBatch
-from robust_fin.data.datamodule import MemberData, StepWindow
+from robust_fin.data.batches import CallPlan, EpochOrder, ScoredBatch, StepWindow
+from robust_fin.data.datamodule import MemberData
 from robust_fin.training.population.members import Member
 from robust_fin.training.population.steps import MemberPace
 
@@ -45,14 +45,14 @@ def pace_of(
     )
 
 
-def test_members_of_a_smaller_set_take_their_share_and_epochs_end_together() -> None:
+def test_smaller_data_set_has_fewer_steps_per_window_and_the_same_epochs() -> None:
     pace = pace_of([member(0), member(1, data=1)], [set_of(40), set_of(12)], steps=[10, 3])
     windows = [StepWindow(0, 0, 4), StepWindow(0, 4, 8), StepWindow(0, 8, 10)]
     assert [pace.span(0, one) for one in windows] == [(0, 4), (4, 8), (8, 10)]
     assert [pace.span(1, one) for one in windows] == [(0, 1), (1, 2), (2, 3)]
 
 
-def test_a_member_stops_at_its_limit_wherever_that_lies() -> None:
+def test_member_stops_at_its_limit() -> None:
     members = [member(0), member(1), member(2)]
     pace = pace_of(members, [set_of(40)], steps=[10], limits=[13, 20, 0])
     spans = [pace.span(0, StepWindow(1, *span)) for span in ((0, 4), (2, 4), (4, 8))]
@@ -62,7 +62,7 @@ def test_a_member_stops_at_its_limit_wherever_that_lies() -> None:
     assert list(pace.blocks([0, 1, 2], StepWindow(1, 4, 8), size=8)) == [[1]]
 
 
-def test_a_block_has_one_data_set_and_one_number_of_steps() -> None:
+def test_block_has_one_data_set_and_one_step_count() -> None:
     members = [member(k, data=k % 2) for k in range(7)]
     pace = pace_of(members, [set_of(40), set_of(12)], steps=[10, 3])
     found = list(pace.blocks(range(7), StepWindow(0, 0, 4), size=2))
@@ -70,7 +70,7 @@ def test_a_block_has_one_data_set_and_one_number_of_steps() -> None:
     assert list(pace.blocks(range(7), StepWindow(0, 0, 1), size=9)) == [[0, 2, 4, 6]]
 
 
-def test_rows_are_those_of_a_run_of_its_own_with_its_seed() -> None:
+def test_rows_equal_those_of_the_single_run_with_the_seed() -> None:
     pace = pace_of([member(3), member(4)], [set_of(42)], steps=[10])
     for k, seed in enumerate((3, 4)):
         order = EpochOrder(42, batch_size=BATCH, seed=seed)
@@ -81,7 +81,7 @@ def test_rows_are_those_of_a_run_of_its_own_with_its_seed() -> None:
             assert torch.equal(pace.work(k, StepWindow(epoch, 4, 8)).rows, wanted[4:8])
 
 
-def test_a_shared_order_is_drawn_once() -> None:
+def test_shared_order_is_drawn_once() -> None:
     members = [member(3, order_seed=9), member(4, order_seed=9)]
     pace = pace_of(members, [set_of(42)], steps=[10])
     pace.enter(0)
@@ -90,17 +90,17 @@ def test_a_shared_order_is_drawn_once() -> None:
     assert pace._orders._orders[0] is pace._orders._orders[1]
 
 
-def test_a_set_may_train_on_some_of_its_rows() -> None:
+def test_data_set_can_train_on_a_subset_of_its_rows() -> None:
     used = torch.tensor([30, 2, 11, 7, 19, 4, 23, 16])
     pace = pace_of([member(0)], [set_of(40, used=used)], steps=[2])
     pace.enter(0)
     rows = pace.work(0, StepWindow(0, 0, 2)).rows
     assert sorted(rows.flatten().tolist()) == sorted(used.tolist())
-    order = EpochOrder(8, batch_size=BATCH, seed=0).drawn(0)
+    order = EpochOrder(8, batch_size=BATCH, seed=0).permutation(0)
     assert torch.equal(rows.flatten(), used[order])
 
 
-def test_rates_follow_the_schedule_of_the_members_data_set() -> None:
+def test_learning_rates_follow_the_schedule_of_the_data_set() -> None:
     members = [member(0, lr=2.0), member(1, data=1, lr=0.5)]
     pace = pace_of(members, [set_of(40), set_of(12)], steps=[10, 3])
     pace.enter(1)

@@ -1,22 +1,27 @@
-"""The settings of members, and what is refused."""
+"""Settings of members, and their weights as rows."""
+
+import math
 
 import pytest
+import torch
 from torch import nn
 
 from robust_fin.errors import ConfigError
 from robust_fin.runs.settings import fit_settings
 from robust_fin.training.population.members import (
+    NEVER,
     Member,
+    MemberStates,
     check_member_lists,
     check_val_limit,
     is_population,
     make_members,
 )
 from robust_fin.training.settings import TrainerSettings
-from tests.populations import settings
+from tests.populations import Foreign, settings
 
 
-def test_by_default_a_member_is_the_single_run_with_the_next_seed() -> None:
+def test_default_members_have_consecutive_seeds() -> None:
     config = settings("plain", "population.members=3", "seed=7")
     lr, decay = config.optimizer.lr, config.optimizer.weight_decay
     wanted = tuple(Member(seed, seed, lr, decay, None, None, 0) for seed in (7, 8, 9))
@@ -31,7 +36,7 @@ def test_every_data_set_has_the_same_members() -> None:
     assert [one.lr for one in found] == [0.1, 0.2] * 3
 
 
-def test_lists_have_a_value_a_member() -> None:
+def test_lists_have_one_value_per_member() -> None:
     config = settings(
         "plain", "population.members=2", "population.seeds=[9,4]", "population.lr=[0,1]",
         "population.weight_decay=[0.5,0]", "population.delta=[0.1,2]", "population.dropout=[0,0.9]",
@@ -43,15 +48,7 @@ def test_lists_have_a_value_a_member() -> None:
     )
 
 
-def test_what_is_described_is_all_of_it() -> None:
-    described = Member(1, 2, 0.1, 0.2, 0.3, 0.4, 5).described()
-    assert list(described) == [
-        "seed", "order_seed", "lr", "weight_decay", "delta", "dropout", "data",
-    ]  # fmt: skip
-    assert list(described.values()) == [1, 2, 0.1, 0.2, 0.3, 0.4, 5]
-
-
-def test_several_folds_are_a_population_of_one_member_each() -> None:
+def test_several_folds_are_a_population_with_one_member_each() -> None:
     config = settings("plain")
     assert not is_population(fit_settings(config).population, folds=1)
     assert is_population(fit_settings(config).population, folds=2)
@@ -61,7 +58,7 @@ def test_several_folds_are_a_population_of_one_member_each() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "telling"),
+    ("words", "message"),
     [
         (("members=0",), "population.members=0 must be a whole number above 0, or null"),
         (("members=-1",), "population.members=-1 must be"),
@@ -86,14 +83,14 @@ def test_several_folds_are_a_population_of_one_member_each() -> None:
     ],
     ids=str,
 )
-def test_what_is_no_setting_of_a_member_is_refused(words: tuple[str, ...], telling: str) -> None:
+def test_invalid_population_settings_raise(words: tuple[str, ...], message: str) -> None:
     config = settings("plain", *(f"population.{word}" for word in words))
-    with pytest.raises(ConfigError, match=telling):
+    with pytest.raises(ConfigError, match=message):
         fit_settings(config)
 
 
 @pytest.mark.parametrize("name", ["seeds", "lr", "weight_decay", "delta"])
-def test_lists_without_members_are_refused(name: str) -> None:
+def test_lists_without_members_raise(name: str) -> None:
     config = settings("plain", f"population.{name}=[1]")
     with pytest.raises(
         ConfigError, match=rf"population.{name}=\[1\] has a value a member, and pop"
@@ -102,7 +99,7 @@ def test_lists_without_members_are_refused(name: str) -> None:
     assert is_population(fit_settings(config).population, folds=2)
 
 
-def test_a_list_that_would_change_nothing_is_refused() -> None:
+def test_list_without_effect_raises() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))
     bare = nn.Linear(2, 2)
     rates = fit_settings(settings("plain", "population.members=1", "population.dropout=[0.2]"))
@@ -120,11 +117,97 @@ def trainer_of(limit: str) -> TrainerSettings:
 
 
 @pytest.mark.parametrize("limit", ["1", "0.5", "3"])
-def test_a_part_of_the_val_span_is_refused(limit: str) -> None:
+def test_partial_val_span_raises(limit: str) -> None:
     with pytest.raises(ConfigError, match=f"limit_val_batches={limit} is not for a population"):
         check_val_limit(trainer_of(limit))
 
 
 @pytest.mark.parametrize("limit", ["null", "0", "1.0"])
-def test_the_whole_val_span_or_none_of_it_is_taken(limit: str) -> None:
+def test_complete_or_no_val_span_is_accepted(limit: str) -> None:
     check_val_limit(trainer_of(limit))
+
+
+MEMBERS = 4
+
+
+def net_of(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return Foreign(5, width=3, inner=nn.Linear(3, 3))
+
+
+@pytest.fixture
+def states() -> MemberStates:
+    return MemberStates([net_of(k) for k in range(MEMBERS)])
+
+
+def test_stack_has_the_parameters_and_buffers_of_each_net(states: MemberStates) -> None:
+    stack = states.stack(states.weights, [2, 0])
+    for place, seed in enumerate((2, 0)):
+        wanted = net_of(seed).state_dict()
+        assert stack.keys() == wanted.keys()
+        assert all(torch.equal(stack[name][place], one) for name, one in wanted.items())
+    assert states.weights.shape == (MEMBERS, 5 * 3 + 3 + 3 * 3 + 3 + 3)  # without what is frozen
+    assert len(states) == MEMBERS
+
+
+def test_state_is_a_view_and_its_copy_is_not(states: MemberStates) -> None:
+    states.state(1).parameters.fill_(7)
+    states.state(1).copied().parameters.fill_(8)
+    assert (states.weights[1] == 7).all()
+    assert not (states.weights[0] == 7).any()
+
+
+def test_first_metric_is_kept_and_then_only_better_ones(states: MemberStates) -> None:
+    for count, value in enumerate((math.nan, -0.5, 0.1, 0.1, math.nan, 0.0), start=1):
+        states.weights[0], states.count[0] = float(count), count
+        states.keep_better(0, value)
+        best = {1: 1, 2: 2}.get(count, 3)
+        assert states.best_count.tolist() == [best, 0, 0, 0]
+        assert (states.best[0] == best).all()
+    assert float(states.best_value[0]) == 0.1
+    assert not (states.best[1] == 1).any()
+
+
+def test_last_weights_are_chosen_without_val(states: MemberStates) -> None:
+    states.count.fill_(5)
+    states.weights[:2] = 5.0
+    states.keep_better(0, 0.3)
+    states.weights[:2], states.count[:] = 9.0, 9
+    states.choose_last()
+    assert states.best_count.tolist() == [5, 9, 9, 9]
+    assert (states.best[0] == 5).all()
+    assert (states.best[1] == 9).all()
+
+
+@pytest.mark.parametrize("part", ["weights", "exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nonfinite_member_is_frozen_and_set_to_zero(
+    states: MemberStates, part: str, value: float
+) -> None:
+    states.count[:] = 6
+    before = states.weights.clone()
+    getattr(states, part)[2, 4] = value
+    assert states.freeze_nonfinite() == [2]
+    assert states.living().tolist() == [True, True, False, True]
+    assert states.frozen_at.tolist() == [NEVER, NEVER, 6, NEVER]
+    assert torch.equal(states.weights[[0, 1, 3]], before[[0, 1, 3]])
+    assert all(one.isfinite().all() for one in states.state_dict().values())
+    assert states.freeze_nonfinite() == []
+
+
+def test_member_that_is_left_out_is_frozen_from_the_start(states: MemberStates) -> None:
+    states.leave_out([0, 3])
+    assert states.living().tolist() == [False, True, True, False]
+    assert states.frozen_at.tolist() == [0, NEVER, NEVER, 0]
+
+
+def test_state_dict_restores_all_members(states: MemberStates) -> None:
+    states.leave_out([1])
+    states.count[0] = 3
+    states.keep_better(0, 0.25)
+    other = MemberStates([net_of(k + 10) for k in range(MEMBERS)])
+    other.load_state_dict(states.state_dict())
+    assert other.frozen_at.tolist() == [NEVER, 0, NEVER, NEVER]
+    assert float(other.best_value[0]) == 0.25
+    stacks = [one.stack(one.weights, range(MEMBERS)) for one in (states, other)]
+    assert all(torch.equal(stacks[0][name], stacks[1][name]) for name in stacks[0])

@@ -1,4 +1,4 @@
-"""Members of several data sets in one run, each as on its own; and how their nets start."""
+"""A fit of several data sets, its initial nets, its fallback and its unsupported settings."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +22,7 @@ from robust_fin.training.population.members import make_members
 from robust_fin.training.population.module import PopulationForecaster
 from tests.populations import (
     bars_of,
+    equal,
     member_weights,
     relative,
     same,
@@ -30,6 +31,7 @@ from tests.populations import (
     train_members,
     train_single,
 )
+from tests.training.engine.drift import SAMPLE, Drift
 
 FEWER = "source.synthetic.rows=14000"  # 19 steps an epoch instead of 35
 NESTED = {
@@ -63,7 +65,7 @@ def fit_sets(folder: Path, config: DictConfig, sets: Sequence[MemberData]) -> Po
 
 
 @pytest.mark.parametrize("engine", ["compiled", pytest.param("plain", marks=pytest.mark.slow)])
-def test_members_of_data_sets_of_other_sizes_are_the_single_runs_on_them(
+def test_members_on_data_sets_of_different_sizes_match_single_runs(
     tmp_path: Path, more: BarDataModule, fewer: BarDataModule, engine: str
 ) -> None:
     config = settings(engine, "population.members=2", "population.steps_per_call=8")
@@ -80,7 +82,7 @@ def test_members_of_data_sets_of_other_sizes_are_the_single_runs_on_them(
     assert found[0].summary.member_steps == 2 * 70 + 2 * 38
 
 
-def test_some_rows_of_a_data_set_are_a_data_set(tmp_path: Path, more: BarDataModule) -> None:
+def test_subset_of_rows_equals_a_copied_data_set(tmp_path: Path, more: BarDataModule) -> None:
     whole = MemberData.from_datamodule(more)
     draw = torch.Generator().manual_seed(0)
     rows = torch.randperm(whole.size, generator=draw)[:3000]
@@ -94,7 +96,7 @@ def test_some_rows_of_a_data_set_are_a_data_set(tmp_path: Path, more: BarDataMod
     assert not torch.equal(module.states.weights[0], module.states.weights[2])
 
 
-def test_a_data_set_without_val_takes_its_last_weights(tmp_path: Path, more: BarDataModule) -> None:
+def test_data_set_without_val_keeps_its_last_weights(tmp_path: Path, more: BarDataModule) -> None:
     whole = MemberData.from_datamodule(more)
     none = ScoredBatch(*(part[:0] for part in whole.val))
     config = settings("compiled", "trainer.max_epochs=1", "population.steps_per_call=16")
@@ -104,7 +106,7 @@ def test_a_data_set_without_val_takes_its_last_weights(tmp_path: Path, more: Bar
 
 
 @pytest.mark.slow
-def test_poison_in_one_data_set_does_not_reach_the_other(
+def test_poisoned_data_set_does_not_change_the_other(
     tmp_path: Path, more: BarDataModule, fewer: BarDataModule
 ) -> None:
     good, other = MemberData.from_datamodule(more), MemberData.from_datamodule(fewer)
@@ -117,7 +119,7 @@ def test_poison_in_one_data_set_does_not_reach_the_other(
     assert torch.equal(poisoned.states.best[0], healthy.states.best[0])
 
 
-def test_where_all_members_of_a_fold_are_frozen_the_run_ends(
+def test_run_ends_with_an_error_if_all_members_of_a_fold_are_frozen(
     tmp_path: Path, more: BarDataModule, fewer: BarDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poisoned = float("nan") * torch.ones(fewer.fitted.fold.train.size, 5)
@@ -127,14 +129,14 @@ def test_where_all_members_of_a_fold_are_frozen_the_run_ends(
         train_members(tmp_path, settings("compiled", "trainer.max_epochs=1"), more, fewer)
 
 
-def test_a_data_set_smaller_than_a_batch_is_refused(tmp_path: Path, more: BarDataModule) -> None:
+def test_data_set_smaller_than_a_batch_raises(tmp_path: Path, more: BarDataModule) -> None:
     few = replace(MemberData.from_datamodule(more), rows=torch.arange(255))
     with pytest.raises(ConfigError, match="data set 1 has 255 training rows, fewer than batch_siz"):
         fit_sets(tmp_path, settings("plain"), [MemberData.from_datamodule(more), few])
 
 
 @pytest.mark.parametrize("model", [None, NESTED], ids=["residual_mlp", "parts of its own"])
-def test_a_members_net_starts_as_that_of_a_run_with_its_seed(
+def test_initial_net_of_a_member_equals_that_of_the_single_run(
     model: dict[str, object] | None,
 ) -> None:
     config = settings("plain", "population.members=3", "model.head_start=null", "seed=2")
@@ -151,19 +153,19 @@ def test_a_members_net_starts_as_that_of_a_run_with_its_seed(
 
 
 @pytest.mark.parametrize(
-    ("words", "telling"),
+    ("words", "message"),
     [
         (("optimizer.betas=[2.0,0.9]",), "the optimizer refuses its settings: Invalid beta param"),
         (("optimizer._target_=torch.optim.Adam",), "this is Adam with 1 groups"),
     ],
 )
-def test_an_optimizer_that_is_not_followed_is_refused(words: tuple[str, ...], telling: str) -> None:
-    with pytest.raises(ConfigError, match=telling):
+def test_unsupported_optimizer_raises(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         check_optimizer(fit_settings(settings("plain", *words)), torch.nn.Linear(2, 1))
 
 
 @pytest.mark.parametrize(
-    ("word", "telling"),
+    ("word", "message"),
     [
         ("trainer.precision=bf16-mixed", "trainer.precision=bf16-mixed is not for a population"),
         ("trainer.accumulate_grad_batches=2", "accumulate_grad_batches=2 is not for a population"),
@@ -182,10 +184,32 @@ def test_an_optimizer_that_is_not_followed_is_refused(words: tuple[str, ...], te
         ("schedule.warmup=-1", "schedule.warmup=-1"),
     ],
 )
-def test_what_a_population_cannot_do_is_refused(
-    tmp_path: Path, more: BarDataModule, word: str, telling: str
+def test_unsupported_settings_raise(
+    tmp_path: Path, more: BarDataModule, word: str, message: str
 ) -> None:
     config = settings("plain", "population.members=2", word)
-    with pytest.raises(ConfigError, match=telling):
+    with pytest.raises(ConfigError, match=message):
         train_members(tmp_path, config, more)
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("drift", SAMPLE, ids=lambda drift: drift.__name__)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+def test_changed_torch_falls_back_to_stacked_members_with_one_warning(
+    tmp_path: Path,
+    fewer: BarDataModule,
+    drift: Drift,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    words = ("population.members=2", "population.block=2", "trainer.max_epochs=1")
+    (plain,) = train_members(tmp_path / "plain", settings("plain", *words), fewer)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    drift(monkeypatch)
+    (fallback,) = train_members(tmp_path / "compiled", settings("compiled", *words), fewer)
+    assert equal(fallback, plain)
+    assert fallback.summary.steps == 19
+    warnings = [r.getMessage() for r in caplog.records if "does not work with" in r.getMessage()]
+    assert len(warnings) == 1
+    assert f"torch {torch.__version__}: " in warnings[0]
+    assert warnings[0].endswith("the plain engine trains, slower and with the same numbers")

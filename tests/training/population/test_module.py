@@ -1,15 +1,20 @@
-"""A member of a population is the run of its own that it stands for."""
+"""A member of a population equals the single run that it stands for; curves."""
 
 import logging
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import Interrupted, NonFiniteError
+from robust_fin.training.engine.steps import StepResult
 from robust_fin.training.fitting import Fit
+from robust_fin.training.population.module import draw_curves
 from tests.populations import (
     bars_of,
     equal,
@@ -46,7 +51,7 @@ def whole_run(data: BarDataModule, tmp_path_factory: pytest.TempPathFactory) -> 
     return train_members(folder, config, data)[0], folder
 
 
-# each member against the run of its own
+# ---------------------------------------------------------------- members against single runs
 
 
 @pytest.mark.parametrize(
@@ -73,7 +78,7 @@ def whole_run(data: BarDataModule, tmp_path_factory: pytest.TempPathFactory) -> 
     ],
     ids=str,
 )
-def test_compiled_members_are_the_single_runs_bit_for_bit(
+def test_compiled_members_equal_single_runs_bit_for_bit(
     tmp_path: Path, data: BarDataModule, words: tuple[str, ...], steps: int
 ) -> None:
     own = [word for word in words if not word.startswith("population.")]
@@ -100,7 +105,7 @@ def test_compiled_members_are_the_single_runs_bit_for_bit(
     ],
     ids=str,
 )
-def test_stacked_members_are_the_plain_single_runs_but_for_rounding(
+def test_stacked_members_match_plain_single_runs_up_to_rounding(
     tmp_path: Path, data: BarDataModule, words: tuple[str, ...]
 ) -> None:
     if "split.val_fraction=0" in words:
@@ -113,7 +118,9 @@ def test_stacked_members_are_the_plain_single_runs_but_for_rounding(
 
 
 @pytest.mark.parametrize("engine", ["compiled", pytest.param("plain", marks=pytest.mark.slow)])
-def test_a_net_that_is_not_ours(tmp_path: Path, data: BarDataModule, engine: str) -> None:
+def test_foreign_net_matches_its_single_run(
+    tmp_path: Path, data: BarDataModule, engine: str
+) -> None:
     config = settings(engine, "population.members=2", model=FOREIGN)
     (found,) = train_members(tmp_path / "members", config, data)
     alone = settings(engine, "seed=1", model=FOREIGN)
@@ -122,7 +129,7 @@ def test_a_net_that_is_not_ours(tmp_path: Path, data: BarDataModule, engine: str
     assert engine == "plain" or same(member_weights(found, 1), single_weights(single))
 
 
-def test_a_shared_order_is_that_of_the_runs_seed(tmp_path: Path, data: BarDataModule) -> None:
+def test_shared_order_uses_the_seed_of_the_run(tmp_path: Path, data: BarDataModule) -> None:
     """Initialisation and dropout are of the member's seed, the order of rows of the config's."""
     words = ("population.members=2", "population.order=shared", "seed=3")
     (found,) = train_members(
@@ -134,7 +141,7 @@ def test_a_shared_order_is_that_of_the_runs_seed(tmp_path: Path, data: BarDataMo
     assert same(member_weights(found, 1), single_weights(single))
 
 
-def test_seed_rate_and_decay_are_each_members_own_bit_for_bit(
+def test_seed_rate_and_decay_of_a_member_equal_the_single_run(
     tmp_path: Path, data: BarDataModule
 ) -> None:
     given = ("seeds=[5,2]", "lr=[0.001,0.005]", "weight_decay=[0.0,0.3]", "members=2")
@@ -148,7 +155,7 @@ def test_seed_rate_and_decay_are_each_members_own_bit_for_bit(
 
 
 @pytest.mark.parametrize("engine", ["plain", pytest.param("compiled", marks=pytest.mark.slow)])
-def test_delta_and_dropout_are_each_members_own(
+def test_delta_and_dropout_of_a_member_match_the_single_run(
     tmp_path: Path, data: BarDataModule, engine: str
 ) -> None:
     given = ("delta=[0.3,0.05]", "dropout=[0.25,0.0]", "lr=[0.003,0.001]", "members=2")
@@ -169,7 +176,7 @@ def test_delta_and_dropout_are_each_members_own(
     assert [one.settings["delta"] for one in found.members] == [0.3, 0.05]
 
 
-# what must not change a bit
+# --------------------------------------------------------------- what must not change the numbers
 
 
 @pytest.mark.parametrize(
@@ -181,7 +188,7 @@ def test_delta_and_dropout_are_each_members_own(
     ],
     ids=str,
 )
-def test_workers_and_calls_change_nothing(
+def test_workers_and_calls_do_not_change_compiled_members(
     tmp_path: Path, data: BarDataModule, whole_run: tuple[Fit, Path], words: tuple[str, ...]
 ) -> None:
     (other,) = train_members(tmp_path, settings("compiled", *COMMON, *words), data)
@@ -189,7 +196,7 @@ def test_workers_and_calls_change_nothing(
 
 
 @pytest.mark.slow
-def test_workers_and_calls_change_nothing_of_stacked_members(
+def test_workers_and_calls_do_not_change_stacked_members(
     tmp_path: Path, data: BarDataModule
 ) -> None:
     common = (*COMMON, "population.block=1", "trainer.max_steps=20")
@@ -208,7 +215,7 @@ def test_workers_and_calls_change_nothing_of_stacked_members(
         pytest.param(67, marks=pytest.mark.slow),
     ],
 )
-def test_a_population_that_was_stopped_goes_on_bit_for_bit(
+def test_stopped_population_resumes_bit_for_bit(
     tmp_path: Path, data: BarDataModule, whole_run: tuple[Fit, Path], step: int
 ) -> None:
     config = settings("compiled", *COMMON)
@@ -222,7 +229,7 @@ def test_a_population_that_was_stopped_goes_on_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_a_population_goes_on_with_more_epochs(tmp_path: Path, data: BarDataModule) -> None:
+def test_finished_population_resumes_with_more_epochs(tmp_path: Path, data: BarDataModule) -> None:
     words = ("population.members=2", "schedule=warmup_constant", "schedule.warmup=20")
     (whole,) = train_members(tmp_path / "whole", settings("compiled", *words), data)
     less = settings("compiled", *words, "trainer.max_epochs=1")
@@ -231,7 +238,7 @@ def test_a_population_goes_on_with_more_epochs(tmp_path: Path, data: BarDataModu
     assert equal(more, whole)
 
 
-# members that are not finite
+# ------------------------------------------------------------------------ non-finite members
 
 
 @pytest.mark.parametrize(
@@ -243,7 +250,7 @@ def test_a_population_goes_on_with_more_epochs(tmp_path: Path, data: BarDataModu
         pytest.param("plain", "1e30", marks=pytest.mark.slow),
     ],
 )
-def test_a_member_that_is_not_finite_is_frozen_and_the_others_keep_every_bit(
+def test_nonfinite_member_is_frozen_and_the_others_keep_every_bit(
     tmp_path: Path,
     data: BarDataModule,
     caplog: pytest.LogCaptureFixture,
@@ -268,7 +275,7 @@ def test_a_member_that_is_not_finite_is_frozen_and_the_others_keep_every_bit(
     assert all(one.isfinite().all() for one in kept.values())
 
 
-def test_a_weight_made_nan_costs_that_member_alone(
+def test_nan_weight_freezes_only_its_member(
     tmp_path: Path, data: BarDataModule, whole_run: tuple[Fit, Path]
 ) -> None:
     config = with_callback(settings("compiled", *COMMON), POISON, step=40, member=0)
@@ -279,9 +286,7 @@ def test_a_weight_made_nan_costs_that_member_alone(
 
 
 @pytest.mark.slow
-def test_a_frozen_member_stays_frozen_over_an_interruption(
-    tmp_path: Path, data: BarDataModule
-) -> None:
+def test_frozen_member_stays_frozen_after_resume(tmp_path: Path, data: BarDataModule) -> None:
     words = ("population.members=2", "population.lr=[0.003,1e30]", "population.steps_per_call=8")
     (whole,) = train_members(tmp_path / "a", settings("compiled", *words), data)
     config = settings("compiled", *words)
@@ -292,16 +297,18 @@ def test_a_frozen_member_stays_frozen_over_an_interruption(
     assert equal(resumed, whole)
 
 
-def test_where_every_member_is_frozen_the_run_ends(tmp_path: Path, data: BarDataModule) -> None:
+def test_run_ends_with_an_error_if_all_members_are_frozen(
+    tmp_path: Path, data: BarDataModule
+) -> None:
     words = ("population.members=2", "population.lr=[1e30,1e38]")
     with pytest.raises(NonFiniteError, match="all 2 members are frozen by step 0: a loss"):
         train_members(tmp_path, settings("compiled", *words), data)
 
 
-# callbacks and curves
+# ------------------------------------------------------------------------- callbacks and curves
 
 
-def test_early_stopping_watches_the_mean_forecast(tmp_path: Path, data: BarDataModule) -> None:
+def test_early_stopping_monitors_the_mean_forecast(tmp_path: Path, data: BarDataModule) -> None:
     """At a rate of 0 nothing improves: two epochs without a better mean, and the run stops."""
     words = (
         "population.members=2", "population.lr=[0,0]", "trainer.max_epochs=9",
@@ -312,7 +319,7 @@ def test_early_stopping_watches_the_mean_forecast(tmp_path: Path, data: BarDataM
     assert [one.chosen_step for one in found.members] == [35, 35]
 
 
-def test_the_band_of_the_members_is_drawn_at_optimizer_steps(whole_run: tuple[Fit, Path]) -> None:
+def test_band_of_the_members_is_logged_at_optimizer_steps(whole_run: tuple[Fit, Path]) -> None:
     events = EventAccumulator(str(whole_run[1] / "tensorboard")).Reload()
     points = {
         tag: {event.step: event.value for event in events.Scalars(tag)}
@@ -333,3 +340,69 @@ def test_the_band_of_the_members_is_drawn_at_optimizer_steps(whole_run: tuple[Fi
     mean = sum(last_epoch) / len(last_epoch)
     assert whole_run[0].summary.objective == pytest.approx(mean, rel=1e-6)
     assert all(points["val/skill"][at] != points["members/val/skill_mean"][at] for at in validated)
+
+
+class Kept(DummyLogger):
+    """Keeps the points it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: dict[int, dict[str, float]] = {}
+
+    def log_metrics(self, metrics: dict[str, float], step: int, **_: Any) -> None:
+        self.points[step] = metrics
+
+
+def result(losses: list[float]) -> StepResult:
+    loss = torch.tensor(losses)
+    return StepResult(loss, 10 * loss, None)
+
+
+def drawn(results: list[StepResult], *, first: int, count: int, every: int) -> dict[int, Any]:
+    kept = Kept()
+    draw_curves([kept], results, first=first, count=count, every=every)
+    return kept.points
+
+
+def test_point_is_mean_and_central_95_percent_over_members() -> None:
+    members = [result([float(k), 100.0 + k]) for k in range(41)]
+    points = drawn(members, first=0, count=2, every=1)
+    assert list(points) == [0, 1]
+    for step, least in ((0, 0.0), (1, 100.0)):
+        low, high = np.percentile(least + np.arange(41), [2.5, 97.5])
+        assert points[step] == {
+            "members/train/objective_mean": pytest.approx(least + 20),
+            "members/train/objective_low": pytest.approx(low),
+            "members/train/objective_high": pytest.approx(high),
+            "train/objective": pytest.approx(least + 20),
+            "train/gradient_norm": pytest.approx(10 * (least + 20)),
+            "members/train/gradient_norm_max": pytest.approx(10 * (least + 40)),
+        }
+
+
+@pytest.mark.parametrize(
+    ("first", "every", "due"),
+    [(0, 5, [4, 9]), (8, 5, [9, 14, 19]), (3, 1, list(range(3, 15))), (0, 50, []), (40, 50, [49])],
+)
+def test_points_are_logged_every_n_optimizer_steps(first: int, every: int, due: list[int]) -> None:
+    losses = [result([float(first + at) for at in range(12)])]
+    points = drawn(losses, first=first, count=12, every=every)
+    assert list(points) == due
+    assert [point["train/objective"] for point in points.values()] == due
+
+
+@pytest.mark.parametrize("count", [49, 98, 103, 1024])
+def test_every_step_of_a_window_can_be_logged(count: int) -> None:
+    losses = [result([float(at) for at in range(count)])]
+    points = drawn(losses, first=0, count=count, every=1)
+    assert [point["train/objective"] for point in points.values()] == list(range(count))
+
+
+def test_member_with_fewer_steps_is_logged_at_its_share_of_the_window() -> None:
+    slow, fast = result([0.0, 1.0]), result([0.0] * 6)
+    points = drawn([slow, fast], first=0, count=6, every=1)
+    assert [2 * point["train/objective"] for point in points.values()] == [0, 0, 0, 1, 1, 1]
+
+
+def test_nothing_is_logged_if_all_members_are_frozen() -> None:
+    assert drawn([], first=0, count=5, every=1) == {}

@@ -1,4 +1,4 @@
-"""Members one after the other, in compiled blocks or stacked: the same steps as an eager loop's."""
+"""Members one by one, in compiled blocks or stacked match an eager loop."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from robust_fin.models.links import sigmoid
 from robust_fin.training.engine.step_state import StepState
 from robust_fin.training.engine.steps import StepLoop, StepResult
+from robust_fin.training.engine.trace import EngineDriftError
 from robust_fin.training.losses import huber
+from robust_fin.training.population import steps as population_steps
 from robust_fin.training.population.members import MemberStates
 from robust_fin.training.population.steps import (
     LoopedMembers,
@@ -106,7 +108,7 @@ def take(
     return found
 
 
-def test_every_member_takes_the_eager_loops_steps_with_its_own_settings(make: MakeEngine) -> None:
+def test_every_member_matches_an_eager_loop_with_its_own_settings(make: MakeEngine) -> None:
     states, work = states_of(), [work_of(k) for k in range(MEMBERS)]
     found = take(make(BLOCK), states, work, block=BLOCK)
     for k, (one, result) in enumerate(zip(work, found, strict=True)):
@@ -123,7 +125,7 @@ def test_every_member_takes_the_eager_loops_steps_with_its_own_settings(make: Ma
         assert (result.first_bad, int(states.count[k])) == (None, STEPS)
 
 
-def test_calls_go_on_where_the_last_one_ended(make: MakeEngine) -> None:
+def test_split_calls_equal_one_call(make: MakeEngine) -> None:
     whole, cut = states_of(), states_of()
     work = [work_of(k) for k in range(MEMBERS)]
     take(make(BLOCK), whole, work, block=BLOCK)
@@ -137,7 +139,7 @@ def test_calls_go_on_where_the_last_one_ended(make: MakeEngine) -> None:
 @pytest.mark.parametrize(
     "bad", [7, pytest.param(0, marks=pytest.mark.slow), pytest.param(19, marks=pytest.mark.slow)]
 )
-def test_a_poisoned_member_is_frozen_and_the_others_keep_every_bit(
+def test_poisoned_member_is_frozen_and_the_others_keep_every_bit(
     make: MakeEngine, bad: int
 ) -> None:
     healthy, poisoned, before = states_of(), states_of(), states_of()
@@ -167,7 +169,7 @@ def test_a_poisoned_member_is_frozen_and_the_others_keep_every_bit(
     assert torch.equal(poisoned.weights[1], before.weights[1])
 
 
-def test_one_after_the_other_is_the_single_loop_to_the_last_bit(loop: StepLoop) -> None:
+def test_members_one_by_one_equal_the_single_loop_bit_for_bit(loop: StepLoop) -> None:
     states, work = states_of(), [work_of(k) for k in range(MEMBERS)]
     take(LoopedMembers(loop), states, work, block=1)
     for k, one in enumerate(work):
@@ -178,7 +180,7 @@ def test_one_after_the_other_is_the_single_loop_to_the_last_bit(loop: StepLoop) 
         assert torch.equal(states.exp_avg_sq[k], alone.exp_avg_sq)
 
 
-def test_threads_do_not_see_each_others_weights(make: MakeEngine) -> None:
+def test_threads_do_not_share_weights(make: MakeEngine) -> None:
     engine = make(1)
     alone, together = states_of(), states_of()
     work = [work_of(k) for k in range(MEMBERS)]
@@ -191,7 +193,7 @@ def test_threads_do_not_see_each_others_weights(make: MakeEngine) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [LoopedMembers, StackedMembers])
-def test_auto_measures_a_block_and_leaves_the_members_alone(
+def test_auto_measures_a_block_and_does_not_change_the_members(
     kind: type[LoopedMembers] | type[StackedMembers], loop: StepLoop
 ) -> None:
     engine = LoopedMembers(loop, block=AUTO)
@@ -208,3 +210,20 @@ def test_auto_measures_a_block_and_leaves_the_members_alone(
     assert all(torch.equal(before[name], one) for name, one in states.state_dict().items())
     found = engine.run(rows[: engine.block], work[: engine.block])
     assert [one.first_bad for one in found] == [None] * min(engine.block, 32)
+
+
+def test_block_that_cannot_be_compiled_falls_back_to_members_one_by_one(
+    loop: StepLoop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise EngineDriftError("KeyError: 'buf0'")
+
+    monkeypatch.setattr(population_steps, "compile_step", fail)
+    together, alone = states_of(), states_of()
+    work = [work_of(k) for k in range(MEMBERS)]
+    take(LoopedMembers(loop, block=BLOCK), together, work, block=BLOCK)
+    take(LoopedMembers(loop), alone, work, block=1)
+    assert torch.equal(together.weights, alone.weights)
+    (record,) = caplog.records
+    assert f"torch {torch.__version__}: KeyError: 'buf0'" in record.getMessage()
+    assert record.getMessage().endswith(f"one by one instead of {BLOCK} at a time")
