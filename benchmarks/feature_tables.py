@@ -26,8 +26,9 @@ from robust_fin.data.folds import FoldSet, Market, cut_folds
 from robust_fin.data.targets import RankTarget
 from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.significance import significance
+from robust_fin.evaluation.verdict import format_interval, format_percent_interval
 from robust_fin.features.registry import FEATURES
-from robust_fin.ranking.candidates import interval_text, places_text
+from robust_fin.ranking.candidates import FeatureSelector, format_ranks, format_thousandths
 from robust_fin.ranking.learners import TrainingSpan
 from robust_fin.runs.schema import register_schema
 
@@ -40,8 +41,8 @@ CANDIDATE_HEAD = (
     "| information, 1e-3 nats | on the direction |\n|---|---|---|---|---|---|---|---|"
 )
 SET_HEAD = (
-    "| inputs | number | ridge on parts of train: rank IC | skill, % "
-    "| LightGBM on val: rank IC | skill, % |\n|---|---|---|---|---|---|"
+    "| inputs | number | ridge on parts of train: rank IC | skill "
+    "| LightGBM on val: rank IC | skill |\n|---|---|---|---|---|---|"
 )
 
 
@@ -68,7 +69,7 @@ def composed(words: Sequence[str]) -> DictConfig:
 
 def answered(folder: Path, words: Sequence[str]) -> dict[str, Any]:
     """What select says, now or before."""
-    path = folder / select.FOUND
+    path = folder / select.RANKING_FILE
     if not path.is_file() and select.main([*words, f"hydra.run.dir={folder}"]):
         raise SystemExit("select has failed")
     return json.loads(path.read_text(encoding="utf-8"))
@@ -86,8 +87,8 @@ def candidate_table(found: Mapping[str, Any], sets: Mapping[str, Sequence[str]])
             name,
             ", ".join(choice for choice in SETS if one["name"] in sets.get(choice, ())),
             f"{1e3 * alone.estimate:.1f}",
-            interval_text(together, scale=1e3, digits=1),
-            places_text(one["places"]["importance"]),
+            format_thousandths(together),
+            format_ranks(one["places"]["importance"]),
             f"{1e3 * one['information']:.1f}",
             f"{1e3 * one['direction']:.1f}",
         ]
@@ -119,23 +120,21 @@ def set_table(
     features, target = instantiate(config.features), instantiate(config.target)
     source, cache = instantiate(config.source), instantiate(config.cache)
     market = Market.read(source, features=features, target=target, cache=cache)
-    cut, trial = cut_folds(market.examples, instantiate(config.split)), select.trial_of(config)
-    span = TrainingSpan.of(
+    cut = cut_folds(market.examples, instantiate(config.split))
+    selector = FeatureSelector(instantiate(config.select), config.seed, config.threads)
+    span = TrainingSpan.from_fold(
         market.examples, cut, 0, names=features.names, embargo=config.split.embargo
     )
     proposed = found["folds"][0]["proposed"]
     tried = {name: sets[name] for name in TRIED} | {f"the {len(proposed)} proposed": proposed}
     lines = [SET_HEAD]
     for name, names in tried.items():
-        figures = trial.carried_by(span, names) | boosted(config, span, cut, names)
+        figures = selector.figures(span, names) | boosted(config, span, cut, names)
         cells = [
-            interval_text(figures[key], scale=scale, digits=digits)
-            for key, scale, digits in (
-                ("rank_ic", 1, 4),
-                ("skill", 100, 3),
-                ("val_rank_ic", 1, 4),
-                ("val_skill", 100, 3),
-            )
+            format_interval(figures["rank_ic"]),
+            format_percent_interval(figures["skill"], signed=False),
+            format_interval(figures["val_rank_ic"]),
+            format_percent_interval(figures["val_skill"], signed=False),
         ]
         lines.append(f"| {name} | {len(names)} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Examples with features that are known to be worth something, or nothing."""
+"""Examples whose features have a known relation to the outcome."""
 
 from dataclasses import replace
 
@@ -10,10 +10,10 @@ from robust_fin.data.examples import Examples
 MINUTE = np.timedelta64(60, "s")
 
 
-def examples(
+def make_examples(
     features: np.ndarray, outcome: np.ndarray, *, a_day: int = 50, horizon: int = 1
 ) -> Examples:
-    """One row a minute from noon on, on as many dates as it takes; labels never cross a date."""
+    """One row per minute from noon on, `a_day` rows per date; labels never cross a date."""
     rows = len(outcome)
     date = np.datetime64("2024-01-01", "s") + (np.arange(rows) // a_day) * np.timedelta64(1, "D")
     minute = np.arange(rows) % a_day
@@ -35,22 +35,24 @@ def examples(
     )
 
 
-def planted(rows: int = 12_000, *, seed: int = 0) -> tuple[tuple[str, ...], Examples]:
-    """`noise`, `signal`, `copy` of the signal on another scale, `weak` and `slow` noise."""
+def make_examples_with_signal(
+    rows: int = 12_000, *, seed: int = 0
+) -> tuple[tuple[str, ...], Examples]:
+    """Features noise, signal, copy (of the signal on another scale), weak and slow (noise)."""
     rng = np.random.default_rng(seed)
     signal, weak, noise, copied = rng.normal(size=(4, rows))
     slow = np.repeat(rng.normal(size=-(-rows // 50)), 50)[:rows]
     copy = -np.exp(signal + 0.4 * copied)
     outcome = 1e-4 * (0.3 * signal + 0.12 * weak + rng.standard_t(4, size=rows))
     features = np.stack([noise, signal, copy, weak, slow], axis=1)
-    return ("noise", "signal", "copy", "weak", "slow"), examples(features, outcome)
+    return ("noise", "signal", "copy", "weak", "slow"), make_examples(features, outcome)
 
 
-def elsewhere_changed(one: Examples, rows: np.ndarray, *, seed: int = 0) -> Examples:
-    """All values of every other row than these are different; stamps and labels stay there."""
+def change_other_rows(examples: Examples, rows: np.ndarray, *, seed: int = 0) -> Examples:
+    """Change the values of all other rows; times and missing labels stay."""
     rng = np.random.default_rng(seed)
-    other = np.setdiff1d(np.arange(one.time.size), rows)
-    features, outcome = one.features.copy(), one.outcome.copy()
+    other = np.setdiff1d(np.arange(examples.time.size), rows)
+    features, outcome = examples.features.copy(), examples.outcome.copy()
     features[other] = rng.normal(size=(other.size, features.shape[1])) * 100
     outcome[other] = np.where(np.isnan(outcome[other]), np.nan, rng.normal(size=other.size))
-    return replace(one, features=features, outcome=outcome)
+    return replace(examples, features=features, outcome=outcome)

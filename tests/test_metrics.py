@@ -19,7 +19,7 @@ from robust_fin.metrics import (
 
 
 def pair(rows: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A forecast and an outcome with ties in both."""
+    """Draw a forecast and an outcome with ties in both."""
     draw = np.random.default_rng(seed)
     score = np.round(draw.normal(size=rows), 1)
     return score, np.round(0.3 * score + draw.normal(size=rows), 1)

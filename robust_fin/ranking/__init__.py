@@ -1,1 +1,1 @@
-"""Feature ranking behind the command `select`."""
+"""Feature ranking for the command `select`."""

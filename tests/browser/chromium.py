@@ -1,4 +1,4 @@
-"""Pages in headless Chromium: what it logs, fetches and shows, on a screen or a phone."""
+"""Open pages in headless Chromium and record what it logs, fetches and shows."""
 
 import html
 import json
@@ -19,7 +19,7 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--hide-scrollbars", "--enable-logging=stderr", "--virtual-time-budget=4000",
 )  # fmt: skip
-# whatever the page wanted to fetch would be refused, and said on the console
+# blocks every fetch of the page and logs it to the console
 POLICY = (
     '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">"
@@ -42,7 +42,7 @@ PROBE = """<script>addEventListener("load", () => {
           one.viewBox.baseVal.width : 0))})),
   }), "*");
 });</script>"""
-# in a frame, because a window of headless Chromium is never as narrow as a phone
+# in a frame: a window of headless Chromium cannot be as narrow as a phone
 FRAME = """<!DOCTYPE html><html><body style="margin:0"><pre id="seen" hidden></pre><script>
 addEventListener("message", (event) => {
   document.getElementById("seen").textContent = event.data; });
@@ -51,12 +51,12 @@ addEventListener("message", (event) => {
 
 @dataclass(frozen=True)
 class Seen:
-    """A page as it was shown.
+    """A page as rendered.
 
     Attributes:
-        probe: what PROBE says of it.
-        console: what it logged.
-        image: of the page.
+        probe: result of PROBE.
+        console: lines logged to the console.
+        image: screenshot.
     """
 
     probe: dict[str, Any]
@@ -65,7 +65,7 @@ class Seen:
 
 
 def find_browser() -> str:
-    """Path of a Chromium; without one the test skips, or fails where a browser is required."""
+    """Return the path of Chromium; without it, skip, or fail if a browser is required."""
     for name in NAMES:
         if (path := shutil.which(name)) is not None:
             return path
@@ -75,14 +75,14 @@ def find_browser() -> str:
 
 
 def look(page: str, folder: Path, *, width: int, height: int, dark: bool = False) -> Seen:
-    """Open a page.
+    """Open a page and take a screenshot.
 
     Args:
         page: its HTML.
-        folder: an empty one.
+        folder: created by this function.
         width: of the screen, in CSS pixels.
         height: at least that of the page.
-        dark: whether the reader prefers dark pages.
+        dark: the reader prefers dark pages.
     """
     browser = find_browser()
     folder.mkdir(parents=True)

@@ -1,7 +1,6 @@
-"""A page of headless Chromium that is driven: open, wait until it shows something, ask, shoot.
+"""Drive a page of headless Chromium: open it, wait for text, evaluate scripts, take screenshots.
 
-The browser is spoken to over a pair of pipes, in its own protocol, so no port and no package is
-needed.
+The DevTools protocol is spoken over a pair of pipes, so no port and no package is needed.
 """
 
 import base64
@@ -22,7 +21,7 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--hide-scrollbars", "--remote-debugging-pipe", "--force-color-profile=srgb",
 )  # fmt: skip
-# everything that is shown, also inside the elements that hide their content from the page
+# all visible text, including that of shadow roots
 DEEP = """
 (() => {
   const found = [];
@@ -44,12 +43,12 @@ DEEP = """
 
 @dataclass
 class Browser:
-    """A page and the pipes to its browser.
+    """A page, and the pipes to its browser.
 
     Attributes:
         give: file descriptor that commands are written to.
         take: file descriptor that answers are read from.
-        page: the session of the page.
+        page: id of the page's session.
     """
 
     give: int
@@ -76,7 +75,7 @@ class Browser:
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
             part = os.read(self.take, 1 << 16)
-            assert part, "the browser has gone"
+            assert part, "the browser has exited"
             self._rest += part
         one, _, self._rest = self._rest.partition(b"\0")
         return json.loads(one)
@@ -92,23 +91,23 @@ class Browser:
         self.ask("Page.navigate", url=url)
 
     def resize(self, width: int, height: int) -> None:
-        """Another size of the window, in CSS pixels."""
+        """Resize the window, in CSS pixels."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.ask("Emulation.setDeviceMetricsOverride", **size)
 
     def run(self, script: str) -> Any:
-        """The value of an expression in the page."""
+        """Evaluate an expression in the page."""
         words = {"expression": script, "returnByValue": True, "awaitPromise": True}
         result = self.ask("Runtime.evaluate", **words)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
     def shown(self) -> list[str]:
-        """All words that the page shows, piece by piece."""
+        """Return all visible text, node by node."""
         return self.run(DEEP)
 
     def wait_for(self, words: set[str], *, seconds: float = 30) -> list[str]:
-        """Wait until each of `words` is a piece of what is shown, and return all of it."""
+        """Wait until each of `words` is a visible text node; return all visible text."""
         end = time.monotonic() + seconds
         while True:
             shown = self.shown()
@@ -119,7 +118,7 @@ class Browser:
             time.sleep(0.1)
 
     def wait_until(self, script: str, *, seconds: float = 30) -> Any:
-        """Wait until an expression in the page is true, and return it."""
+        """Wait until an expression in the page is truthy; return its value."""
         end = time.monotonic() + seconds
         while not (value := self.run(script)):
             assert time.monotonic() < end, f"{script} stayed {value}"
@@ -127,25 +126,25 @@ class Browser:
         return value
 
     def settle(self, *, seconds: float = 30) -> None:
-        """Wait until what is shown stays as it is for a second."""
+        """Wait until the page does not change for a second."""
         end, before, same = time.monotonic() + seconds, "", 0
         while same < 5:
-            assert time.monotonic() < end, "the page goes on changing"
+            assert time.monotonic() < end, "the page keeps changing"
             now = self.ask("Page.captureScreenshot", format="png")["data"]
             before, same = now, same + 1 if now == before else 0
             time.sleep(0.2)
 
     def shoot(self, path: Path) -> None:
-        """A picture of the window."""
+        """Save a screenshot of the window."""
         path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"]))
 
 
 @contextlib.contextmanager
 def browser(folder: Path) -> Iterator[Browser]:
-    """A Chromium with a profile of its own, closed at the end.
+    """Start a Chromium with a fresh profile, closed on exit.
 
     Args:
-        folder: an empty one, for the profile.
+        folder: empty folder for the profile.
     """
     path = find_browser()
     theirs_in, give = os.pipe()

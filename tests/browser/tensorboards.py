@@ -1,4 +1,4 @@
-"""A TensorBoard in a process of its own, and where it listens."""
+"""Run TensorBoard in a separate process."""
 
 import contextlib
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def tensorboard(folder: Path) -> Iterator[str]:
-    """Its address; it shows the runs below `folder`, on a free port of this machine alone."""
+    """Show the runs below `folder` on a free local port; yield the URL."""
     words = [
         "--logdir",
         folder.name,
@@ -23,7 +23,7 @@ def tensorboard(folder: Path) -> Iterator[str]:
     ]
     process = subprocess.Popen(
         [sys.executable, "-m", "tensorboard.main", *words],
-        cwd=folder.parent,  # the page names the folder as it is given
+        cwd=folder.parent,  # the page shows the folder name as given
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,4 +1,4 @@
-"""The report as a browser shows it: on a screen, on a phone, by night."""
+"""The report in a browser: on a desktop, on a phone, in dark mode."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ SCREEN, PHONE, HEIGHT = 1200, 390, 9000
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The report of a population that found something."""
+    """Return the report of a population with skill."""
     find_browser()
     run = tmp_path_factory.mktemp("runs") / "planted"
     write_run(run, scored(strength=0.2), members=16)
@@ -47,7 +47,7 @@ def phone(html: str, tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
 
 def colours(seen: Seen, place: int) -> tuple[int, float]:
-    """Of a picture: how many colours it has, and the share of it that is not background."""
+    """Count the colours of a plot, and compute the share of pixels that are not background."""
     x, y, width, height = seen.probe["pictures"][place]["box"]
     region = np.asarray(seen.image.crop((round(x), round(y), round(x + width), round(y + height))))
     assert region.size > 0

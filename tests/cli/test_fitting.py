@@ -68,7 +68,7 @@ def test_bars_given_as_a_table_are_kept_with_the_run(
     with pytest.raises(ConfigError, match=r"source\.path=a\.csv and bars= were both given"):
         fit("smoke", "source.path=a.csv", bars=bars, folder=tmp_path / "both")
     five = bars.iloc[::5]
-    with pytest.raises(SchemaError, match=r"less than 300 s apart.*; write source\.bar=300s"):
+    with pytest.raises(SchemaError, match=r"between two bars is 300 s.*; set source\.bar=300s"):
         fit("smoke", *TINY, bars=five, folder=tmp_path / "five")
 
 

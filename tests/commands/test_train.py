@@ -140,7 +140,7 @@ def test_evaluate_prints_the_figures_and_the_verdict(
     assert evaluate.main([f"run={run}"]) == 0
     text = capsys.readouterr().out
     assert "rank_ic" in text
-    assert "minus_last_return" in text
+    assert "net vs minus the last return" in text
     assert text.strip().splitlines()[-1].startswith("Skill ")
     run_training(tmp_path / "noise", "source.synthetic.signal=0.0")
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""What TensorBoard's event files of a run hold, read back."""
+"""Read back the TensorBoard event files of a run."""
 
 import logging
 from pathlib import Path
@@ -19,12 +19,12 @@ class Board:
     """
 
     def __init__(self, folder: Path) -> None:
-        logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every purge
+        logging.getLogger("tensorboard").setLevel(logging.ERROR)  # logs every purge
         self.events = EventAccumulator(str(folder), size_guidance=EVERYTHING).Reload()
         self.tags: dict[str, list[str]] = self.events.Tags()
 
     def curve(self, tag: str) -> dict[int, float]:
-        """Step -> value of a scalar."""
+        """Return step -> value of a scalar."""
         return {one.step: one.value for one in self.events.Scalars(tag)}
 
     def text(self, tag: str) -> str:
@@ -50,7 +50,7 @@ class Board:
         return metadata.SESSION_END_INFO_TAG in self.tags["tensors"]
 
     def settings(self) -> dict[str, bool | float | str]:
-        """The hyperparameters, with the types they were written in."""
+        """Return the hyperparameters with their types."""
         given = self.start().hparams
         return {name: getattr(one, one.WhichOneof("kind")) for name, one in given.items()}
 

@@ -1,4 +1,4 @@
-"""What a page holds, as a reader without eyes meets it."""
+"""Parse a report page into elements, text and tables."""
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -9,7 +9,7 @@ VOID = {"meta", "link", "br", "use", "path", "rect", "stop", "image"}
 
 @dataclass
 class Element:
-    """A tag with its attributes, and the tags that it stands in."""
+    """A tag with its attributes, its text and its enclosing tags."""
 
     tag: str
     attributes: dict[str, str]
@@ -19,7 +19,7 @@ class Element:
 
 @dataclass
 class Page(HTMLParser):
-    """Elements in the order of the page."""
+    """Elements of a page in document order."""
 
     elements: list[Element] = field(default_factory=list)
     unbalanced: list[str] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Page(HTMLParser):
         return [one.attributes["id"] for one in self.elements if "id" in one.attributes]
 
     def tables(self) -> dict[str, list[list[str]]]:
-        """By caption: rows of cells, the headings first."""
+        """Return caption -> rows of cells, headings first."""
         result: dict[str, list[list[str]]] = {}
         for one in self.elements:
             if one.tag == "caption":
@@ -78,6 +78,6 @@ class Page(HTMLParser):
         return result
 
     def table(self, start: str) -> dict[str, dict[str, str]]:
-        """Of the one table whose caption begins so: row -> column -> cell."""
+        """Return row -> column -> cell of the only table whose caption starts with `start`."""
         (rows,) = [rows for caption, rows in self.tables().items() if caption.startswith(start)]
         return {row[0]: dict(zip(rows[0][1:], row[1:], strict=True)) for row in rows[1:]}

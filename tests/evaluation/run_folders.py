@@ -1,4 +1,4 @@
-"""Run folders without a training run: what the report reads, with known numbers."""
+"""Run folders with known numbers, written without training."""
 
 import io
 import json
@@ -35,7 +35,7 @@ PROVENANCE = {"data": "bars.csv", "data_sha256": "ab12", "versions": {"torch": "
 
 
 def write_events(folder: Path, curves: Mapping[str, Mapping[int, float]], *, name: str) -> None:
-    """An event file with scalars: tag -> step -> value."""
+    """Write an event file with scalars: tag -> step -> value."""
     folder.mkdir(parents=True, exist_ok=True)
     written = io.BytesIO()
     records = RecordWriter(written)
@@ -48,7 +48,7 @@ def write_events(folder: Path, curves: Mapping[str, Mapping[int, float]], *, nam
 
 
 def scored(*, strength: float, seed: int = 0) -> pd.DataFrame:
-    """The table of a run with a ridge, and minus the last return; strength 0 is pure noise."""
+    """Build the table of a run with two baselines; strength 0 is pure noise."""
     table = predictions(strength=strength, seed=seed)
     noise = np.random.default_rng(seed + 1).normal(size=(2, len(table)))
     if not strength:
@@ -60,7 +60,7 @@ def scored(*, strength: float, seed: int = 0) -> pd.DataFrame:
 def write_run(
     run: Path, table: pd.DataFrame, *, members: int = 0, pictures: bool = True
 ) -> tuple[Judgement, dict[str, Any]]:
-    """Everything that the report of a table reads, and the report; what it was written from."""
+    """Write a run folder and its report; return the judgement and metrics it shows."""
     (run / "bundle").mkdir(parents=True)
     (run / "bundle" / "config.yaml").write_text(CONFIG)
     (run / "bundle" / "provenance.json").write_text(json.dumps(PROVENANCE))
@@ -88,7 +88,7 @@ def write_run(
 
 
 def _write_members(run: Path, metrics: Mapping[str, Any], count: int) -> None:
-    """Members whose figures lie around those of the run, the first of them frozen."""
+    """Write members with metrics around those of the run; the first is frozen."""
     entries: list[dict[str, Any]] = [{"frozen_at": 3}]
     for number in range(1, count):
         apart = number / count - 0.6

@@ -1,4 +1,4 @@
-"""Predictions tables with a known answer."""
+"""Predictions tables with a known signal."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ import pandas as pd
 def predictions(
     *, strength: float, seed: int = 0, dates: int = 120, a_day: int = 80
 ) -> pd.DataFrame:
-    """Rows of one model whose forecast knows a part of the outcome, rounded so that it ties."""
+    """Build rows of a model whose forecast knows part of the outcome, rounded to give ties."""
     rng = np.random.default_rng(seed)
     rows = dates * a_day
     signal = rng.normal(size=rows)
@@ -32,6 +32,6 @@ def predictions(
 
 
 def with_models(table: pd.DataFrame, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """The table of a run: the net's rows, and those of its baselines."""
+    """Build the table of a run: rows of the net and of its baselines."""
     models = {"net": table["score"], "constant": np.full(len(table), 0.5), **scores}
     return pd.concat([table.assign(model=k, score=v) for k, v in models.items()], ignore_index=True)

@@ -97,7 +97,7 @@ def test_hours_are_in_chicago_time_in_session_order() -> None:
 
 
 def test_group_interval_covers_the_planted_value() -> None:
-    """Of 60 tables, the interval of one hour's rank IC covers the truth about as often as said."""
+    """The interval of a group's rank IC has its nominal coverage over 60 tables."""
     covered = 0
     for seed in range(60):
         net = predictions(strength=0.2, seed=seed, dates=60, a_day=40)

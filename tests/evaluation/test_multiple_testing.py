@@ -172,7 +172,7 @@ BLOCK, DRAWS = 5, 400
 
 
 def gains_of(*shifts: float, dates: int = 120, seed: int = 0, exact: bool = True) -> np.ndarray:
-    """A run for every shift, each on a scale of its own.
+    """Draw the gains of a run per shift, each on another scale.
 
     Args:
         shifts: the mean of each run, in standard errors of independent dates.
@@ -189,7 +189,7 @@ def gains_of(*shifts: float, dates: int = 120, seed: int = 0, exact: bool = True
 
 
 def drawn_by_arch(gains: np.ndarray, *, seed: int) -> np.ndarray:
-    """Their samples as counts of dates."""
+    """Return arch's bootstrap samples as counts of dates."""
     sampled = StationaryBootstrap(BLOCK, np.arange(len(gains)), seed=seed).bootstrap(DRAWS)
     picked = [parts[0] for parts, _ in sampled]
     return np.array([np.bincount(one, minlength=len(gains)) for one in picked], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The table that a run ends with says what metrics.json and the judgement say."""
+"""The summary table matches metrics.json and the judgement."""
 
 import io
 

@@ -43,13 +43,13 @@ def picture(name: str = "months") -> Plot:
 
 
 def lines(figure: Figure, panel: int = 0) -> dict[str, tuple[list[float], list[float]]]:
-    """Points of the labelled lines of a panel."""
+    """Return the points of the labelled lines of a panel."""
     shown = [one for one in figure.axes[panel].lines if not one.get_label().startswith("_")]
     return {one.get_label(): (list(one.get_xdata()), list(one.get_ydata())) for one in shown}
 
 
 def strokes(figure: Figure) -> list[tuple[float, float]]:
-    """Ends of the vertical error bars."""
+    """Return the ends of the vertical error bars."""
     segments = figure.axes[0].containers[0].lines[2][0].get_segments()
     return [(float(one[0][1]), float(one[1][1])) for one in segments]
 
@@ -168,14 +168,14 @@ def test_rendering_is_deterministic_and_ids_are_unique() -> None:
 
 
 def palettes() -> list[dict[str, str]]:
-    """The page's colours by day, by night and on paper."""
+    """Read the colours of the page in light mode, dark mode and print."""
     text = STYLE.read_text(encoding="utf-8")
     blocks = re.findall(r":root \{(.*?)\}", text, flags=re.DOTALL)
     return [dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block)) for block in blocks]
 
 
 def luminance(colour: str) -> float:
-    """Of WCAG 2.2, relative luminance."""
+    """Compute the relative luminance of WCAG 2.2."""
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))

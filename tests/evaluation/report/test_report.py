@@ -29,7 +29,7 @@ PICTURES = ["months", "hours", "calibration", "path", "members", "losses", "norm
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object, dict[str, float]]:
-    """A population's report: its folder, its judgement, its metrics."""
+    """Write the report of a population; return its folder, judgement and metrics."""
     run = tmp_path_factory.mktemp("runs") / "planted"
     return (run, *write_run(run, scored(strength=0.2), members=16))
 

@@ -28,7 +28,7 @@ SETTINGS = {
 
 
 def begun(run: Path, settings: Mapping[str, object] = SETTINGS, *words: str) -> Path:
-    """A run folder as it is before training; where its event files lie."""
+    """Write a run folder as it is before training; return its TensorBoard folder."""
     (run / "bundle").mkdir(parents=True)
     (run / "bundle" / "config.yaml").write_text(yaml.safe_dump(settings))
     (run / ".hydra").mkdir()

@@ -141,7 +141,7 @@ def charts(*, members: bool) -> dict[str, dict[str, Chart]]:
 
 
 def drawn(chart: Chart) -> list[str]:
-    """The tags that TensorBoard draws into it: those that an expression matches from the start."""
+    """Return the tags that TensorBoard draws: a regular expression matches at their start."""
     return [tag for tag in TAGS if any(re.match(one, tag) for one in chart.multiline.tag)]
 
 
