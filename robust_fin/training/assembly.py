@@ -1,4 +1,4 @@
-"""The parts of a fit, built from its settings: LightningModule, Trainer, logger, progress."""
+"""Build the parts of a fit from its settings: LightningModule, Trainer, logger, progress bar."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,40 +24,39 @@ from robust_fin.training.settings import FitSettings, TrainerSettings
 
 
 class FitProgress(RichProgressBar):
-    """Lightning's rich bar with the objective and, where there is a val span, its skill.
+    """Lightning's rich progress bar, on stderr, shown only in a terminal.
 
     Args:
         refresh_rate: batches between two updates.
     """
 
     def __init__(self, *, refresh_rate: int) -> None:
-        """Leave the finished bars of all epochs out of the scroll."""
         super().__init__(refresh_rate=refresh_rate, console_kwargs={"stderr": True})
 
     @property
     def is_enabled(self) -> bool:
-        """Only where a terminal looks on."""
+        """True if stderr is a terminal and progress is not hidden."""
         return super().is_enabled and progress_is_shown()
 
     @property
     def is_disabled(self) -> bool:
-        """The opposite."""
+        """The opposite of `is_enabled`."""
         return not self.is_enabled
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """What stands beside the bar; the logger's version is no figure of the run."""
+        """Return the metrics beside the bar, without the logger's version."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
 
 
 class StepTensorBoardLogger(TensorBoardLogger):
-    """Lightning's own, which writes what is logged of one step as one event instead of one a curve.
+    """TensorBoardLogger that writes all metrics of a step as one event, not one event per curve.
 
-    TensorBoard shows the same. An event costs its writer some 80 microseconds, which is most of
-    what logging costs a run of the compiled engine.
+    TensorBoard shows the same curves. An event costs about 80 microseconds, which is most of the
+    cost of logging with the compiled engine.
     """
 
     @rank_zero_only
@@ -65,11 +64,11 @@ class StepTensorBoardLogger(TensorBoardLogger):
         """Write one event.
 
         Args:
-            metrics: tag -> a number, or a tensor of one.
-            step: where its points lie.
+            metrics: tag -> number, or tensor of one element.
+            step: x value of the points.
 
         Raises:
-            ValueError: a tensor of several numbers, or of none.
+            ValueError: a tensor does not have exactly one element.
         """
         points = [
             Summary.Value(tag=f"{logger_prefix(self)}{tag}", simple_value=float(value))
@@ -80,13 +79,13 @@ class StepTensorBoardLogger(TensorBoardLogger):
 
 
 def planned_steps(trainer: TrainerSettings, data: BarDataModule) -> int:
-    """Optimizer steps the settings ask for; the schedule's `total`."""
+    """Return the optimizer steps of the whole fit, the `total` of the schedule."""
     batches = batches_per_epoch(trainer, data)
     return total_steps(trainer, math.ceil(batches / trainer.accumulate_grad_batches))
 
 
-def total_steps(trainer: TrainerSettings, an_epoch: int) -> int:
-    """Optimizer steps the settings ask for, at so many an epoch.
+def total_steps(trainer: TrainerSettings, steps_per_epoch: int) -> int:
+    """Return the optimizer steps of the whole fit.
 
     Raises:
         ConfigError: neither epochs nor steps are limited.
@@ -96,17 +95,17 @@ def total_steps(trainer: TrainerSettings, an_epoch: int) -> int:
     epochs = trainer.max_epochs
     if epochs is None or epochs < 1:
         raise ConfigError(
-            f"trainer.max_epochs={epochs} and trainer.max_steps={trainer.max_steps} set no "
-            "end; set one of them"
+            f"trainer.max_epochs={epochs} and trainer.max_steps={trainer.max_steps}: the fit would "
+            "never end; set one of them"
         )
-    return max(1, epochs * an_epoch)
+    return max(1, epochs * steps_per_epoch)
 
 
 def batches_per_epoch(trainer: TrainerSettings, data: BarDataModule) -> int:
-    """Batches of one pass over train, a process, as the Trainer limits them.
+    """Return the batches per epoch and rank, after trainer.limit_train_batches.
 
     Raises:
-        SplitError: train is shorter than a batch of every process.
+        SplitError: the train span has fewer rows than one batch per rank.
     """
     world = trainer.processes
     batches = data.steps_per_epoch(world)
@@ -119,7 +118,7 @@ def batches_per_epoch(trainer: TrainerSettings, data: BarDataModule) -> int:
 
 
 def limit_batches(trainer: TrainerSettings, batches: int) -> int:
-    """So many batches, as trainer.limit_train_batches cuts them."""
+    """Apply trainer.limit_train_batches to a number of batches."""
     limit = trainer.limit_train_batches
     if isinstance(limit, float):
         return int(batches * limit)
@@ -152,57 +151,55 @@ def make_forecaster(settings: FitSettings, data: BarDataModule) -> Forecaster:
 def make_trainer(
     settings: FitSettings,
     folder: Path,
-    ours: Sequence[L.Callback],
+    callbacks: Sequence[L.Callback],
     *,
     stage: str,
     has_val: bool,
     arguments: Mapping[str, object],
 ) -> L.Trainer:
-    """Lightning's Trainer with the callbacks and the logger of the config.
+    """Build the Trainer with its logger and callbacks.
 
-    A LearningRateMonitor is left out: the module draws the learning rate beside the loss.
+    A LearningRateMonitor is dropped: the module logs the learning rate itself.
 
     Args:
-        settings: of the fit.
-        folder: of the run.
-        ours: callbacks that every fit has; they come last.
+        settings: settings of the fit.
+        folder: the run folder.
+        callbacks: callbacks of every fit, after those of conf/callbacks.
         stage: subfolder of the curves.
-        has_val: else nothing is validated, and callbacks that watch val are left out.
-        arguments: of the Trainer, that stand above the settings.
+        has_val: validate; without a val span, callbacks that monitor val are dropped.
+        arguments: arguments of the Trainer that override the settings.
 
     Raises:
-        RankError: the Trainer counts on other processes than those that are here.
+        RankError: the Trainer's world size is not the number of ranks.
     """
-    callbacks = [one for one in settings.callbacks() if not isinstance(one, LearningRateMonitor)]
-    if not has_val:
-        callbacks = [one for one in callbacks if not _needs_val(one)]
-    if not settings.trainer.enable_progress_bar:
-        callbacks = [one for one in callbacks if not isinstance(one, ProgressBar)]
+    progress_bar = settings.trainer.enable_progress_bar
+    configured = [
+        callback
+        for callback in settings.callbacks()
+        if not isinstance(callback, LearningRateMonitor)
+        and (has_val or not _monitors_val(callback))
+        and (progress_bar or not isinstance(callback, ProgressBar))
+    ]
     trainer = settings.trainer.build(
         logger=settings.logger(save_dir=folder, name="tensorboard", version=stage),
-        callbacks=[*callbacks, *ours],
+        callbacks=[*configured, *callbacks],
         default_root_dir=folder,
         **({} if has_val else {"limit_val_batches": 0}),
         **arguments,
     )
-    _require_world(trainer.world_size)
+    if trainer.world_size != world_size():  # part of every batch would be trained on by no rank
+        raise RankError(
+            f"the Trainer has a world size of {trainer.world_size}, and {world_size()} ranks train "
+            "together here. The environment of this process is not that of its run (WORLD_SIZE, "
+            "LOCAL_RANK); start it from a shell without them"
+        )
     return trainer
 
 
-def _require_world(counted: int) -> None:
-    """Refuse a Trainer that would train on a part of every batch, its rest being nobody's."""
-    if counted != world_size():
-        raise RankError(
-            f"the Trainer counts on {counted} processes, and {world_size()} train together here. "
-            "The environment of this process is not that of its run (WORLD_SIZE, LOCAL_RANK); "
-            "start it from a shell without them"
-        )
+def step_limit(steps: int, *, steps_per_epoch: int) -> dict[str, object]:
+    """Return the Trainer arguments that end a fit after so many optimizer steps."""
+    return {"max_steps": steps, "max_epochs": math.ceil(steps / max(1, steps_per_epoch))}
 
 
-def step_limit(steps: int, *, an_epoch: int) -> dict[str, object]:
-    """Trainer arguments that end a fit after so many optimizer steps."""
-    return {"max_steps": steps, "max_epochs": math.ceil(steps / max(1, an_epoch))}
-
-
-def _needs_val(callback: L.Callback) -> bool:
+def _monitors_val(callback: L.Callback) -> bool:
     return str(getattr(callback, "monitor", None) or "").startswith("val/")

@@ -1,4 +1,4 @@
-"""One fit: a Trainer run from the settings to the chosen weights."""
+"""Fit a net: from the settings to the chosen weights, with rollbacks and on several ranks."""
 
 import hashlib
 import logging
@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -19,12 +19,10 @@ from torch import Tensor
 
 from robust_fin.bundle.predictions import Nets
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.runtime.process_state import RankError
 from robust_fin.runtime.rank_info import (
     all_reduce_max,
     is_distributed,
     require_equal_on_ranks,
-    world_size,
 )
 from robust_fin.training.assembly import (
     batches_per_epoch,
@@ -50,47 +48,39 @@ from robust_fin.training.recovery.rollback import (
     RollbackCheckpoints,
     run_with_rollbacks,
 )
-from robust_fin.training.settings import ROLLBACK, FitSettings
+from robust_fin.training.settings import ROLLBACK, FitSettings, TrainerSettings
 
 log = logging.getLogger(__name__)
 
-_SECONDS_BETWEEN = 0.5  # two questions whether any process was asked to stop
-_MOST_BATCHES = 4096
-_DIGITS = 16  # of a hash, in messages
+_SECONDS_BETWEEN_POLLS = 0.5  # polls of the ranks for a signal
+_MAX_BATCHES_BETWEEN_POLLS = 4096
+_HASH_DIGITS = 16
 
 
 def weights_hash(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names and values, shortened; the same on every device."""
+    """Return a shortened SHA-256 of names and values, the same on every device."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         flat = value.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:_DIGITS]
+    return digest.hexdigest()[:_HASH_DIGITS]
 
 
 def distributed_callbacks() -> list[L.Callback]:
-    """Those of a fit that other processes take part in; none where it is alone."""
+    """Return the callbacks that keep several ranks in step; none for a single process."""
     return [WeightAgreement(), SynchronizedStop()] if is_distributed() else []
 
 
 class WeightAgreement(L.Callback):
-    """Compares the weights of all processes after each epoch, bit by bit, by their hashes.
+    """Checks after each epoch that the weights of all ranks are equal bit by bit, by their hashes.
 
-    Gradients are averaged, so the weights are the same everywhere, unless a message, a device or a
-    seed went wrong; every later step would then average gradients of different nets.
+    Gradients are averaged over the ranks, so weights differ only if a message, a device or a seed
+    is wrong. Every later step would then average gradients of different nets.
     """
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Hold the trainer's count of processes against those that met."""
-        if trainer.world_size != world_size():
-            raise RankError(
-                f"the trainer counts {trainer.world_size} processes, and {world_size()} have met; "
-                "trainer.devices, trainer.num_nodes and trainer.strategy must make them all train"
-            )
-
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compare; a mismatch stops every process before anything is written."""
+        """Compare the hashes; a mismatch stops every rank before anything is written."""
         require_equal_on_ranks(
             weights_hash(pl_module.state_dict()),
             what=f"the weights at the end of epoch {trainer.current_epoch} (step "
@@ -99,24 +89,23 @@ class WeightAgreement(L.Callback):
 
 
 class SynchronizedStop(L.Callback):
-    """Answers Ctrl-C and SIGTERM after the same batch in every process.
+    """Handles Ctrl-C and SIGTERM after the same batch on every rank.
 
-    A process that stopped alone would leave the others waiting for its gradients. So a signal is
-    noted, and every half second, by a count of batches that all share, the processes ask each other
-    whether one of them has noted one; if so, each calls the handler that was there before.
+    A rank that stopped alone would leave the others waiting for its gradients. So the handler only
+    records the signal. About every half second, after a number of batches that all ranks agree on,
+    the ranks share what they recorded. If any has a signal, all call their previous handlers.
     """
 
     def __init__(self) -> None:
-        """Not yet listening."""
-        self._asked = 0  # the signal's number
-        self._before: dict[int, object] = {}
-        self._done, self._due, self._since = 0, 1, 0.0
+        self._signal = 0  # number of the recorded signal
+        self._previous: dict[int, object] = {}
+        self._batches, self._batches_to_poll, self._last_poll = 0, 1, 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Stand before the handlers that the other callbacks have set."""
+        """Replace the handlers that the other callbacks have set."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
-        self._since = time.monotonic()
+            self._previous[number] = signal.signal(number, self._record)
+        self._last_poll = time.monotonic()
 
     def on_train_batch_end(
         self,
@@ -126,46 +115,48 @@ class SynchronizedStop(L.Callback):
         batch: object,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Ask when it is due; the callbacks after this one then find that they were asked."""
-        self._done += 1
-        if self._done < self._due:
+        """Poll the ranks if it is due, and handle the signal before the later callbacks run."""
+        self._batches += 1
+        if self._batches < self._batches_to_poll:
             return
-        asked, minus_next = all_reduce_max([self._asked, -self._batches_ahead()])
-        self._done, self._due, self._since = 0, -minus_next, time.monotonic()
-        if asked:
-            handler = self._before[asked]
+        number, minus_batches = all_reduce_max([self._signal, -self._batches_until_poll()])
+        self._batches, self._batches_to_poll = 0, -minus_batches
+        self._last_poll = time.monotonic()
+        if number:
+            handler = self._previous[number]
             assert callable(handler)
-            handler(asked, None)
+            handler(number, None)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Leave the signals as they were."""
-        for number, handler in self._before.items():
+        """Restore the previous handlers."""
+        for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
-        self._before = {}
+        self._previous = {}
 
-    def _batches_ahead(self) -> int:
-        """Batches of this process in half a second, at its pace since the last question."""
-        seconds = max(time.monotonic() - self._since, 1e-6)
-        return max(1, min(_MOST_BATCHES, int(self._done * _SECONDS_BETWEEN / seconds)))
+    def _batches_until_poll(self) -> int:
+        """Return the batches of this rank in half a second, at its speed since the last poll."""
+        seconds = max(time.monotonic() - self._last_poll, 1e-6)
+        batches = int(self._batches * _SECONDS_BETWEEN_POLLS / seconds)
+        return max(1, min(_MAX_BATCHES_BETWEEN_POLLS, batches))
 
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self._asked = number
+    def _record(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self._signal = number
 
 
 @dataclass(frozen=True, slots=True)
 class FitSummary:
-    """What a fit did.
+    """Numbers of a fit.
 
     Attributes:
         steps: optimizer steps up to the last weights.
-        chosen_step: optimizer steps up to the weights that count.
-        seconds: wall time, of the last session where a fit was resumed.
-        steps_per_second: of that session.
-        objective: mean of the training objective over the last epoch; NaN before its first step.
-        member_steps: of a population, optimizer steps of all members together.
-        rollbacks: to a good state, after a step that was not finite.
-        nonfinite_steps: optimizer steps that were not taken for that reason.
-        gradient_norm_max: largest of the steps taken, before clipping; NaN where nobody kept it.
+        chosen_step: optimizer steps up to the chosen weights.
+        seconds: wall time, since the last resume.
+        steps_per_second: since the last resume.
+        objective: mean training objective of the last epoch; NaN before its first step.
+        member_steps: optimizer steps of all members of a population.
+        rollbacks: number of rollbacks after non-finite steps.
+        nonfinite_steps: number of steps that were not taken because they were not finite.
+        gradient_norm_max: largest gradient norm before clipping; NaN if unknown.
     """
 
     steps: int
@@ -178,20 +169,16 @@ class FitSummary:
     nonfinite_steps: int = 0
     gradient_norm_max: float = math.nan
 
-    def as_dict(self) -> dict[str, float]:
-        """For JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class MemberResult:
-    """What became of one member.
+    """Numbers of one member of a population.
 
     Attributes:
-        settings: seed, learning rate and whatever else was its own.
-        chosen_step: its optimizer steps up to the weights that count.
-        frozen_at: its optimizer steps up to the one that was not finite; None where none was.
-        gradient_norm_max: largest of its steps, before clipping.
+        settings: its seed, learning rate and other settings of its own.
+        chosen_step: optimizer steps up to its chosen weights.
+        frozen_at: optimizer steps up to its first non-finite one; None without any.
+        gradient_norm_max: largest gradient norm before clipping.
     """
 
     settings: dict[str, Any]
@@ -202,7 +189,7 @@ class MemberResult:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A net, or the members of a population, with the weights that count."""
+    """A net, or the members of a population, with the chosen weights."""
 
     nets: Nets
     summary: FitSummary
@@ -211,15 +198,14 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class FitPlan:
-    """How long a fit goes on, and where its files go.
+    """The length of a fit and the folder of its files.
 
     Attributes:
-        folder: of the run.
-        stage: "" for the fit that choices are made on, "refit" for the one on train + val.
-        max_steps: stop after so many optimizer steps; None leaves it to the Trainer's settings.
-        resume: go on from the stage's last.ckpt where there is one.
-        member_steps: of a population, optimizer steps after which each member stops; 0 leaves it
-            out.
+        folder: the run folder.
+        stage: "" for the fit on train, "refit" for the fit on train + val.
+        max_steps: optimizer steps; None for the limits of the Trainer's settings.
+        resume: continue from the stage's last.ckpt, if there is one.
+        member_steps: optimizer steps of each member of a population; 0 leaves a member out.
     """
 
     folder: Path
@@ -230,44 +216,44 @@ class FitPlan:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the stage's checkpoints lie."""
+        """Folder of the stage's checkpoints."""
         return self.folder / "checkpoints" / self.stage
 
     @property
     def resume_path(self) -> Path | None:
-        """The checkpoint to go on from."""
+        """Checkpoint to continue from, if any."""
         path = self.checkpoints / LAST
         return path if self.resume and path.is_file() else None
 
 
 def fit(settings: FitSettings, data: BarDataModule, plan: FitPlan) -> Fit:
-    """Train once, and hand on the best weights on val, or the last ones where there is no val.
+    """Train a net and return it with the best weights on val, or the last ones without a val span.
 
     Args:
-        settings: of the fit; its parts are built here.
+        settings: settings of the fit.
         data: one fold.
-        plan: how long, and where.
+        plan: length of the fit, and the folder of its files.
 
     Raises:
-        NonFiniteError: a gradient or weight stopped being a number, and no rollback is left.
+        NonFiniteError: a step was not finite, and no rollback is left.
     """
     check_precision(settings.trainer.precision, accelerator=settings.trainer.accelerator)
     first = checkpoint_step(plan.resume_path)
-    done, seconds = run_with_rollbacks(
-        lambda resume: _attempt(settings, data, replace(plan, resume=resume)),
+    attempt, seconds = run_with_rollbacks(
+        lambda resume: _make_attempt(settings, data, replace(plan, resume=resume)),
         resume=plan.resume,
         folder=plan.checkpoints,
         settings=settings.stability,
     )
-    module, trainer = done.module, done.trainer
-    chosen_step = _load_best(module, done.best) or trainer.global_step
-    check_finite_weights(module.net, when="in the weights that were chosen")
+    module, trainer = attempt.module, attempt.trainer
+    chosen_step = _load_best(module, attempt.best) or trainer.global_step
+    check_finite_weights(module.net, when="in the chosen weights")
     summary = FitSummary(
         trainer.global_step,
         chosen_step,
         seconds,
         (trainer.global_step - first) / seconds,
-        float(module.objective.compute()) if module.objective.update_called else float("nan"),
+        float(module.objective.compute()) if module.objective.update_called else math.nan,
         rollbacks=module.guard.rollbacks,
         nonfinite_steps=module.guard.nonfinite_steps,
         gradient_norm_max=module.guard.largest_norm,
@@ -275,70 +261,78 @@ def fit(settings: FitSettings, data: BarDataModule, plan: FitPlan) -> Fit:
     return Fit(Nets(module.net, module.link, data.to_rank), summary)
 
 
-def _attempt(settings: FitSettings, data: BarDataModule, plan: FitPlan) -> FitAttempt:
-    """The Trainer and all its parts, made anew."""
+def _make_attempt(settings: FitSettings, data: BarDataModule, plan: FitPlan) -> FitAttempt:
+    """Build a Trainer and everything it trains with."""
     L.seed_everything(settings.seed, verbose=False)
-    module = make_forecaster(settings, data)
+    module, has_val = make_forecaster(settings, data), data.has_val()
     recorder = StepRecorder(plan.folder, stage=plan.stage, config=settings.config, data=data)
     module.guard = StepGuard(recorder)
     if module.plan is not None:
         data.calls = module.plan
-    last = LastCheckpoint(plan.checkpoints, every_n_steps=settings.checkpoint.every_n_steps)
+    checkpoint = settings.checkpoint
+    last = LastCheckpoint(plan.checkpoints, every_n_steps=checkpoint.every_n_steps)
     best = None
-    if data.has_val():
-        best = BestCheckpoint(
-            plan.checkpoints, monitor=settings.checkpoint.monitor, mode=settings.checkpoint.mode
-        )
-    # last.ckpt comes last: it holds what the callbacks before it know of the epoch
-    trivial = TrivialObjective(trivial_objective(settings, [data]))
-    watching = [trivial, *_watching(settings, plan), *pruning_callbacks(has_val=data.has_val())]
-    ours = [*distributed_callbacks(), *watching, *([best] if best else []), last]
+    if has_val:
+        best = BestCheckpoint(plan.checkpoints, monitor=checkpoint.monitor, mode=checkpoint.mode)
+    callbacks = [
+        *distributed_callbacks(),
+        TrivialObjective(trivial_objective(settings, [data])),
+        *_stability_callbacks(settings, plan),
+        *pruning_callbacks(has_val=has_val),
+        *([best] if best else []),
+        last,  # after the others, whose states it saves
+    ]
     trainer = make_trainer(
         settings,
         plan.folder,
-        ours,
+        callbacks,
         stage=plan.stage,
-        has_val=data.has_val(),
-        arguments=_limits(settings, data, plan),
+        has_val=has_val,
+        arguments=_trainer_overrides(settings.trainer, data, plan),
     )
     run = partial(trainer.fit, module, data, ckpt_path=plan.resume_path, weights_only=True)
     return FitAttempt(trainer, module, best, run)
 
 
-def _watching(settings: FitSettings, plan: FitPlan) -> list[L.Callback]:
-    """What looks after numbers that are not finite, by conf/stability."""
-    asked = settings.stability
-    found: list[L.Callback] = [StopOnNonFiniteWeights()]
-    if asked.diagnose_every_n_steps is not None:
-        clip = settings.trainer.clip_norm
-        found.append(Diagnostics(every_n_steps=asked.diagnose_every_n_steps, clip=clip))
-    if asked.on_nonfinite == ROLLBACK:
-        found.append(RollbackCheckpoints(plan.checkpoints, every_n_steps=asked.keep_every_n_steps))
-    return found
+def _stability_callbacks(settings: FitSettings, plan: FitPlan) -> list[L.Callback]:
+    """Return the callbacks of conf/stability."""
+    stability = settings.stability
+    callbacks: list[L.Callback] = [StopOnNonFiniteWeights()]
+    if stability.diagnose_every_n_steps is not None:
+        every, clip = stability.diagnose_every_n_steps, settings.trainer.clip_norm
+        callbacks.append(Diagnostics(every_n_steps=every, clip=clip))
+    if stability.on_nonfinite == ROLLBACK:
+        every = stability.keep_every_n_steps
+        callbacks.append(RollbackCheckpoints(plan.checkpoints, every_n_steps=every))
+    return callbacks
 
 
-def _limits(settings: FitSettings, data: BarDataModule, plan: FitPlan) -> dict[str, object]:
+def _trainer_overrides(
+    trainer: TrainerSettings, data: BarDataModule, plan: FitPlan
+) -> dict[str, object]:
     arguments: dict[str, object] = {}
-    trainer = settings.trainer
     if plan.max_steps is not None:
         steps = math.ceil(batches_per_epoch(trainer, data) / trainer.accumulate_grad_batches)
-        arguments |= step_limit(plan.max_steps, an_epoch=steps)
+        arguments |= step_limit(plan.max_steps, steps_per_epoch=steps)
     if data.calls is not None:
         arguments |= trainer_arguments(trainer, data.calls)
     return arguments
 
 
 def checkpoint_step(checkpoint: Path | None) -> int:
-    """Optimizer steps done up to a checkpoint."""
-    if checkpoint is None:
-        return 0
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    """Return the optimizer steps done up to a checkpoint; 0 without one."""
+    return 0 if checkpoint is None else int(_load(checkpoint)["global_step"])
 
 
 def _load_best(module: Forecaster, best: ModelCheckpoint | None) -> int | None:
-    """Put the best weights into the module; the step they are from, None where there are none."""
+    """Load the best weights into the module and return their step; None if there are none."""
     if best is None or not best.best_model_path:
         return None
-    kept = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-    module.load_state_dict(kept["state_dict"])
-    return int(kept["global_step"])
+    state = _load(best.best_model_path)
+    module.load_state_dict(state["state_dict"])
+    return int(state["global_step"])
+
+
+def _load(checkpoint: Path | str) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return state

@@ -98,7 +98,8 @@ class SpanScores(Metric):
         return {name: torch.tensor(value, dtype=torch.float32) for name, value in metrics.items()}
 
 
-def _to_float64(batches: list[Tensor]) -> Scores:
+def _to_float64(batches: list[Tensor] | Tensor) -> Scores:
+    """Concatenate a metric state: a list of batches, or a tensor after it is gathered."""
     vector: np.ndarray = dim_zero_cat(batches).double().cpu().numpy()
     return vector
 

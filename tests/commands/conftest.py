@@ -8,7 +8,7 @@ from tests.started import SMALL, run_to_end
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of `tests.started.SMALL`, trained by a process that nothing happened to."""
+    """The run folder of `tests.started.SMALL`, trained without interruption."""
 
     def make(folder: Path) -> None:
         folder.mkdir()

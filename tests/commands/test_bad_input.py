@@ -1,4 +1,4 @@
-"""Whatever a user gets wrong ends in exit code 1 and one message, and leaves no finished run."""
+"""A user's mistake ends in exit code 1 and one message, and leaves no finished run."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ ROWS = 900  # bars of 15 minutes, twelve trading dates: more than the five that 
 
 @pytest.fixture
 def bars(make_bars: MakeBars) -> pd.DataFrame:
-    """Bars on which the smoke experiment would train."""
+    """Bars on which the smoke experiment trains."""
     return make_bars(rows=ROWS, every="15min")
 
 
@@ -43,7 +43,7 @@ def vix_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def one_message(err: str) -> str:
-    """The message on stderr, if it is the only one and no traceback comes with it."""
+    """Return the message on stderr, which must be the only one, without a traceback."""
     assert "Traceback" not in err
     lines = [line for line in err.splitlines() if not line.startswith("Error executing job")]
     assert [line[:7] for line in lines if re.match(r"error\b", line, re.IGNORECASE)] == [
@@ -56,7 +56,7 @@ def one_message(err: str) -> str:
 def refusal(
     verb: Callable[[list[str]], int], words: list[str], *, folder: Path, capfd: Capture
 ) -> str:
-    """The message with which `verb` refuses `words`; nothing under `folder` looks finished."""
+    """Return the error message of a command; no run under `folder` may look finished."""
     assert verb(words) == 1
     assert list(folder.rglob("metrics.json")) == []
     assert list(folder.rglob("*predictions.parquet")) == []
@@ -71,7 +71,7 @@ def smoke(run: Path, *words: str) -> list[str]:
 
 
 class BadBars(NamedTuple):
-    """A way to spoil a bar table and what the message must tell."""
+    """A way to damage a bar table, and the expected parts of the message."""
 
     spoil: Callable[[pd.DataFrame], pd.DataFrame]
     telling: tuple[str, ...]
@@ -165,7 +165,7 @@ BAD_BARS = {
 
 
 @pytest.mark.parametrize("name", BAD_BARS)
-def test_train_refuses_bad_bars(
+def test_train_rejects_bad_bars(
     bars: pd.DataFrame, tmp_path: Path, capfd: Capture, name: str
 ) -> None:
     case = BAD_BARS[name]
@@ -176,7 +176,7 @@ def test_train_refuses_bad_bars(
     assert [words for words in case.telling if words not in message] == []
 
 
-def test_the_bars_that_the_table_spoils_are_good(bars: pd.DataFrame, tmp_path: Path) -> None:
+def test_bars_before_the_damage_are_valid(bars: pd.DataFrame, tmp_path: Path) -> None:
     path = tmp_path / "es.csv"
     bars.to_csv(path, index=False)
     quick = ("trainer.max_epochs=1", "split.refit=false", "batch_size=64", "schedule.warmup=2")
@@ -195,7 +195,7 @@ def test_the_bars_that_the_table_spoils_are_good(bars: pd.DataFrame, tmp_path: P
         ("es.csv.gz", "time,open", "{path} cannot be read as .csv"),
     ],
 )
-def test_train_refuses_what_is_no_bar_file(
+def test_train_rejects_files_that_hold_no_bars(
     tmp_path: Path, capfd: Capture, name: str, content: str | None, telling: str
 ) -> None:
     path = tmp_path / name
@@ -232,7 +232,7 @@ def test_train_refuses_what_is_no_bar_file(
         ("target.horizon=0", "target.horizon=0 must be an integer number of bars, >= 1"),
     ],
 )
-def test_train_refuses_a_wrong_setting(
+def test_train_rejects_wrong_settings(
     tmp_path: Path, capfd: Capture, word: str, telling: str
 ) -> None:
     words = smoke(tmp_path / "run", "source.synthetic.rows=9000", word)
@@ -240,14 +240,14 @@ def test_train_refuses_a_wrong_setting(
     assert telling in message
 
 
-def test_train_refuses_an_unknown_experiment(tmp_path: Path, capfd: Capture) -> None:
+def test_train_rejects_an_unknown_experiment(tmp_path: Path, capfd: Capture) -> None:
     words = ["+experiment=moonshot", f"hydra.run.dir={tmp_path / 'run'}"]
     message = refusal(train.main, words, folder=tmp_path, capfd=capfd)
     assert "+experiment=moonshot does not exist. Choices: " in message
     assert [name for name in ("smoke", "study", "top5") if name not in message] == []
 
 
-def test_a_failed_run_does_not_pass_for_the_finished_one_before_it(
+def test_failed_run_removes_the_metrics_of_an_earlier_run(
     bars: pd.DataFrame, tmp_path: Path, capfd: Capture
 ) -> None:
     (tmp_path / "run").mkdir()
@@ -262,7 +262,7 @@ def test_a_failed_run_does_not_pass_for_the_finished_one_before_it(
 
 @pytest.mark.parametrize("name", ["gone", "empty", "file"])
 @pytest.mark.parametrize("verb", ["resume", "predict", "evaluate", "compare"])
-def test_a_folder_that_is_no_run_is_refused(
+def test_folder_that_is_not_a_run_is_an_error(
     tmp_path: Path, capfd: Capture, verb: str, name: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -283,7 +283,7 @@ def test_a_folder_that_is_no_run_is_refused(
 @pytest.mark.parametrize(
     "word", ["optimizer.lr=1", "+experiment=smoke", "trainer.accelerator=cpu", "seed=1"]
 )
-def test_resume_refuses_other_settings(
+def test_resume_rejects_other_settings(
     vix_run: Path, tmp_path: Path, capfd: Capture, word: str
 ) -> None:
     before = (vix_run / "metrics.json").read_bytes()
@@ -294,7 +294,7 @@ def test_resume_refuses_other_settings(
     assert read_config(vix_run).trainer.max_epochs == 1
 
 
-def test_predict_refuses_bars_that_lack_a_feature(
+def test_predict_rejects_bars_without_a_needed_column(
     vix_run: Path, bars: pd.DataFrame, tmp_path: Path, capfd: Capture
 ) -> None:
     path, out = tmp_path / "es.csv", tmp_path / "out.parquet"
@@ -320,7 +320,7 @@ def test_predict_refuses_bars_that_lack_a_feature(
         (["source.path={bad}", "out={out}", "batch_size=3"], "batch_size is not a key"),
     ],
 )
-def test_predict_refuses_wrong_words(
+def test_predict_rejects_wrong_settings(
     vix_run: Path,
     bars: pd.DataFrame,
     tmp_path: Path,
@@ -337,14 +337,14 @@ def test_predict_refuses_wrong_words(
 
 
 def unfinished(run: Path, folder: Path) -> Path:
-    """What a run that was interrupted leaves of its bundle."""
+    """Return a copy of the run as an interrupted run would leave its bundle."""
     (folder / "bundle").mkdir(parents=True)
     config = (run / "bundle" / "config.yaml").read_text(encoding="utf-8")
     (folder / "bundle" / "config.yaml").write_text(config, encoding="utf-8")
     return folder
 
 
-def test_evaluate_and_predict_refuse_a_run_that_did_not_finish(
+def test_evaluate_and_predict_reject_an_unfinished_run(
     vix_run: Path, tmp_path: Path, capfd: Capture
 ) -> None:
     run = unfinished(vix_run, tmp_path / "half")
@@ -358,7 +358,7 @@ def test_evaluate_and_predict_refuse_a_run_that_did_not_finish(
     assert f"{run / 'bundle'} is not a whole bundle" in message
 
 
-def test_predict_refuses_a_damaged_bundle(vix_run: Path, tmp_path: Path, capfd: Capture) -> None:
+def test_predict_rejects_a_damaged_bundle(vix_run: Path, tmp_path: Path, capfd: Capture) -> None:
     run = unfinished(vix_run, tmp_path / "half")
     (run / "bundle" / "model.safetensors").write_bytes(b"no weights")
     words = [f"run={run}", f"out={tmp_path / 'out.parquet'}"]
@@ -376,7 +376,7 @@ def test_predict_refuses_a_damaged_bundle(vix_run: Path, tmp_path: Path, capfd: 
         ("predict", ["run=gone", "out=out.parquet"], "gone is not a run folder"),
     ],
 )
-def test_a_shell_gets_one_message_and_exit_code_1(
+def test_shell_gets_one_message_and_exit_code_1(
     tmp_path: Path, verb: str, words: list[str], telling: str
 ) -> None:
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""source.block_rows and the cache change how a run gets its data, and nothing of what it finds."""
+"""source.block_rows and the cache do not change the results of a run."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.small_runs import run_training
 UNLIKE = {"fit_seconds", "steps_per_second"}
 
 
-def test_a_run_in_blocks_and_a_run_from_the_cache_are_the_same_run(tmp_path: Path) -> None:
+def test_reading_in_blocks_or_from_the_cache_does_not_change_a_run(tmp_path: Path) -> None:
     path = tmp_path / "es.parquet"
     synthetic_market(12_000, seed=0, signal=0.2, start="2022-03-02").bars.to_parquet(path)
     words = [f"source.path={path}", "trainer.max_epochs=1", f"cache.folder={tmp_path / 'kept'}"]

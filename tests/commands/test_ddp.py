@@ -1,4 +1,4 @@
-"""Two processes train as one, and end as one. The ranks are real processes, on the CPU."""
+"""Two ranks train and end like one process. The ranks are real processes on the CPU."""
 
 import json
 import os
@@ -56,7 +56,7 @@ pytestmark = [pytest.mark.processes, posix]
 
 
 def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder where every rank that is started now tells of itself."""
+    """A folder in which every rank started from now on writes about itself."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(WATCH)
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
@@ -65,7 +65,7 @@ def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ranks_of(folder: Path) -> dict[int, int]:
-    """Processes by rank, once both are there."""
+    """Return the process id of each rank, once both have started."""
     wait_for(folder / "rank_1.json")
     wait_for(folder / "rank_0.json")
     return {k: json.loads((folder / f"rank_{k}.json").read_text())["pid"] for k in (0, 1)}
@@ -95,7 +95,7 @@ def relative(one: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """A run of one process, one of two with the same global batch, and what the two ranks told."""
+    """A run of one process, a run of two ranks with the same global batch, and what they wrote."""
     base = tmp_path_factory.mktemp("pair")
     with pytest.MonkeyPatch.context() as patch:
         told = watched(base / "told", patch)
@@ -105,13 +105,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     return base / "one", base / "two", told
 
 
-def test_the_weights_are_those_of_one_process(pair: tuple[Path, Path, Path]) -> None:
+def test_two_ranks_train_the_weights_of_one_process(pair: tuple[Path, Path, Path]) -> None:
     one, two, _ = pair
     assert read_metrics(two)["steps"] == read_metrics(one)["steps"]
     assert relative(weights(two), weights(one)) < 1e-5
 
 
-def test_every_figure_is_that_of_one_process(pair: tuple[Path, Path, Path]) -> None:
+def test_two_ranks_have_the_metrics_of_one_process(pair: tuple[Path, Path, Path]) -> None:
     one, two = (read_metrics(folder) for folder in pair[:2])
     timed = {"fit_seconds", "steps_per_second"}
     assert set(one) == set(two)
@@ -123,7 +123,7 @@ def test_every_figure_is_that_of_one_process(pair: tuple[Path, Path, Path]) -> N
     np.testing.assert_allclose(scores[1]["score"], scores[0]["score"], rtol=0, atol=1e-5)
 
 
-def test_every_val_row_counts_once_after_each_epoch(pair: tuple[Path, Path, Path]) -> None:
+def test_every_val_row_is_scored_once_per_epoch_on_two_ranks(pair: tuple[Path, Path, Path]) -> None:
     one, two = (curves(folder / "tensorboard") for folder in pair[:2])
     assert len(one) == 7
     for name, values in one.items():
@@ -132,7 +132,7 @@ def test_every_val_row_counts_once_after_each_epoch(pair: tuple[Path, Path, Path
         assert two[name] == pytest.approx(values, rel=1e-5, abs=1e-7), name
 
 
-def test_both_ranks_start_with_the_environment_before_torch_is_there(
+def test_ranks_get_the_environment_of_their_devices_before_torch_is_imported(
     pair: tuple[Path, Path, Path],
 ) -> None:
     for rank in (0, 1):
@@ -143,7 +143,7 @@ def test_both_ranks_start_with_the_environment_before_torch_is_there(
     assert not set(DUAL) & set(os.environ)
 
 
-def test_only_the_first_rank_writes_into_the_run_folder(pair: tuple[Path, Path, Path]) -> None:
+def test_only_rank_0_writes_into_the_run_folder(pair: tuple[Path, Path, Path]) -> None:
     one, two, told = pair
     inside = [
         [line for line in (told / f"wrote_{k}.txt").read_text().splitlines() if str(two) in line]
@@ -161,7 +161,7 @@ def test_only_the_first_rank_writes_into_the_run_folder(pair: tuple[Path, Path, 
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_killed_ends_the_run_with_a_message(
+def test_killed_rank_ends_the_run_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     told, run = watched(tmp_path / "told", monkeypatch), tmp_path / "run"
@@ -195,7 +195,7 @@ def words(run: Path, *more: str) -> list[str]:
     return ["+experiment=smoke", f"hydra.run.dir={run}", *quick, *more]
 
 
-def test_two_devices_that_are_not_there_end_in_one_message(
+def test_missing_devices_end_in_one_message(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     if torch.cuda.device_count() > 1:
@@ -213,7 +213,7 @@ def test_two_devices_that_are_not_there_end_in_one_message(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["rank 0", "the starter"])
-def test_whoever_is_killed_none_goes_on(
+def test_no_process_survives_the_death_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
 ) -> None:
     told, run = watched(tmp_path / "told", monkeypatch), tmp_path / "run"
@@ -240,7 +240,7 @@ def is_running(pid: int) -> bool:
 
 
 def interrupted(run: Path, told: Path, *more: str, ask: Callable[[dict[int, int]], None]) -> int:
-    """The exit code of a run that is asked to stop once it has a checkpoint."""
+    """Return the exit code of a run that is interrupted once it has a checkpoint."""
 
     def act() -> None:
         pids = ranks_of(told)
@@ -255,7 +255,7 @@ def interrupted(run: Path, told: Path, *more: str, ask: Callable[[dict[int, int]
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_both_and_resume_goes_on_to_the_same_weights(
+def test_ctrl_c_stops_both_ranks_and_resume_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     told, run = watched(tmp_path / "told", monkeypatch), tmp_path / "cut"
@@ -273,7 +273,7 @@ def test_ctrl_c_stops_both_and_resume_goes_on_to_the_same_weights(
 
 
 @pytest.mark.slow
-def test_a_sweep_starts_its_processes_job_by_job(tmp_path: Path) -> None:
+def test_sweep_starts_the_ranks_of_each_job(tmp_path: Path) -> None:
     more = ("trainer.enable_progress_bar=false", "trainer.max_epochs=1", "batch_size=64")
     sweep = ["+experiment=smoke", f"hydra.sweep.dir={tmp_path}", "-m", "seed=0,1"]
     assert train.main([*sweep, *more, "trainer.devices=1,2", "cache.folder=null"]) == 0
@@ -284,7 +284,7 @@ def test_a_sweep_starts_its_processes_job_by_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_every_rank_refuses_is_said_once(
+def test_error_of_all_ranks_is_printed_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     missing = tmp_path / "gone.csv"
@@ -297,7 +297,7 @@ def test_what_every_rank_refuses_is_said_once(
 def started(
     folder: Path, command: Sequence[str], *more: str, environ: Mapping[str, str]
 ) -> subprocess.Popen[str]:
-    """The run as another starter would start it, in the default run folder below `folder`."""
+    """Start a rank as another launcher would, in the default run folder below `folder`."""
     given = [one for one in words(folder, "trainer=ddp", *more) if not one.startswith("hydra")]
     return subprocess.Popen(
         [sys.executable, "-m", *command, "robust_fin.train", *given],
@@ -316,7 +316,7 @@ def torchrun(folder: Path, *more: str, options: Sequence[str] = ()) -> subproces
 
 
 def one_folder(folder: Path, processes: Sequence[subprocess.Popen[str]]) -> Path:
-    """The run folder that all of them made together, once they have ended."""
+    """Return the run folder that all ranks share, once they have ended."""
     said = [one.communicate(timeout=300) for one in processes]
     assert [one.returncode for one in processes] == [0] * len(processes), said
     (run,) = (folder / "outputs/smoke").iterdir()
@@ -327,7 +327,7 @@ def one_folder(folder: Path, processes: Sequence[subprocess.Popen[str]]) -> Path
 
 
 @pytest.mark.slow
-def test_torchrun_starts_the_same_run_in_one_folder(
+def test_torchrun_trains_the_same_run_in_one_folder(
     tmp_path: Path, pair: tuple[Path, Path, Path]
 ) -> None:
     run = one_folder(tmp_path, [torchrun(tmp_path)])
@@ -335,7 +335,7 @@ def test_torchrun_starts_the_same_run_in_one_folder(
 
 
 @pytest.mark.slow
-def test_two_torchruns_of_one_process_each_are_as_two_machines(
+def test_two_torchruns_of_one_process_each_train_as_two_machines(
     tmp_path: Path, pair: tuple[Path, Path, Path]
 ) -> None:
     meet = ("--nnodes=2", "--nproc_per_node=1", f"--master_port={free_port()}")
@@ -352,7 +352,7 @@ def test_two_torchruns_of_one_process_each_are_as_two_machines(
 
 
 @pytest.mark.slow
-def test_srun_gives_each_task_its_place(tmp_path: Path, pair: tuple[Path, Path, Path]) -> None:
+def test_srun_tasks_become_ranks(tmp_path: Path, pair: tuple[Path, Path, Path]) -> None:
     job = {
         "SLURM_JOB_ID": "417",
         "SLURM_JOB_NAME": "train",
@@ -385,7 +385,9 @@ def free_port() -> int:
         (["-m", "seed=0,1"], "a sweep cannot be run under torchrun or srun"),
     ],
 )
-def test_torchrun_is_told_what_does_not_fit(tmp_path: Path, more: list[str], telling: str) -> None:
+def test_torchrun_with_a_contradicting_trainer_is_an_error(
+    tmp_path: Path, more: list[str], telling: str
+) -> None:
     run = torchrun(tmp_path, *more)
     _, errors = run.communicate(timeout=300)
     assert run.returncode != 0
@@ -393,7 +395,7 @@ def test_torchrun_is_told_what_does_not_fit(tmp_path: Path, more: list[str], tel
 
 
 @pytest.mark.slow
-def test_a_batch_that_train_cannot_fill_over_all_processes_is_refused(
+def test_train_span_smaller_than_one_batch_per_rank_is_an_error(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert train.main([*words(tmp_path / "run", "trainer=ddp"), "batch_size=5000"]) == 1

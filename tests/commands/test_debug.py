@@ -1,4 +1,4 @@
-"""debug= looks at a run in place of running it: a figure, and neither result nor trial."""
+"""The checks of debug= print what they see, and leave neither a result nor a trial."""
 
 import json
 import re
@@ -15,13 +15,13 @@ TINY = ("source.synthetic.rows=3000", "features=study", "trainer.max_epochs=1", 
 
 
 def nothing_under_a_root(forecast: Tensor, target: Tensor) -> Tensor:
-    """0, whose gradient is infinity times 0."""
+    """Return 0 with the gradient infinity times 0."""
     return torch.sqrt((forecast - forecast.detach()) ** 2).mean() + 0 * target.mean()
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a debugging run goes, with a ledger of its own that must stay empty."""
+    """Run folder of a debug check, beside a ledger that must stay empty."""
     monkeypatch.setenv("ROBUST_FIN_LEDGER", str(tmp_path / "trials.jsonl"))
     return tmp_path / "run"
 
@@ -33,7 +33,9 @@ def look(run: Path, *words: str) -> int:
     return code
 
 
-def test_a_net_that_can_learn_a_batch_does(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_overfit_batch_reports_that_the_net_learned(
+    run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert look(run, "debug=overfit_batch", "debug.check.rows=8") == 0
     said = capfd.readouterr().out
     found = re.search(
@@ -44,7 +46,9 @@ def test_a_net_that_can_learn_a_batch_does(run: Path, capfd: pytest.CaptureFixtu
     assert 0 < float(found[2]) <= 10.0
 
 
-def test_a_net_that_cannot_is_an_error(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_overfit_batch_fails_if_the_net_cannot_learn(
+    run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     words = ("debug=overfit_batch", "debug.check.max_steps=50", "optimizer.lr=1e-9")
     assert look(run, *words) == 1
     said = capfd.readouterr().err
@@ -71,7 +75,9 @@ def test_one_step_prints_shapes_and_norms(run: Path, capfd: pytest.CaptureFixtur
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
 @pytest.mark.filterwarnings("ignore:Error detected in PowBackward0")
-def test_anomaly_names_the_operation(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_anomaly_names_the_operation_that_made_nan(
+    run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     bad = f"loss._target_={__name__}.nothing_under_a_root"
     assert look(run, "debug=anomaly", "~loss.delta", "loss=huber", bad) == 1
     said = capfd.readouterr().err
@@ -80,12 +86,12 @@ def test_anomaly_names_the_operation(run: Path, capfd: pytest.CaptureFixture[str
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
-def test_anomaly_says_so_where_there_is_none(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_anomaly_reports_a_clean_training(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert look(run, "debug=anomaly", "debug.check.max_steps=3") == 0
     assert "No backward pass made NaN in 3 steps" in capfd.readouterr().out
 
 
-def test_profile_leaves_tables_and_a_trace(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_profile_writes_tables_and_a_trace(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert look(run, "debug=profile", "debug.check.max_steps=4") == 0
     folder = run / "profile"
     assert {path.name for path in folder.iterdir()} == {

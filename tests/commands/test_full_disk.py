@@ -1,4 +1,4 @@
-"""A full disk ends a run with one message, and leaves the checkpoint before it whole."""
+"""A full disk ends a run with one message and keeps the previous checkpoint."""
 
 import contextlib
 import subprocess
@@ -21,7 +21,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB in memory; skips, saying why, where this user may not mount one."""
+    """A file system of 4 MB in memory; skips if this user may not mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     words = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
@@ -36,19 +36,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def kept_steps(run: Path) -> list[int]:
-    """The steps of last.ckpt and previous.ckpt, which must be whole."""
+    """Return the steps of last.ckpt and previous.ckpt, which must be intact."""
     paths = [run / "checkpoints" / name for name in (LAST, PREVIOUS)]
     return [read_checkpoint(path)["global_step"] for path in paths]
 
 
 def fill(path: Path) -> None:
-    """Take all the room that is left."""
+    """Fill the disk."""
     with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(512))
 
 
-def test_a_run_on_a_disk_that_fills_up_goes_on_when_there_is_room(
+def test_run_on_a_full_disk_resumes_after_space_is_freed(
     undisturbed: Path, small_disk: Path, tmp_path: Path
 ) -> None:
     run, log = small_disk / "run", tmp_path / "run.log"
@@ -68,10 +68,10 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_when_there_is_room(
     assert_same_run(undisturbed, run)
 
 
-def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(
+def test_checkpoint_without_space_keeps_the_previous_one(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
-    """The third checkpoint finds room for a part of it."""
+    """The third checkpoint fits only in part."""
     opened, written = Path.open, []
 
     def open_one(path: Path, *mode: Any, **more: Any) -> Any:

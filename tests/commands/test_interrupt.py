@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in a running process, and going on."""
+"""Ctrl-C and SIGTERM in a running process, and resume."""
 
 import signal
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.started import SMALL, Started, run_to_end
         (signal.SIGTERM, "refit", "on_train_batch_end", 12),
     ],
 )
-def test_a_stopped_run_goes_on_to_the_same_end(
+def test_interrupted_run_resumes_to_the_same_result(
     undisturbed: Path, tmp_path: Path, number: signal.Signals, stage: str, hook: str, step: int
 ) -> None:
     folder, log = tmp_path / "cut", tmp_path / "cut.log"

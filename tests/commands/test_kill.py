@@ -1,4 +1,4 @@
-"""kill -9 at any moment, and going on: the run ends as if nothing had happened."""
+"""kill -9 at any moment, and resume: the result is that of an uninterrupted run."""
 
 import itertools
 import random
@@ -32,13 +32,13 @@ VARIANTS = {
 
 
 def command(variant: str, folder: Path) -> list[str]:
-    """The words that start a run of that variant."""
+    """Return the command-line words of a run of the variant."""
     cache = folder.parent / "cache"
     return [*SMALL, *VARIANTS[variant], f"hydra.run.dir={folder}", f"cache.folder={cache}"]
 
 
 def phase_seconds(variant: str, folder: Path) -> list[float]:
-    """How long each phase of an uninterrupted run lasts; it lies in the folder afterwards."""
+    """Return the seconds of each phase of an uninterrupted run in the folder."""
     started = Started(command(variant, folder), log=folder.with_suffix(".log"))
     seen = []
     for mark in MARKS:
@@ -74,7 +74,7 @@ def kill_many(
     seed: int,
     share: float = 1.0,
 ) -> list[str]:
-    """One killed run a phase that is asked for, each at a moment drawn from its first share."""
+    """Kill one run per phase, each at a random moment."""
     draw, found = random.Random(seed), []
     for number, phase in enumerate(phases):
         folder = whole.parent / f"killed_{seed}_{number}"
@@ -84,14 +84,14 @@ def kill_many(
     return found
 
 
-def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_killed_run_resumes_to_the_same_result(tmp_path: Path) -> None:
     lasting = phase_seconds("plain", tmp_path / "whole")
     kill_many("plain", tmp_path / "whole", [1, 2, 3], lasting=lasting, seed=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_twenty_killed_runs_do(variant: str, tmp_path: Path) -> None:
+def test_twenty_killed_runs_resume_to_the_same_result(variant: str, tmp_path: Path) -> None:
     lasting = phase_seconds(variant, tmp_path / "whole")
     phases = [0, 1, 1, 2, 2, 3, 1, 2, 0, 3] * 2
     found = kill_many(variant, tmp_path / "whole", phases, lasting=lasting, seed=1)
@@ -107,7 +107,7 @@ def test_twenty_killed_runs_do(variant: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_run_that_is_killed_again_and_again_does(variant: str, tmp_path: Path) -> None:
+def test_run_killed_repeatedly_resumes_to_the_same_result(variant: str, tmp_path: Path) -> None:
     lasting = phase_seconds(variant, tmp_path / "whole")
     draw, folder, log = random.Random(2), tmp_path / "killed", tmp_path / "killed.log"
     words = command(variant, folder)

@@ -1,4 +1,4 @@
-"""Training on labels that are wrong on purpose shows in the result, and only there."""
+"""Controls: training on shuffled or swapped labels shows in the test metrics."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_shuffled_labels_leave_no_skill(
     assert found["baseline/ridge/rank_ic"] == honest["baseline/ridge/rank_ic"]
 
 
-def test_swapped_labels_turn_the_order_round(tmp_path: Path, honest: dict[str, float]) -> None:
+def test_swapped_labels_reverse_the_order(tmp_path: Path, honest: dict[str, float]) -> None:
     found = run_training(tmp_path / "r", "debug=swapped_labels")
     assert found["test/rank_ic"] == pytest.approx(-honest["test/rank_ic"], abs=0.03)
     assert found["test/skill"] < 0

@@ -1,4 +1,4 @@
-"""A step that is not finite, from the command line: the exit code, the files, and replay."""
+"""Non-finite steps from the command line: exit code, files and replay."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ STEP = 8
 
 @pytest.fixture
 def spoilt(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """One training row of step 8 has a feature that is not a number; its time, once it is read."""
+    """Make a feature of one training row of step 8 NaN; the list gets the time of that row."""
     real, told = BarDataModule.train_tensors, []
 
     def tensors(data: BarDataModule) -> object:
@@ -36,7 +36,7 @@ def start(folder: Path, *words: str) -> int:
     return train.main(["+experiment=smoke", f"hydra.run.dir={folder}", *QUICK, *WORDS, *words])
 
 
-def test_stop_is_one_message_and_exit_code_1(
+def test_nonfinite_step_ends_in_one_message_and_exit_code_1(
     spoilt: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert start(tmp_path / "run") == 1
@@ -59,7 +59,7 @@ def test_stop_is_one_message_and_exit_code_1(
 
 
 @pytest.mark.usefixtures("spoilt")
-def test_rollbacks_come_to_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_number_of_rollbacks_is_limited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("stability.on_nonfinite=rollback", "stability.max_rollbacks=1")
     assert start(tmp_path / "run", *words) == 1
     assert "(after 1 rollbacks; stability.max_rollbacks=1)" in capsys.readouterr().err
@@ -67,7 +67,7 @@ def test_rollbacks_come_to_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert len(list((tmp_path / "run/nonfinite").iterdir())) == 2
 
 
-def test_a_rollback_that_helps_is_counted_in_the_metrics(
+def test_successful_rollback_is_counted_in_the_metrics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, bad = BarDataModule.train_tensors, iter([True])
@@ -89,7 +89,9 @@ def test_a_rollback_that_helps_is_counted_in_the_metrics(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("policy", "records"), [("stop", 1), ("rollback", 2)])
-def test_two_processes_decide_the_same(policy: str, records: int, tmp_path: Path) -> None:
+def test_two_ranks_take_the_same_decision_at_a_nonfinite_step(
+    policy: str, records: int, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "robust_fin.train", "+experiment=smoke", "trainer=ddp"]
     command += [f"hydra.run.dir={tmp_path}", *QUICK, *WORDS, "engine=plain", "optimizer.lr=1e30"]
     command += [f"stability.on_nonfinite={policy}", "stability.max_rollbacks=1"]
@@ -117,7 +119,7 @@ def test_fp16_on_a_cpu_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixt
         (("record=absent", "step=3"), "error: step is not a key"),
     ],
 )
-def test_replay_says_what_it_needs(
+def test_replay_of_a_missing_record_is_one_message(
     words: tuple[str, ...], telling: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert replay.main(list(words)) == 1

@@ -1,4 +1,4 @@
-"""A population from the command line: its results follow from its members, and it predicts."""
+"""A population from the command line: its results, resume and predictions."""
 
 import json
 import re
@@ -39,13 +39,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(run: Path) -> BarDataModule:
-    """The fold that test was scored with."""
+    """The fold that scored the test span."""
     return bars_of(read_config(run)).for_refit()
 
 
 @pytest.fixture(scope="module")
 def scores(run: Path, data: BarDataModule) -> np.ndarray:
-    """Of every member, on the test rows, from the bundle."""
+    """Scores of every member on the test rows, from the bundle."""
     return np.concatenate(list(load_bundle(run).nets.scores(data.x("test"))))
 
 
@@ -56,12 +56,12 @@ def members(run: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def net(run: Path) -> pd.DataFrame:
-    """The population's rows of the predictions table."""
+    """Rows of the population in the predictions table."""
     table = pd.read_parquet(run / "predictions.parquet")
     return table[table["model"] == "net"]
 
 
-def test_a_member_ends_as_the_single_run_with_its_seed(
+def test_member_equals_the_single_run_with_its_seed(
     run: Path, members: list[dict[str, Any]], scores: np.ndarray, tmp_path: Path
 ) -> None:
     own = ("batch_size=16", "optimizer.lr=0.002", "trainer.max_epochs=1", "seed=5")
@@ -81,7 +81,7 @@ def test_a_member_ends_as_the_single_run_with_its_seed(
     assert read_metrics(run)["steps"] == alone["steps"]
 
 
-def test_the_predictions_are_mean_and_spread_of_the_bundles_members(
+def test_predictions_are_mean_and_spread_of_the_members_in_the_bundle(
     net: pd.DataFrame, scores: np.ndarray
 ) -> None:
     wanted = scores.astype(np.float64)
@@ -91,14 +91,16 @@ def test_the_predictions_are_mean_and_spread_of_the_bundles_members(
     assert (net["score_std"] > 0).all()
 
 
-def test_single_scores_are_kept_of_so_many_members_as_asked(run: Path, scores: np.ndarray) -> None:
+def test_member_scores_are_kept_for_the_configured_number_of_members(
+    run: Path, scores: np.ndarray
+) -> None:
     kept = load_arrays(run / "member_scores.safetensors")
     assert list(kept) == ["fold_0"]
     assert kept["fold_0"].dtype == np.float16
     assert np.array_equal(kept["fold_0"], scores[:2].astype(np.float16))
 
 
-def test_a_members_figures_follow_from_its_scores(
+def test_member_metrics_can_be_recomputed_from_its_scores(
     data: BarDataModule, members: list[dict[str, Any]], scores: np.ndarray
 ) -> None:
     target = data.fitted.target
@@ -117,7 +119,7 @@ def test_a_members_figures_follow_from_its_scores(
 
 
 @pytest.mark.parametrize("span", ["val", "test"])
-def test_metrics_have_mean_deviation_and_interval_over_members(
+def test_metrics_have_mean_deviation_and_range_over_members(
     run: Path, members: list[dict[str, Any]], span: str
 ) -> None:
     metrics = read_metrics(run)
@@ -134,7 +136,7 @@ def test_metrics_have_mean_deviation_and_interval_over_members(
             assert got == pytest.approx(value, rel=1e-9, abs=1e-15), (name, part)
 
 
-def test_metrics_of_the_span_are_those_of_the_mean_forecast(
+def test_span_metrics_are_those_of_the_mean_forecast(
     run: Path, data: BarDataModule, net: pd.DataFrame
 ) -> None:
     metrics, target = read_metrics(run), data.fitted.target
@@ -160,7 +162,7 @@ def test_metrics_count_members_and_their_steps(run: Path) -> None:
     assert metrics["parameters"] == 289
 
 
-def test_predict_gives_the_mean_and_spread_of_the_run(
+def test_predict_reproduces_mean_and_spread_of_the_run(
     run: Path, net: pd.DataFrame, tmp_path: Path
 ) -> None:
     out = tmp_path / "scores.parquet"
@@ -183,10 +185,10 @@ def test_evaluate_judges_the_mean_forecast(run: Path, capsys: Capture) -> None:
     assert skill in capsys.readouterr().out
 
 
-def test_a_frozen_member_is_reported_and_takes_no_part_in_the_results(
+def test_frozen_member_is_reported_and_excluded_from_the_results(
     run: Path, tmp_path: Path, members: list[dict[str, Any]]
 ) -> None:
-    """It is frozen where choices are made, and left out of the refit."""
+    """A member frozen in the first stage is left out of the refit."""
     rates = "population.lr=[0.002,1e30,0.002]"
     metrics = run_training(tmp_path, *WORDS, *MEMBERS, rates, experiment="population")
     assert metrics["members"] == 3
@@ -226,7 +228,7 @@ def test_a_frozen_member_is_reported_and_takes_no_part_in_the_results(
     ],
     ids=["length", "precision", "poison"],
 )
-def test_what_goes_wrong_ends_in_one_message_and_leaves_no_result(
+def test_population_error_is_one_message_and_leaves_no_result(
     tmp_path: Path, capfd: Capture, words: tuple[str, ...], telling: str
 ) -> None:
     given = [f"hydra.run.dir={tmp_path}", "source.synthetic.rows=4000", "features=study", *words]
@@ -244,7 +246,7 @@ def test_what_goes_wrong_ends_in_one_message_and_leaves_no_result(
     ("number", "stage", "step"),
     [(signal.SIGINT, "", 53), (signal.SIGINT, "", 43), (signal.SIGTERM, "refit", 20)],
 )
-def test_a_stopped_population_goes_on_to_the_same_end(
+def test_interrupted_population_resumes_to_the_same_result(
     tmp_path: Path, number: signal.Signals, stage: str, step: int
 ) -> None:
     words = (
@@ -270,7 +272,7 @@ def test_a_stopped_population_goes_on_to_the_same_end(
 
 
 @pytest.mark.slow
-def test_a_finished_population_goes_on_with_more_epochs(tmp_path: Path) -> None:
+def test_finished_population_resumes_with_more_epochs(tmp_path: Path) -> None:
     words = ("engine=compiled", "population.members=2", "schedule=warmup_constant")
     run_training(tmp_path / "whole", *words, "trainer.max_epochs=2")
     run_training(tmp_path / "part", *words, "trainer.max_epochs=1")

@@ -1,4 +1,4 @@
-"""resume=RUN_FOLDER: goes on exactly, and refuses what is not the same run."""
+"""resume=RUN_FOLDER continues a run exactly, and rejects a run that was changed."""
 
 import json
 import pickle
@@ -51,7 +51,7 @@ VARIANTS = {
 
 
 class Written:
-    """The checkpoints of a run as they were after each one was written: what kill -9 leaves."""
+    """The checkpoints of a run after each write, as kill -9 would leave them."""
 
     def __init__(self, run: Path, folder: Path) -> None:
         self.run, self.folder = run, folder
@@ -63,14 +63,14 @@ class Written:
         self.names.append(str(path.relative_to(self.run / "checkpoints")))
 
     def train(self, *words: str) -> None:
-        """The run, from its start to its end."""
+        """Run from start to end."""
         with pytest.MonkeyPatch.context() as patch:
             self.write = checkpoint_files.write_whole
             patch.setattr(checkpoint_files, "write_whole", self)
             run_training(self.run, *SMALL, *words)
 
     def killed(self, number: int, folder: Path) -> Path:
-        """The run as if it had been killed later than that write and before the next."""
+        """Return a copy of the run as if it had been killed after that write."""
         shutil.copytree(self.run, folder)
         (folder / "metrics.json").unlink()
         shutil.rmtree(folder / "checkpoints")
@@ -78,7 +78,7 @@ class Written:
         return folder
 
     def assert_all_end_alike(self, numbers: Sequence[int], folder: Path) -> None:
-        """Go on from those writes; the curves have the points that were drawn after them."""
+        """Resume from those writes; the curves have the points logged after them."""
         for number in numbers:
             killed = self.killed(number, folder / "killed")
             assert train.main([f"resume={killed}"]) == 0
@@ -86,7 +86,7 @@ class Written:
             shutil.rmtree(killed)
 
 
-def test_a_run_goes_on_from_the_middle_of_an_epoch_with_the_same_curves(tmp_path: Path) -> None:
+def test_resume_in_the_middle_of_an_epoch_continues_the_same_curves(tmp_path: Path) -> None:
     written = Written(tmp_path / "whole", tmp_path / "written")
     written.train(*VARIANTS["plain"])
     choice = [place for place, name in enumerate(written.names) if name == "last.ckpt"]
@@ -96,7 +96,7 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch_with_the_same_curves(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_run_goes_on_from_every_checkpoint_that_it_writes(variant: str, tmp_path: Path) -> None:
+def test_resume_from_every_checkpoint_gives_the_same_result(variant: str, tmp_path: Path) -> None:
     written = Written(tmp_path / "whole", tmp_path / "written")
     written.train(*VARIANTS[variant])
     written.assert_all_end_alike(range(len(written.names)), tmp_path)
@@ -107,7 +107,7 @@ def test_a_run_goes_on_from_every_checkpoint_that_it_writes(variant: str, tmp_pa
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, make_bars: MakeBars) -> Path:
-    """Of bars in a CSV file beside it."""
+    """A finished run on bars in a CSV file beside it."""
     folder = tmp_path_factory.mktemp("resume")
     make_bars(rows=3000, every="15min").to_csv(folder / "es.csv", index=False)
     words = (f"source.path={folder / 'es.csv'}", "source.timezone=UTC", "batch_size=64")
@@ -117,14 +117,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory, make_bars: MakeBars) -> P
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy of it, as it was before its last file was written."""
+    """A copy of the finished run without metrics.json."""
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run/metrics.json").unlink()
     return tmp_path / "run"
 
 
 def refused(words: list[str], capfd: Capture, *, verb: Callable[[list[str]], int]) -> str:
-    """The message of a command that must end with one."""
+    """Return the error message of a command that must fail."""
     capfd.readouterr()
     assert verb(words) == 1
     message = capfd.readouterr().err
@@ -133,7 +133,7 @@ def refused(words: list[str], capfd: Capture, *, verb: Callable[[list[str]], int
     return message
 
 
-def test_a_run_folder_that_was_moved_goes_on(finished: Path, run: Path) -> None:
+def test_moved_run_folder_resumes(finished: Path, run: Path) -> None:
     shutil.copy(run / "checkpoints/previous.ckpt", run / "checkpoints/last.ckpt")
     run = run.rename(run.parent / "moved")
     assert train.main([f"resume={run}"]) == 0
@@ -143,7 +143,7 @@ def test_a_run_folder_that_was_moved_goes_on(finished: Path, run: Path) -> None:
     assert best["best_model_path"] == str(run / "checkpoints/best.ckpt")
 
 
-def test_a_run_without_a_checkpoint_starts_anew_and_says_so(
+def test_resume_without_a_checkpoint_starts_anew_with_a_warning(
     finished: Path, run: Path, caplog: Caplog
 ) -> None:
     shutil.rmtree(run / "checkpoints")
@@ -154,7 +154,7 @@ def test_a_run_without_a_checkpoint_starts_anew_and_says_so(
 
 
 @pytest.mark.parametrize(("stage", "damage"), [("", "cut"), ("refit", "changed")])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+def test_damaged_checkpoint_is_replaced_by_the_previous_one(
     finished: Path, run: Path, caplog: Caplog, stage: str, damage: str
 ) -> None:
     last = run / "checkpoints" / stage / "last.ckpt"
@@ -168,7 +168,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert_same_run(finished, run)
 
 
-def test_two_damaged_checkpoints_are_refused(run: Path, capfd: Capture) -> None:
+def test_two_damaged_checkpoints_are_an_error(run: Path, capfd: Capture) -> None:
     for name in ("last.ckpt", "previous.ckpt"):
         (run / "checkpoints" / name).write_bytes(b"PK no more")
     message = refused([f"resume={run}"], capfd, verb=train.main)
@@ -177,7 +177,7 @@ def test_two_damaged_checkpoints_are_refused(run: Path, capfd: Capture) -> None:
     assert f"Remove {run / 'checkpoints'} and resume again" in message
 
 
-def test_another_config_is_refused_and_the_difference_named(run: Path, capfd: Capture) -> None:
+def test_resume_with_another_config_names_the_difference(run: Path, capfd: Capture) -> None:
     path = run / "bundle/config.yaml"
     text = path.read_text()
     edited = text.replace("lr: 0.003", "lr: 0.001").replace("seed: 0\nb", "seed: 5\nb")
@@ -188,7 +188,7 @@ def test_another_config_is_refused_and_the_difference_named(run: Path, capfd: Ca
     assert path.read_text() == edited
 
 
-def test_other_bars_are_refused_and_the_difference_named(
+def test_resume_with_other_bars_names_the_difference(
     finished: Path, run: Path, capfd: Capture
 ) -> None:
     path = finished.parent / "es.csv"
@@ -204,7 +204,7 @@ def test_other_bars_are_refused_and_the_difference_named(
     assert {one: one.read_bytes() for one in before} == before
 
 
-def test_other_versions_are_named_and_do_not_stop_it(run: Path, caplog: Caplog) -> None:
+def test_resume_with_other_versions_warns(run: Path, caplog: Caplog) -> None:
     path = run / "bundle/provenance.json"
     kept = json.loads(path.read_text())
     kept["versions"] |= {"torch": "2.11.0", "numpy": "1.0"}
@@ -214,16 +214,14 @@ def test_other_versions_are_named_and_do_not_stop_it(run: Path, caplog: Caplog) 
     assert f": torch {torch.__version__} (was 2.11.0), numpy {np.__version__} (was" in caplog.text
 
 
-def test_fewer_epochs_than_it_has_had_are_refused(run: Path, capfd: Capture) -> None:
+def test_resume_with_fewer_epochs_than_done_is_an_error(run: Path, capfd: Capture) -> None:
     message = refused([f"resume={run}", "trainer.max_epochs=1"], capfd, verb=train.main)
     assert "trainer.max_epochs=1 is below the 2 epochs that the run has completed" in message
 
 
 @pytest.mark.slow
-def test_a_refit_of_another_choice_is_not_gone_on_with(
-    finished: Path, run: Path, tmp_path: Path
-) -> None:
-    """As when a run that got more epochs is killed before its refit starts anew."""
+def test_refit_of_another_choice_starts_anew(finished: Path, run: Path, tmp_path: Path) -> None:
+    """A run that got more epochs is killed before its refit starts anew."""
     assert train.main([f"resume={run}", "trainer.max_epochs=3"]) == 0
     more = shutil.copytree(run, tmp_path / "more")
     shutil.rmtree(run / "checkpoints/refit")
@@ -232,7 +230,7 @@ def test_a_refit_of_another_choice_is_not_gone_on_with(
     assert_same_run(more, run)
 
 
-def test_a_new_run_in_the_folder_of_an_old_one_has_none_of_its_checkpoints(
+def test_new_run_in_an_old_folder_uses_none_of_its_checkpoints(
     finished: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> None:
@@ -248,7 +246,7 @@ def test_a_new_run_in_the_folder_of_an_old_one_has_none_of_its_checkpoints(
 
 
 class Payload:
-    """Unpickled, it would create a file."""
+    """Creates a file if it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -258,7 +256,7 @@ class Payload:
 
 
 def poison(path: Path, kind: str, marker: Path) -> None:
-    """Put a pickle, or a checkpoint or YAML with code in it, in place of a file."""
+    """Replace a file by a pickle, or by a checkpoint or YAML with code."""
     if kind == "pickle":
         path.write_bytes(pickle.dumps({"state_dict": Payload(marker)}))
     elif kind == "archive":
@@ -272,7 +270,7 @@ def poison(path: Path, kind: str, marker: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["pickle", "archive", "sealed"])
 @pytest.mark.parametrize("name", ["last.ckpt", "previous.ckpt", "best.ckpt", "refit/last.ckpt"])
-def test_a_checkpoint_with_code_in_it_is_refused(
+def test_checkpoint_with_code_is_not_loaded(
     run: Path, tmp_path: Path, capfd: Capture, name: str, kind: str
 ) -> None:
     path = run / "checkpoints" / name
@@ -297,7 +295,7 @@ def test_a_checkpoint_with_code_in_it_is_refused(
         ("transforms.safetensors", "pickle", "predict"),
     ],
 )
-def test_a_bundle_with_code_in_it_is_refused(
+def test_bundle_with_code_is_not_loaded(
     run: Path, tmp_path: Path, capfd: Capture, name: str, kind: str, verb: str
 ) -> None:
     poison(run / "bundle" / name, kind, tmp_path / "created")
@@ -309,10 +307,10 @@ def test_a_bundle_with_code_in_it_is_refused(
     assert not out.exists()
 
 
-def test_a_bundle_names_no_code_but_that_of_its_parts(
+def test_bundle_instantiates_only_allowed_targets(
     run: Path, tmp_path: Path, capfd: Capture
 ) -> None:
-    """Hydra's own policy; what it lets pass are classes and functions that are installed."""
+    """Hydra's policy allows only installed classes and functions."""
     path, out = run / "bundle/config.yaml", tmp_path / "out.parquet"
     target = "_target_: robust_fin.models.mlp.ResidualMLP\n"
     assert target in path.read_text()

@@ -1,4 +1,4 @@
-"""A net may be trained on returns, and on damaged bars: it is judged by ranks all the same."""
+"""Training on returns, or on damaged bars; the metrics use ranks in any case."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def raw_forecasts(run: Path, span: str) -> tuple[np.ndarray, np.ndarray]:
-    """What the net itself says of a span, and the sorted training returns."""
+    """Return the raw forecasts of a span, and the sorted training returns."""
     bundle = load_bundle(run)
     data = load_first_fold(bundle.config)
     score = bundle.nets.link(bundle.nets.net(data.x(span)))
@@ -35,13 +35,13 @@ def raw_forecasts(run: Path, span: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ranks_by_hand(forecast: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Mean of places from the left and the right; interpolated between training returns."""
+    """Return the mean of the left and right rank, interpolated between training returns."""
     values = np.unique(train)
     left, right = (np.searchsorted(train, values, side=side) for side in ("left", "right"))
     return np.interp(forecast, values, (left + right - 1) / 2 / (train.size - 1))
 
 
-def test_the_net_learns_returns_in_percent(run: Path) -> None:
+def test_net_learns_returns_in_percent(run: Path) -> None:
     bundle = load_bundle(run)
     data = load_first_fold(bundle.config)
     wanted = data.train_tensors()[1].numpy()
@@ -49,7 +49,7 @@ def test_the_net_learns_returns_in_percent(run: Path) -> None:
     assert read_metrics(run)["train/objective"] < 0.01  # of ranks it would be near 0.08
 
 
-def test_scores_are_the_ranks_that_such_returns_have(run: Path) -> None:
+def test_scores_are_the_ranks_of_the_forecast_returns(run: Path) -> None:
     forecast, train = raw_forecasts(run, "test")
     assert np.abs(forecast).max() < 0.1
     table = pd.read_parquet(run / "predictions.parquet")
@@ -70,7 +70,7 @@ def test_scores_are_the_ranks_that_such_returns_have(run: Path) -> None:
     assert metrics["test/loss_trivial"] == pytest.approx(found["loss_trivial"], rel=1e-6)
 
 
-def test_val_is_judged_by_ranks_while_training_and_after(run: Path) -> None:
+def test_val_metrics_use_ranks_during_and_after_training(run: Path) -> None:
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     seen = [point.value for point in events.Scalars("val/skill")]
     assert max(seen) == pytest.approx(read_metrics(run)["val/skill"], abs=1e-6)
@@ -86,7 +86,7 @@ def test_val_is_judged_by_ranks_while_training_and_after(run: Path) -> None:
     assert read_metrics(run)["val/skill"] == pytest.approx(found["skill"], abs=1e-6)
 
 
-def test_predict_ranks_after_loading(run: Path, tmp_path: Path) -> None:
+def test_predict_returns_ranks_after_loading(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "scores.parquet"
     assert predict.main([f"run={run}", f"out={out}"]) == 0
     again, kept = pd.read_parquet(out), pd.read_parquet(run / "predictions.parquet")
@@ -95,7 +95,7 @@ def test_predict_ranks_after_loading(run: Path, tmp_path: Path) -> None:
     assert np.array_equal(both["score"], both["score_again"])
 
 
-def test_members_are_ranked_one_by_one_before_their_mean(tmp_path: Path) -> None:
+def test_members_are_ranked_before_their_mean(tmp_path: Path) -> None:
     words = (*RETURNS, "population.members=2", "split.refit=false", "transform=robust")
     metrics = run_training(tmp_path, *words, "trainer.log_every_n_steps=1")
     bundle = load_bundle(tmp_path)
@@ -119,7 +119,7 @@ def test_members_are_ranked_one_by_one_before_their_mean(tmp_path: Path) -> None
     assert max(norms) == pytest.approx(max(largest), rel=1e-6)
 
 
-def test_a_sigmoid_cannot_forecast_a_return(
+def test_sigmoid_link_with_return_scale_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["+experiment=smoke", f"hydra.run.dir={tmp_path}", "target_scale=return"]
@@ -131,7 +131,7 @@ def test_a_sigmoid_cannot_forecast_a_return(
     assert not (tmp_path / "metrics.json").exists()
 
 
-def test_spiked_bars_are_said_and_stay_with_the_run(tmp_path: Path) -> None:
+def test_spiked_bars_are_reported_and_apply_only_to_the_run(tmp_path: Path) -> None:
     path, run = tmp_path / "es.parquet", tmp_path / "run"
     synthetic_market(6_000, seed=0, start="2022-03-02").bars.to_parquet(path, index=False)
     (run / "failure.json").parent.mkdir()

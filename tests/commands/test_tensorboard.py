@@ -1,4 +1,4 @@
-"""TensorBoard over runs of the command: what its files hold, and what a browser then shows."""
+"""TensorBoard: the contents of the event files, and what a browser shows."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ WIDTH, HEIGHT = 1200, 900
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three runs in the folders of a sweep: two that finish, one that does not."""
+    """Three runs in the folders of a sweep: two finished, one failed."""
     folder = tmp_path_factory.mktemp("sweep")
     for name, lr in RATES.items():
         pictures = "true" if name == "0" else "false"
@@ -41,7 +41,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def slow(*case: object) -> object:
-    """A case for the long count."""
+    """Mark a case as slow."""
     return pytest.param(*case, marks=pytest.mark.slow)
 
 
@@ -49,7 +49,7 @@ def board(sweep: Path, name: str) -> Board:
     return Board(sweep / name / "tensorboard")
 
 
-def test_every_run_is_a_line_with_its_settings(sweep: Path) -> None:
+def test_hparams_table_has_every_run_with_its_settings(sweep: Path) -> None:
     for name, lr in RATES.items():
         found = board(sweep, name).settings()
         assert found["optimizer.lr"] == lr
@@ -65,7 +65,7 @@ def test_every_run_is_a_line_with_its_settings(sweep: Path) -> None:
     assert "NonFiniteError: the loss is nan" in board(sweep, "2").text("report/failure")
 
 
-def test_the_figures_of_a_line_are_those_of_metrics_json(sweep: Path) -> None:
+def test_hparams_metrics_equal_metrics_json(sweep: Path) -> None:
     for name in ("0", "1"):
         found, metrics = board(sweep, name), read_metrics(sweep / name)
         infos = [one.name.tag for one in found.experiment().metric_infos]
@@ -80,7 +80,7 @@ def test_the_figures_of_a_line_are_those_of_metrics_json(sweep: Path) -> None:
     assert not set(infos) & set(board(sweep, "2").tags["scalars"])
 
 
-def test_the_curves_that_share_a_chart_are_there(sweep: Path) -> None:
+def test_curves_of_the_shared_charts_exist(sweep: Path) -> None:
     found, metrics = board(sweep, "0"), read_metrics(sweep / "0")
     losses, trivial = found.curve("val/loss"), found.curve("val/loss_trivial")
     assert list(losses) == list(trivial)
@@ -100,7 +100,7 @@ def test_the_curves_that_share_a_chart_are_there(sweep: Path) -> None:
     assert max(found.curve("stability/gradient_norm_max").values()) >= max(norms)
 
 
-def test_the_scores_of_test_are_those_of_the_predictions(sweep: Path) -> None:
+def test_histogram_of_test_scores_matches_the_predictions(sweep: Path) -> None:
     table = pd.read_parquet(sweep / "0" / "predictions.parquet")
     net = table[(table["model"] == "net") & table["outcome"].notna()]
     score = net["score"].to_numpy(dtype=np.float64)
@@ -122,7 +122,7 @@ def test_verdict_config_and_provenance_are_texts(sweep: Path) -> None:
     assert found.text("report/verdict").startswith(("Skill ", "No skill "))
 
 
-def test_the_pictures_are_there(sweep: Path) -> None:
+def test_figures_are_written(sweep: Path) -> None:
     assert set(board(sweep, "0").tags["images"]) == {
         f"report/{name}" for name in ("months", "hours", "calibration", "path", "losses", "norms")
     }
@@ -131,7 +131,7 @@ def test_the_pictures_are_there(sweep: Path) -> None:
 
 @pytest.fixture(scope="module")
 def page(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Browser]]:
-    """TensorBoard over the sweep, and a browser."""
+    """URL of TensorBoard over the sweep, and a browser."""
     find_browser()
     with (
         tensorboard(sweep) as url,
@@ -153,7 +153,7 @@ def page(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
         slow("text", {"report/verdict", "report/config", "report/failure"}),
     ],
 )  # fmt: skip
-def test_a_browser_shows_it(
+def test_browser_shows_every_tab(
     tab: str, words: set[str], page: tuple[str, Browser], tmp_path: Path
 ) -> None:
     url, found = page
@@ -166,8 +166,8 @@ def test_a_browser_shows_it(
     assert found.errors == []
 
 
-def test_a_curve_is_drawn(page: tuple[str, Browser]) -> None:
-    """The chart of skill on val has a line for each run that got so far."""
+def test_browser_draws_a_curve_per_run(page: tuple[str, Browser]) -> None:
+    """The chart of val/skill has a line per run."""
     url, found = page
     found.open(f"{url}#custom_scalars", width=WIDTH, height=HEIGHT)
     found.wait_for({"skill on val"})
@@ -182,7 +182,7 @@ def test_a_curve_is_drawn(page: tuple[str, Browser]) -> None:
 
 
 @pytest.mark.slow
-def test_words_that_are_not_shown_are_named(page: tuple[str, Browser]) -> None:
+def test_missing_words_are_named_in_the_failure(page: tuple[str, Browser]) -> None:
     url, found = page
     found.open(f"{url}#text", width=WIDTH, height=HEIGHT)
     with pytest.raises(AssertionError, match=r"\['no such words'\] are not among"):

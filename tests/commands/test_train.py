@@ -24,7 +24,7 @@ def run(smoke_run: Path) -> Path:
     return smoke_run
 
 
-def test_the_run_folder_is_as_designed(run: Path) -> None:
+def test_run_folder_has_the_documented_files(run: Path) -> None:
     files = files_below(run)
     assert {
         ".hydra/config.yaml",
@@ -43,7 +43,7 @@ def test_the_run_folder_is_as_designed(run: Path) -> None:
     assert any(name.startswith("tensorboard/events") for name in files)
 
 
-def test_metrics_hold_every_key_of_the_design(run: Path) -> None:
+def test_metrics_have_every_documented_key(run: Path) -> None:
     metrics = read_metrics(run)
     keys = {
         "parameters", "rows", "train_rows", "val_rows", "test_rows", "steps", "steps_per_second",
@@ -57,7 +57,7 @@ def test_metrics_hold_every_key_of_the_design(run: Path) -> None:
     assert metrics["baseline/constant/skill"] == pytest.approx(0, abs=1e-7)
 
 
-def test_rows_add_up(run: Path) -> None:
+def test_row_ledger_accounts_for_every_row(run: Path) -> None:
     rows, metrics = json.loads((run / "rows.json").read_text()), read_metrics(run)
     assert rows["rows_in"] == metrics["rows"] == 20_000
     assert sum(rows["dropped"].values()) + sum(rows["spans"].values()) == 20_000
@@ -65,7 +65,7 @@ def test_rows_add_up(run: Path) -> None:
     assert rows["dropped"]["purged: label reaches into the next span"] == 2
 
 
-def test_metrics_follow_from_the_predictions_table(run: Path) -> None:
+def test_metrics_can_be_recomputed_from_the_predictions_table(run: Path) -> None:
     metrics, table = read_metrics(run), pd.read_parquet(run / "predictions.parquet")
     net = table[table["model"] == "net"]
     assert len(net) == metrics["test_rows"]
@@ -93,7 +93,7 @@ def test_skill_is_one_minus_loss_over_trivial(run: Path) -> None:
     assert metrics["test/skill_low"] < metrics["test/skill"] < metrics["test/skill_high"]
 
 
-def test_tensorboard_holds_the_curves(run: Path) -> None:
+def test_tensorboard_has_the_training_curves(run: Path) -> None:
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     tags = set(events.Tags()["scalars"])
     assert {"train/objective", "train/gradient_norm", "lr"} <= tags
@@ -102,7 +102,7 @@ def test_tensorboard_holds_the_curves(run: Path) -> None:
     assert rates[9] == pytest.approx(0.003 * 10 / 20)  # the warmup of 20 steps, at its tenth
 
 
-def test_the_same_seed_gives_the_same_run(run: Path, tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_run(run: Path, tmp_path: Path) -> None:
     again = run_training(tmp_path / "again")
     other = run_training(tmp_path / "other", "seed=1")
     first = read_metrics(run)
@@ -112,7 +112,7 @@ def test_the_same_seed_gives_the_same_run(run: Path, tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_predict_scores_the_test_rows_as_the_run_did(run: Path, tmp_path: Path) -> None:
+def test_predict_reproduces_the_test_scores_of_the_run(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "scores.parquet"
     assert predict.main([f"run={run}", f"out={out}"]) == 0
     scored = pd.read_parquet(out).set_index(["time", "contract"])
@@ -124,7 +124,7 @@ def test_predict_scores_the_test_rows_as_the_run_did(run: Path, tmp_path: Path) 
     np.testing.assert_allclose(both["score"], tested["score"], rtol=0, atol=1e-6)
 
 
-def test_predict_keeps_the_newest_bars(run: Path, tmp_path: Path) -> None:
+def test_predict_scores_the_newest_bars_without_an_outcome(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "scores.parquet"
     assert predict.main([f"run={run}", f"out={out}", "source.synthetic.rows=9000"]) == 0
     scored = pd.read_parquet(out)
@@ -134,7 +134,7 @@ def test_predict_keeps_the_newest_bars(run: Path, tmp_path: Path) -> None:
     assert np.isfinite(newest["score"])
 
 
-def test_evaluate_prints_the_figures_and_the_verdict(
+def test_evaluate_prints_the_metrics_and_the_verdict(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate.main([f"run={run}"]) == 0
@@ -150,7 +150,7 @@ def test_evaluate_prints_the_figures_and_the_verdict(
     assert "noise: No skill" in compared
 
 
-def test_a_row_scores_the_same_whatever_else_is_in_the_file(run: Path) -> None:
+def test_score_of_a_row_does_not_depend_on_other_rows_in_the_file(run: Path) -> None:
     bundle = load_bundle(run)
     x = torch.randn(2 * SCORE_BLOCK + 5, 5, generator=torch.Generator().manual_seed(0))
     whole = score_rows(bundle.nets.net, bundle.nets.link, x)
@@ -160,7 +160,9 @@ def test_a_row_scores_the_same_whatever_else_is_in_the_file(run: Path) -> None:
     assert np.array_equal(score_rows(bundle.nets.net, bundle.nets.link, shocked)[:777], whole[:777])
 
 
-def test_without_a_val_span_the_last_weights_count_and_val_figures_are_null(tmp_path: Path) -> None:
+def test_without_a_val_span_the_last_weights_are_used_and_val_metrics_are_null(
+    tmp_path: Path,
+) -> None:
     metrics = run_training(tmp_path / "r", "split.val_fraction=0", "split.refit=false")
     assert metrics["val_rows"] == 0
     assert all(metrics[f"val/{name}"] is None for name in SPAN)
@@ -170,27 +172,27 @@ def test_without_a_val_span_the_last_weights_count_and_val_figures_are_null(tmp_
     assert all(torch.equal(last[f"net.{name}"], kept[name]) for name in kept)
 
 
-def test_without_refit_the_best_weights_on_val_count(tmp_path: Path) -> None:
+def test_without_refit_the_best_weights_on_val_are_used(tmp_path: Path) -> None:
     run_training(tmp_path / "r", "split.refit=false")
     best = torch.load(tmp_path / "r/checkpoints/best.ckpt", weights_only=True)["state_dict"]
     kept = load_file(tmp_path / "r/bundle/model.safetensors")
     assert all(torch.equal(best[f"net.{name}"], kept[name]) for name in kept)
 
 
-def test_refit_sees_train_and_val(tmp_path: Path) -> None:
+def test_refit_trains_on_train_and_val(tmp_path: Path) -> None:
     metrics = run_training(tmp_path / "r", "split.refit=true")
     assert metrics["fit_rows"] == metrics["train_rows"] + metrics["val_rows"] + 1  # less one purge
     assert (tmp_path / "r/checkpoints/refit/last.ckpt").is_file()
 
 
-def test_a_sweep_runs_its_jobs_in_numbered_folders(tmp_path: Path) -> None:
+def test_sweep_runs_its_jobs_in_numbered_folders(tmp_path: Path) -> None:
     words = ["+experiment=smoke", f"hydra.sweep.dir={tmp_path}", "-m", "seed=0,1"]
     forked = "executor._target_=tests.sweeps.forked.ForkedExecutor"
     assert train.main([*words, forked, "trainer.enable_progress_bar=false"]) == 0
     assert [read_metrics(tmp_path / str(number))["seed"] for number in (0, 1)] == [0, 1]
 
 
-def test_a_finished_run_resumes_with_more_epochs(tmp_path: Path) -> None:
+def test_finished_run_resumes_with_more_epochs(tmp_path: Path) -> None:
     words = ("split.refit=false", "schedule=warmup_constant")
     whole = run_training(tmp_path / "whole", *words, "trainer.max_epochs=4")
     part = run_training(tmp_path / "part", *words)
@@ -203,7 +205,7 @@ def test_a_finished_run_resumes_with_more_epochs(tmp_path: Path) -> None:
     assert resumed["test/loss"] == whole["test/loss"]
 
 
-def test_more_epochs_are_refitted_from_the_start(tmp_path: Path) -> None:
+def test_resume_with_more_epochs_starts_the_refit_anew(tmp_path: Path) -> None:
     words = ("split.refit=true", "schedule=warmup_constant")
     whole = run_training(tmp_path / "whole", *words, "trainer.max_epochs=2")
     run_training(tmp_path / "part", *words, "trainer.max_epochs=1")
@@ -213,12 +215,12 @@ def test_more_epochs_are_refitted_from_the_start(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "part")["test/loss"] == whole["test/loss"]
 
 
-def test_everything_in_metrics_is_a_number_or_null(run: Path) -> None:
+def test_every_metric_is_a_number_or_null(run: Path) -> None:
     for name, value in read_metrics(run).items():
         assert value is None or math.isfinite(value), name
 
 
-def test_the_bundle_config_is_resolved_and_loads_without_hydra(run: Path) -> None:
+def test_bundle_config_is_resolved_and_loads_without_hydra(run: Path) -> None:
     config = OmegaConf.load(run / "bundle/config.yaml")
     assert config.name == "smoke"
     assert "${" not in (run / "bundle/config.yaml").read_text()

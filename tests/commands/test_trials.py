@@ -1,4 +1,4 @@
-"""Every run of a project is counted in one ledger, once, however it was started."""
+"""Every run of a project counts once in one ledger, however it was started."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ SMALL = ("features.names=[close_change_pct]", "source.synthetic.rows=4000", "tra
 
 
 @pytest.mark.slow
-def test_a_sweep_and_a_resumed_run_are_counted_in_the_ledger_of_the_project(
+def test_every_run_of_a_sweep_and_a_resume_counts_once_in_the_ledger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("ROBUST_FIN_LEDGER")
@@ -41,7 +41,7 @@ def test_a_sweep_and_a_resumed_run_are_counted_in_the_ledger_of_the_project(
     assert len(Trials.read(ledger).distinct()) == 2
 
 
-def test_a_run_that_fails_is_no_trial(tmp_path: Path) -> None:
+def test_failed_run_is_not_a_trial(tmp_path: Path) -> None:
     ledger = tmp_path / "trials.jsonl"
     words = (f"hydra.run.dir={tmp_path / 'run'}", f"ledger={ledger}", "optimizer.lr=1e30")
     assert train.main(["+experiment=smoke", *QUICK, *SMALL, *words]) == 1

@@ -1,4 +1,4 @@
-"""val_losses.parquet is what val/skill was made of, and what a search is judged by."""
+"""val_losses.parquet adds up to val/skill, and is the basis for judging a sweep."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def folds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three members on every fold of a walk-forward."""
+    """A walk-forward run with three members per fold."""
     folder = tmp_path_factory.mktemp("runs") / "folds"
     words = ("source.synthetic.rows=12000", "population.members=3", "optimizer.lr=0.003", *FOLDS)
     run_training(folder, *words, experiment="population")
@@ -42,13 +42,13 @@ def test_gains_add_up_to_the_skill_of_each_member(folds: Path) -> None:
         assert val_skill_by_date(losses, number).sum() == pytest.approx(skill, abs=1e-9)
 
 
-def test_a_run_that_chooses_nothing_has_none(tmp_path: Path) -> None:
+def test_run_without_a_val_span_writes_no_val_losses(tmp_path: Path) -> None:
     assert run_training(tmp_path, "split.val_fraction=0", "split.refit=false")["val/skill"] is None
     assert not (tmp_path / "val_losses.parquet").exists()
 
 
 @pytest.mark.processes
-def test_a_search_holds_its_best_against_the_default_settings(
+def test_sweep_compares_its_best_trial_with_the_default_settings(
     tmp_path: Path, capsys: Capture
 ) -> None:
     words = ("source.synthetic.rows=36000", "source.synthetic.signal=0.3", "split.val_fraction=0.3")

@@ -1,4 +1,4 @@
-"""The wheel carries its conf and trains far from the source tree."""
+"""The wheel contains conf/ and trains outside the source tree."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from tests.small_runs import read_metrics
 pytestmark = pytest.mark.processes
 
 
-def test_a_wheel_trains_elsewhere(tmp_path: Path) -> None:
+def test_wheel_trains_outside_the_source_tree(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
     subprocess.run([*build, str(ROOT)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")

@@ -70,7 +70,7 @@ def fit_population(
     last = LastCheckpoint(plan.checkpoints, every_n_steps=settings.checkpoint.every_n_steps)
     arguments = trainer_arguments(settings.trainer, module.pace.plan)
     if plan.max_steps is not None:
-        arguments |= step_limit(plan.max_steps, an_epoch=module.pace.plan.steps)
+        arguments |= step_limit(plan.max_steps, steps_per_epoch=module.pace.plan.steps)
     trainer = make_trainer(
         settings,
         plan.folder,

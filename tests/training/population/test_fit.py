@@ -52,7 +52,7 @@ def fewer() -> BarDataModule:
 
 
 def fit_sets(folder: Path, config: DictConfig, sets: Sequence[MemberData]) -> PopulationForecaster:
-    """A population on data sets of any making, and no callbacks."""
+    """Fit a population on the data sets, without callbacks."""
     asked = fit_settings(config)
     module = make_population(asked, sets, FitPlan(folder, "", max_steps=None, resume=False))
     plan = module.pace.plan

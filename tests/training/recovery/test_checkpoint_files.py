@@ -37,7 +37,7 @@ def two_checkpoints(folder: Path) -> tuple[Path, Path]:
 
 
 class Payload:
-    """Unpickled, it would create a file."""
+    """Creates a file if it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
