@@ -86,7 +86,7 @@ def evaluate_lockbox(run: Path) -> None:
     """
     Run.open(run).metrics  # noqa: B018  # raises unless the run has finished
     opened = open_lockbox(run)
-    show(*judgement_tables(opened.judgement), opened.words)
+    show(*judgement_tables(opened.judgement), opened.message)
     show(f"Lockbox: {verdict(opened.judgement)}", level=RESULT)
     show(f"written to   {run / LOCKBOX}")
 

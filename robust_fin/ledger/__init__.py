@@ -1,1 +1,1 @@
-"""The trial ledger and the lockbox: every training run and every look is counted."""
+"""Trial ledger and lockbox: every training run and every look at the lockbox is counted."""

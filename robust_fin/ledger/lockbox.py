@@ -1,9 +1,8 @@
-"""The lockbox: rows that no span of a run contains, scored when asked for, and every look counted.
+"""The lockbox: rows outside every span of a run, scored only on request, with every look logged.
 
-The rows are worth something only as long as nothing is chosen by them.
+The rows are out of sample only as long as nothing is chosen by them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,74 +14,65 @@ import torch
 from hydra.utils import instantiate
 from jaxtyping import Int
 
-from robust_fin.bundle.folder import (
-    Bundle,
-    commit,
-    load_bundle,
-    read_plain_config,
-    read_provenance,
-)
+from robust_fin.bundle.folder import Bundle, commit, load_bundle, read_plain_config, read_provenance
 from robust_fin.bundle.predictions import Forecast, mean_forecast, predictions_table
 from robust_fin.data.examples import Examples
 from robust_fin.data.folds import Market
 from robust_fin.data.splits import Timeline
 from robust_fin.errors import BundleError, ConfigError
 from robust_fin.evaluation.significance import Judgement, interval_metrics, judge
-from robust_fin.ledger.record import find_ledger, now, seen_from
-from robust_fin.ledger.trials import Look, Trials, append, config_hash
-from robust_fin.runtime.atomic_files import null_for_nan, write_atomic
+from robust_fin.ledger.record import find_ledger, path_from_ledger, utc_now
+from robust_fin.ledger.trials import Look, Trials, append_entry, config_hash
+from robust_fin.runtime.atomic_files import null_for_nan, write_json
 from robust_fin.training.baselines import constant, minus_last_return
 
 LOCKBOX = "lockbox.json"
-_SHOWN = 5  # runs in a message
+_SHOWN = 5  # runs named in a message
 _LOGGED = ("skill", "skill_low", "skill_high", "rank_ic", "rank_ic_low", "rank_ic_high")
 
 
 @dataclass(frozen=True, slots=True)
 class LockboxResult:
-    """What a look shows.
+    """Result of a look at the lockbox.
 
     Attributes:
-        judgement: of the net on the locked rows.
-        figures: by name, as lockbox.json has them.
-        words: how often these rows were looked at before.
+        judgement: judgement of the net on the locked rows.
+        message: how often these rows were looked at before.
     """
 
     judgement: Judgement
-    figures: Mapping[str, float | int | str | None]
-    words: str
+    message: str
 
 
 def open_lockbox(run: Path) -> LockboxResult:
-    """Score the locked rows with a run's bundle; the look is logged before anything is shown.
+    """Score the locked rows with a run's bundle, and log the look before the result is returned.
 
-    Nothing is fitted here: features, transform and target are those of the run's training rows.
-    With several folds it is the net of the last one.
+    Nothing is fitted: features, transform and target are those of the run's training rows. With
+    several folds, the net of the last fold is used.
 
     Args:
         run: the folder of a finished run with split.lockbox above 0.
 
     Raises:
-        BundleError: the run has no lockbox, has not finished, or the bars are not those it read.
+        BundleError: the run has no lockbox or has not finished, or its bars have changed.
         ConfigError: the look cannot be logged.
     """
-    bundle = load_bundle(run)
-    config = read_plain_config(run)
-    share, ledger = _share(run, config), find_ledger(run)
+    bundle, config = load_bundle(run), read_plain_config(run)
+    share, ledger = _locked_share(run, config), find_ledger(run)
     if ledger is None:
         raise ConfigError(
-            f"{run} names no trial ledger to log the look in: it was made before there were "
+            f"{run} names no trial ledger to log the look in: it was trained before there were "
             "ledgers. Train it again"
         )
     torch.set_num_threads(config["threads"])
     table = score_lockbox(bundle, run, share=share)
     instrument = config.get("instrument")
-    found = judge(table, instrument=None if instrument is None else instantiate(instrument))
-    figures, net = figures_of(found), table[table["model"] == "net"]
-    own = Look(
-        time=now(),
+    judgement = judge(table, instrument=None if instrument is None else instantiate(instrument))
+    figures, net = lockbox_figures(judgement), table[table["model"] == "net"]
+    look = Look(
+        time=utc_now(),
         name=config["name"],
-        run=seen_from(ledger, run),
+        run=path_from_ledger(ledger, run),
         config=config_hash(config),
         data_sha256=read_provenance(run)["data_sha256"],
         lockbox=share,
@@ -90,34 +80,33 @@ def open_lockbox(run: Path) -> LockboxResult:
         scored={name: figures[name] for name in _LOGGED},
         commit=commit(),
     )
-    before = Trials.read(ledger).same_data(own.data_sha256)
-    append(ledger, own)
+    before = Trials.read(ledger).same_data(look.data_sha256)
+    append_entry(ledger, look)
     span = {"first_bar": str(net["time"].iloc[0]), "last_bar": str(net["time"].iloc[-1])}
-    content: dict[str, float | int | str | None] = {**span, "rows": own.rows, **figures}
-    content |= {"look": own.time, "looks_before": len(before.looks)}
-    write_atomic(run / LOCKBOX, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-    return LockboxResult(found, content, look_words(before, share=share))
+    logged = {"look": look.time, "looks_before": len(before.looks)}
+    write_json(run / LOCKBOX, {**span, "rows": look.rows, **figures, **logged})
+    return LockboxResult(judgement, describe_look(before, share=share))
 
 
 def score_lockbox(bundle: Bundle, run: Path, *, share: float) -> pd.DataFrame:
-    """The predictions table of the locked rows: the net, the constant, minus the last return.
+    """Return the predictions table of the locked rows for the net and two baselines.
 
     Args:
-        bundle: of the run.
-        run: its folder, which says what the bars were.
-        share: of the labelled rows, at the end, that is locked.
+        bundle: bundle of the run.
+        run: the run folder.
+        share: share of the labelled rows, at the end, that is locked.
 
     Raises:
-        BundleError: the bars are not those that the run read.
-        SourceError: they cannot be read.
+        BundleError: the bars are not those of the run.
+        SourceError: the bars cannot be read.
     """
     source, cache = (instantiate(bundle.config[name]) for name in ("source", "cache"))
     market = Market.read(source, features=bundle.features, target=bundle.label, cache=cache)
-    then = read_provenance(run)["data_sha256"]
-    if market.bars.sha256 != then:
+    trained_on = read_provenance(run)["data_sha256"]
+    if market.bars.sha256 != trained_on:
         raise BundleError(
-            f"the bars of {market.bars.origin} have sha256 {market.bars.sha256[:12]}, {run} was "
-            f"trained on {then[:12]}: its lockbox is not in them. Put the file back"
+            f"the bars of {market.bars.origin} have sha256 {market.bars.sha256[:12]}, but {run} "
+            f"was trained on {trained_on[:12]}: its lockbox is not in them. Restore the file"
         )
     examples, target = market.examples, bundle.target
     rows = locked_rows(examples, share=share)
@@ -131,58 +120,58 @@ def score_lockbox(bundle: Bundle, run: Path, *, share: float) -> pd.DataFrame:
 
 
 def locked_rows(examples: Examples, *, share: float) -> Int[np.ndarray, " locked"]:
-    """Row numbers, among all examples, of those that the splits leave out as locked."""
+    """Return the row numbers in the examples that the splits lock."""
     rows = np.flatnonzero(~np.isnan(examples.outcome))
     line = Timeline.from_rows(examples.time[rows], examples.label_end[rows], lockbox=share)
     return rows[line.end :]
 
 
-def figures_of(found: Judgement) -> dict[str, float | int | None]:
-    """What lockbox.json says of the locked rows; null where it could not be computed."""
-    figures: dict[str, float | int | None] = {"dates": found.net.dates}
-    for name, interval in found.net.intervals().items():
+def lockbox_figures(judgement: Judgement) -> dict[str, float | int | None]:
+    """Return the figures of lockbox.json; null for those that could not be computed."""
+    figures: dict[str, float | int | None] = {"dates": judgement.net.dates}
+    for name, interval in judgement.net.intervals().items():
         figures |= interval_metrics(name, interval)
-    for name, one in found.baselines.items():
-        figures |= {f"baseline/{name}/rank_ic": one.rank_ic.estimate}
-        figures |= {f"baseline/{name}/skill": one.skill.estimate}
+    for name, baseline in judgement.baselines.items():
+        figures[f"baseline/{name}/rank_ic"] = baseline.rank_ic.estimate
+        figures[f"baseline/{name}/skill"] = baseline.skill.estimate
     return null_for_nan(figures)
 
 
-def look_words(before: Trials, *, share: float) -> str:
-    """What earlier looks and trials do to this one.
+def describe_look(before: Trials, *, share: float) -> str:
+    """Describe what earlier looks and trials mean for this look.
 
     Args:
-        before: what the ledger had on these bars before this look.
-        share: of the rows that is locked.
+        before: entries on these bars before this look.
+        share: share of the rows that is locked.
     """
-    looks = before.looks
-    words = [f"Look {len(looks) + 1} at the lockbox, the last {share:g} of these bars."]
+    looks, trials = before.looks, before.distinct()
+    sentences = [f"Look {len(looks) + 1} at the lockbox, the last {share:g} of these bars."]
     if looks:
-        seen = _listed([f"{one.run} ({one.time})" for one in looks])
-        words.append(
-            f"It was seen before by {seen}. Whatever was chosen since the first look may have been "
-            "chosen by these rows: they are no longer out of sample."
+        earlier = _shorten([f"{look.run} ({look.time})" for look in looks])
+        sentences.append(
+            f"It was seen before by {earlier}. Choices made since the first look may depend on "
+            "these rows, so they are no longer out of sample."
         )
-    open_to = [one for one in before.distinct() if one.split.get("lockbox", 0.0) < share]
-    if open_to:
-        words.append(
-            f"{len(open_to)} of the {len(before.distinct())} trials on these bars locked fewer "
-            f"rows and scored some of these in the open: {_listed([one.run for one in open_to])}. "
-            "To whoever chose by them, these rows are no longer out of sample."
+    exposed = [trial.run for trial in trials if trial.split.get("lockbox", 0.0) < share]
+    if exposed:
+        sentences.append(
+            f"{len(exposed)} of the {len(trials)} trials on these bars locked fewer rows and "
+            f"scored some of these as val or test rows: {_shorten(exposed)}. For choices made by "
+            "those runs, these rows are no longer out of sample."
         )
     if before.damaged:
-        words.append(
+        sentences.append(
             f"{before.path} has {len(before.damaged)} damaged lines, which may be looks too."
         )
-    return " ".join(words)
+    return " ".join(sentences)
 
 
-def _listed(names: Sequence[str]) -> str:
+def _shorten(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _share(run: Path, config: Mapping[str, Any]) -> float:
+def _locked_share(run: Path, config: Mapping[str, Any]) -> float:
     share = float(config["split"].get("lockbox", 0.0))
     if share <= 0:
         raise BundleError(

@@ -1,10 +1,9 @@
-"""A run's own line in the ledger, made from its run folder, and what all lines say of it."""
+"""Record a finished run in the trial ledger, and describe its ICIR in view of all trials."""
 
 import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from robust_fin.bundle.folder import read_plain_config, read_provenance
 from robust_fin.data.targets import KEPT
 from robust_fin.evaluation.multiple_testing import SharpeMoments
 from robust_fin.evaluation.run_selection import daily_series
-from robust_fin.ledger.trials import LedgerTrial, Trials, append, config_hash, settings_tried
+from robust_fin.ledger.trials import LedgerTrial, Trials, append_entry, config_hash, settings_tried
 from robust_fin.runtime.atomic_files import null_for_nan
 
 SCORES = ("skill", "rank_ic")
@@ -35,101 +34,41 @@ def find_ledger(run: Path) -> Path | None:
     path = Path(known)
     if path.parent.is_dir():
         return path
-    above = [folder / path.name for folder in run.absolute().parents]
-    return next((one for one in above if one.is_file() and _has(one, run)), path)
+    for folder in run.absolute().parents:
+        moved = folder / path.name
+        if moved.is_file() and _contains(moved, run):
+            return moved
+    return path
 
 
-def _has(ledger: Path, run: Path) -> bool:
-    return any(one.run == seen_from(ledger, run) for one in Trials.read(ledger).trials)
+def _contains(ledger: Path, run: Path) -> bool:
+    path = path_from_ledger(ledger, run)
+    return any(trial.run == path for trial in Trials.read(ledger).trials)
 
 
-def seen_from(ledger: Path, run: Path) -> str:
-    """The run folder's path relative to the folder of the ledger."""
+def path_from_ledger(ledger: Path, run: Path) -> str:
+    """Return the run folder's path relative to the folder of the ledger."""
     try:
         return Path(os.path.relpath(run.absolute(), ledger.absolute().parent)).as_posix()
     except ValueError:  # on another drive
         return run.absolute().as_posix()
 
 
-def now() -> str:
-    """UTC, to the second."""
+def utc_now() -> str:
+    """Return the current UTC time, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read_daily_series(run: Path) -> pd.DataFrame:
-    """`daily_series` of a finished run."""
+    """Return `daily_series` of the predictions of a finished run."""
     models = [("model", "in", ["net", "constant"])]
     return daily_series(
         pd.read_parquet(run / "predictions.parquet", columns=COLUMNS, filters=models)
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A finished run as the ledger sees it.
-
-    Attributes:
-        ledger: that it is counted in.
-        trial: its line.
-        daily: rank IC of each test date.
-    """
-
-    ledger: Path
-    trial: LedgerTrial
-    daily: Float[np.ndarray, " dates"]
-
-    @classmethod
-    def of(cls, run: Path) -> "Finished | None":
-        """From what a run left in its folder; None for one from before there were ledgers."""
-        ledger = find_ledger(run)
-        if ledger is None:
-            return None
-        daily = read_daily_series(run)["ic"].to_numpy()
-        return cls(
-            ledger,
-            trial_of(run, ledger=ledger, track=SharpeMoments.from_daily(daily)),
-            daily,
-        )
-
-
-def trial_of(run: Path, *, ledger: Path, track: SharpeMoments) -> LedgerTrial:
-    """The line of a finished run.
-
-    Args:
-        run: the run folder.
-        ledger: that the line is for.
-        track: of the daily rank IC on test.
-    """
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    moments = {"icir": track.ratio, "skew": track.skew, "kurtosis": track.kurtosis}
-    test = {name: metrics[f"test/{name}"] for name in SCORES} | {"dates": track.dates}
-    config, facts = read_plain_config(run), read_provenance(run)
-    return LedgerTrial(
-        time=now(),
-        name=config["name"],
-        run=seen_from(ledger, run),
-        config=config_hash(config),
-        data_sha256=facts["data_sha256"],
-        data=facts["data"],
-        split=split_of(config),
-        members=metrics["members"],
-        seed=config["seed"],
-        labels=config.get("debug", {}).get("labels", KEPT),
-        val={name: metrics[f"val/{name}"] for name in SCORES},
-        test=test | null_for_nan(moments),
-        commit=facts["commit"],
-        settings=settings_tried(config),
-    )
-
-
-def split_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the split scheme by name, with its settings."""
-    named = dict(config["split"])
-    return {"scheme": str(named.pop("_target_")).rpartition(".")[2], **named}
-
-
 def record_trial(run: Path) -> str:
-    """Count a finished run, and say what its ICIR is worth after all runs on the same bars.
+    """Append a finished run to the trial ledger; return `summarize_trials`.
 
     Args:
         run: the folder of a finished run.
@@ -137,74 +76,104 @@ def record_trial(run: Path) -> str:
     Raises:
         ConfigError: the ledger cannot be written.
     """
-    own = Finished.of(run)
-    if own is not None:
-        append(own.ledger, own.trial)
-    return _words(own)
+    ledger = find_ledger(run)
+    if ledger is None:
+        return summarize_trials(run)
+    daily = _daily_ic(run)
+    trial = _trial(run, ledger, daily)
+    append_entry(ledger, trial)
+    return _summarize(ledger, trial, daily)
 
 
 def summarize_trials(run: Path) -> str:
-    """How many trials looked at a run's bars, and what its ICIR is worth after them.
+    """Describe the number of trials on a run's bars, and the run's ICIR deflated by them.
 
     Args:
-        run: the folder of a finished run; it is not counted here.
+        run: the folder of a finished run; it is not added to the ledger.
     """
-    return _words(Finished.of(run))
-
-
-def _words(own: Finished | None) -> str:
-    if own is None or not own.ledger.is_file():
+    ledger = find_ledger(run)
+    if ledger is None or not ledger.is_file():
         return (
-            f"No trial ledger{'' if own is None else f' at {own.ledger}'}: how often these bars "
-            "were tried before is not known, and nothing is deflated."
+            f"No trial ledger{'' if ledger is None else f' at {ledger}'}: the number of earlier "
+            "trials on these bars is unknown, and nothing is deflated."
         )
-    if own.trial.labels != KEPT:
-        return "A control is in the trial ledger and does not count as a trial."
-    trials = Trials.read(own.ledger).same_data(own.trial.data_sha256)
+    daily = _daily_ic(run)
+    return _summarize(ledger, _trial(run, ledger, daily), daily)
+
+
+def _summarize(ledger: Path, trial: LedgerTrial, daily: Float[np.ndarray, " dates"]) -> str:
+    if trial.labels != KEPT:
+        return "This run is a control: it is in the trial ledger but does not count as a trial."
+    trials = Trials.read(ledger).same_data(trial.data_sha256)
     distinct = trials.distinct()
-    keys = [one.key() for one in distinct]
-    if own.trial.key() not in keys:
-        return f"This run is not in the trial ledger {own.ledger}; its ICIR cannot be deflated."
-    number = keys.index(own.trial.key())
-    before = sum(one.settings for one in distinct[:number])
-    place = _place(before, distinct[number].settings, trials.count())
-    return " ".join([place, _claim(trials, own.daily), *_damage(trials)])
+    keys = [other.key() for other in distinct]
+    if trial.key() not in keys:
+        return f"This run is not in the trial ledger {ledger}; its ICIR cannot be deflated."
+    number = keys.index(trial.key())
+    first = 1 + sum(other.settings for other in distinct[:number])
+    last, count = first + distinct[number].settings - 1, trials.count()
+    numbers = f"Trial {first}" if first == last else f"Trials {first} to {last}"
+    total = f" of {count}" if count > 1 else ""
+    sentences = [f"{numbers}{total} on these bars.", _describe_icir(trials, daily)]
+    if trials.damaged:
+        lines = ", ".join(map(str, trials.damaged))
+        sentences.append(f"Line {lines} of {trials.path} is damaged and not counted.")
+    return " ".join(sentences)
 
 
-def _place(before: int, own: int, count: int) -> str:
-    which = f"Trial {before + 1}" if own == 1 else f"Trials {before + 1} to {before + own}"
-    return f"{which} of {count} on these bars." if count > 1 else "Trial 1 on these bars."
+def _daily_ic(run: Path) -> Float[np.ndarray, " dates"]:
+    return read_daily_series(run)["ic"].to_numpy()
 
 
-def _claim(trials: Trials, daily: Float[np.ndarray, " dates"]) -> str:
-    """Honest about what the probability is of, and about when there is none."""
-    found, track = trials.deflated(daily), SharpeMoments.from_daily(daily)
-    if math.isnan(track.ratio):
-        return f"The {track.dates} test dates with a rank IC are too few for an ICIR to be judged."
-    said = f"The ICIR of {track.ratio:.3f} (daily rank IC, {track.dates} dates)"
-    if math.isnan(found.probability):
-        return f"{said} cannot be deflated: too few of these trials have one."
-    if found.trials == 1:
-        return (
-            f"{said} is above 0 with probability {_chance(found.probability)}; nothing to deflate."
-        )
-    return (
-        f"{said} has a deflated probability of {_chance(found.probability)}: so sure may one be "
-        f"that the true one is above {found.expected_max:.3f}, which the best of "
-        f"{found.trials} trials "
-        "without skill is expected to reach by luck."
+def _trial(run: Path, ledger: Path, daily: Float[np.ndarray, " dates"]) -> LedgerTrial:
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    moments = SharpeMoments.from_daily(daily)
+    icir = {"icir": moments.ratio, "skew": moments.skew, "kurtosis": moments.kurtosis}
+    test = {name: metrics[f"test/{name}"] for name in SCORES} | {"dates": moments.dates}
+    config, provenance = read_plain_config(run), read_provenance(run)
+    return LedgerTrial(
+        time=utc_now(),
+        name=config["name"],
+        run=path_from_ledger(ledger, run),
+        config=config_hash(config),
+        data_sha256=provenance["data_sha256"],
+        data=provenance["data"],
+        split=_describe_split(config),
+        members=metrics["members"],
+        seed=config["seed"],
+        labels=config.get("debug", {}).get("labels", KEPT),
+        val={name: metrics[f"val/{name}"] for name in SCORES},
+        test=test | null_for_nan(icir),
+        commit=provenance["commit"],
+        settings=settings_tried(config),
     )
 
 
-def _chance(probability: float) -> str:
-    """Two digits, and never a certainty."""
+def _describe_split(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the name of the split scheme and its settings."""
+    settings = dict(config["split"])
+    return {"scheme": str(settings.pop("_target_")).rpartition(".")[2], **settings}
+
+
+def _describe_icir(trials: Trials, daily: Float[np.ndarray, " dates"]) -> str:
+    deflated, moments = trials.deflated(daily), SharpeMoments.from_daily(daily)
+    if math.isnan(moments.ratio):
+        return f"The {moments.dates} test dates with a rank IC are too few to judge an ICIR."
+    icir = f"The ICIR of {moments.ratio:.3f} (daily rank IC, {moments.dates} dates)"
+    if math.isnan(deflated.probability):
+        return f"{icir} cannot be deflated: too few of these trials have an ICIR."
+    probability = _format_probability(deflated.probability)
+    if deflated.trials == 1:
+        return f"{icir} is above 0 with probability {probability}; nothing to deflate."
+    return (
+        f"{icir} has a deflated probability of {probability}: this is the probability that the "
+        f"true ICIR is above {deflated.expected_max:.3f}, which the best of {deflated.trials} "
+        "trials without skill is expected to reach by chance."
+    )
+
+
+def _format_probability(probability: float) -> str:
+    """Format with two digits, but never as 0 or 1."""
     if probability > 0.99:
         return "over 0.99"
     return "under 0.01" if probability < 0.01 else f"{probability:.2f}"
-
-
-def _damage(trials: Trials) -> list[str]:
-    if not trials.damaged:
-        return []
-    lines = ", ".join(map(str, trials.damaged))
-    return [f"Line {lines} of {trials.path} is damaged: what it held is not counted."]

@@ -1,4 +1,4 @@
-"""The trial ledger: one line a trial or a look at the lockbox, appended by many processes."""
+"""The trial ledger: a JSON Lines file of trials and lockbox looks, shared by many processes."""
 
 import contextlib
 import hashlib
@@ -24,11 +24,14 @@ from robust_fin.evaluation.multiple_testing import (
     sample_std,
 )
 
+if sys.platform != "win32":
+    import fcntl
+
 log = logging.getLogger(__name__)
 
 Figures = Mapping[str, float | int | None]
-# how and where a run is made, not what comes out of it; the bars are known by their fingerprint
-_UNSEEN = frozenset({
+# settings that do not affect the result; the bars are identified by their fingerprint
+NOT_HASHED = frozenset({
     "name", "ledger", "threads", "verbose", "score_batch_size", "cache", "hardware", "logger",
     "report", "debug.traceback", "debug.check", "engine", "predictions", "baselines", "instrument",
     "callbacks.progress", "callbacks.lr", "callbacks.histograms", "checkpoint.every_n_steps",
@@ -41,28 +44,28 @@ _UNSEEN = frozenset({
     "trainer.inference_mode", "trainer.profiler", "trainer.num_sanity_val_steps", "sweep",
     "executor",
 })  # fmt: skip
-_LISTS = ("seeds", "lr", "weight_decay", "delta", "dropout")  # of a population, a value a member
+_LISTS = ("seeds", "lr", "weight_decay", "delta", "dropout")  # of a population, per member
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerTrial:
-    """One training run and what it scored.
+    """A training run and its scores.
 
     Attributes:
-        time: UTC, when it was scored.
-        name: of the experiment.
-        run: its folder, seen from that of the ledger.
-        config: `config_hash` of its settings.
-        data_sha256: fingerprint of its bars.
-        data: where they came from.
-        split: its scheme and settings.
-        members: nets in it.
-        seed: of the first.
-        labels: kept, or what a control did to them.
-        val: skill and rank_ic on val; null where there is none.
-        test: skill and rank_ic on test; icir, dates, skew and kurtosis of its daily rank IC there.
-        commit: of the code, where known.
-        settings: that it tried; more than one where members were given settings of their own.
+        time: UTC time of scoring.
+        name: name of the experiment.
+        run: run folder, relative to the folder of the ledger.
+        config: `config_hash` of the settings.
+        data_sha256: fingerprint of the bars.
+        data: origin of the bars.
+        split: split scheme and its settings.
+        members: number of nets.
+        seed: seed of the first net.
+        labels: kept, or the name of a control.
+        val: skill and rank_ic on val; null if there is no val.
+        test: skill and rank_ic on test; icir, dates, skew and kurtosis of the daily rank IC.
+        commit: commit of the code, if known.
+        settings: number of settings tried; above 1 if members have different settings.
     """
 
     KIND: ClassVar[str] = "trial"
@@ -79,37 +82,37 @@ class LedgerTrial:
     val: Figures
     test: Figures
     commit: str | None
-    settings: int = 1  # lines from before populations were swept have none
+    settings: int = 1  # absent in lines written before populations could be swept
 
     @property
     def icir(self) -> float:
-        """Of the test span; NaN where it has none."""
-        return _number(self.test.get("icir"))
+        """ICIR on test; NaN if there is none."""
+        return _nan_for_null(self.test.get("icir"))
 
     def key(self) -> tuple[object, ...]:
-        """What makes it another trial: other settings or bars, or the same with other figures.
+        """Return what identifies the trial: bars, settings and rounded test scores.
 
-        A run that was interrupted and resumed, or repeated to the same result, is no other. One
-        that was changed in code, or trained longer after its test span had been seen, is.
+        A run that was resumed, or repeated with the same result, has the same key. A run with
+        changed code, or trained further after its test span was scored, has another.
         """
-        figures = (round(_number(self.test.get(name)), 6) for name in ("skill", "rank_ic"))
-        return (self.data_sha256, self.config, *(None if math.isnan(x) else x for x in figures))
+        scores = (round(_nan_for_null(self.test.get(name)), 6) for name in ("skill", "rank_ic"))
+        return (self.data_sha256, self.config, *(None if math.isnan(x) else x for x in scores))
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look at the lockbox.
+    """A look at the lockbox.
 
     Attributes:
-        time: UTC.
-        name: of the experiment.
-        run: its folder, seen from that of the ledger.
-        config: `config_hash` of its settings.
-        data_sha256: fingerprint of its bars.
+        time: UTC time.
+        name: name of the experiment.
+        run: run folder, relative to the folder of the ledger.
+        config: `config_hash` of the settings.
+        data_sha256: fingerprint of the bars.
         lockbox: share of the rows that was locked.
-        rows: that were scored.
+        rows: number of scored rows.
         scored: figures, with the ends of their intervals.
-        commit: of the code that scored them, where known.
+        commit: commit of the code, if known.
     """
 
     KIND: ClassVar[str] = "look"
@@ -127,107 +130,106 @@ class Look:
 Entry = LedgerTrial | Look
 
 
-def as_line(entry: Entry) -> str:
-    """One line of JSON, its end included."""
+def format_line(entry: Entry) -> str:
+    """Format an entry as a line of JSON with its newline."""
     return json.dumps({"kind": entry.KIND, **asdict(entry)}, allow_nan=False) + "\n"
 
 
-def from_line(line: str) -> Entry:
-    """The entry that a line holds.
+def parse_line(line: str) -> Entry:
+    """Parse the entry of a line.
 
     Raises:
-        ValueError: it is torn, or was never one.
+        ValueError: the line is truncated or is not an entry.
     """
     content = json.loads(line)
     if not isinstance(content, dict):
-        raise ValueError("no entry")
+        raise ValueError("not a JSON object")
     kinds = {kind.KIND: kind for kind in (LedgerTrial, Look)}
     kind = kinds.get(content.pop("kind", None))
     if kind is None:
-        raise ValueError("no entry of a known kind")
-    if not all(
-        isinstance(content.get(name, {}), dict) for name in ("split", "val", "test", "scored")
-    ):
-        raise ValueError(f"no whole {kind.KIND}")
+        raise ValueError(f"kind must be one of {', '.join(kinds)}")
+    for name in ("split", "val", "test", "scored"):
+        if not isinstance(content.get(name, {}), dict):
+            raise ValueError(f"{name} of a {kind.KIND} must be an object")
     try:
         return kind(**content)
     except TypeError as error:
-        raise ValueError(f"no whole {kind.KIND}: {error}") from error
+        raise ValueError(f"incomplete {kind.KIND}: {error}") from error
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Of all settings that the result depends on, as 16 hexadecimal digits.
+    """Hash all settings that the result depends on, as 16 hexadecimal digits.
 
-    Left out are folders, logging, hardware and speed, and the path of the bars, whose content has
-    a fingerprint of its own.
+    Folders, logging, hardware, speed and the path of the bars are left out; see `NOT_HASHED`.
     """
-    kept = _seen(config, "")
+    kept = _hashed_settings(config, "")
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def settings_tried(config: Mapping[str, Any]) -> int:
-    """How many different settings the members of a run were given.
-
-    Seeds count where they are listed, as those of a sweep are; seed, seed + 1, ... are members of
-    one forecast.
-    """
-    lists = [config.get("population", {}).get(name) for name in _LISTS]
-    given = [list(one) for one in lists if one is not None]
-    return max(1, len(set(zip(*given, strict=True))))
-
-
-def _seen(node: Any, key: str) -> Any:
+def _hashed_settings(node: Any, key: str) -> Any:
     if not isinstance(node, dict):
         return node
-    below = {name: f"{key}.{name}" if key else str(name) for name in node}
-    return {name: _seen(node[name], below[name]) for name in node if below[name] not in _UNSEEN}
+    keys = {name: f"{key}.{name}" if key else str(name) for name in node}
+    return {
+        name: _hashed_settings(value, keys[name])
+        for name, value in node.items()
+        if keys[name] not in NOT_HASHED
+    }
 
 
-def _number(value: float | int | None) -> float:
+def settings_tried(config: Mapping[str, Any]) -> int:
+    """Count the different settings of the members of a run.
+
+    Seeds count if they are listed, as in a sweep. Members with seed, seed + 1, ... make one
+    forecast and count once.
+    """
+    population = config.get("population", {})
+    lists = [population[name] for name in _LISTS if population.get(name) is not None]
+    return max(1, len(set(zip(*lists, strict=True))))
+
+
+def _nan_for_null(value: float | int | None) -> float:
     return math.nan if value is None else float(value)
 
 
-if sys.platform != "win32":
-    import fcntl
+def append_entry(path: Path, entry: Entry) -> None:
+    """Append an entry as a complete line, even if other processes append at the same time.
 
-
-def append(path: Path, entry: Entry) -> None:
-    """Add a line, whole, whoever else is adding one.
-
-    A line that an earlier process left torn is ended first, so that it cannot swallow this one.
+    If an earlier process left a truncated line, it is ended first.
 
     Args:
-        path: of the ledger; made with its folder where it is not there.
-        entry: what to add.
+        path: the ledger; created with its folder if it does not exist.
+        entry: the entry.
 
     Raises:
         ConfigError: the file cannot be written.
     """
-    content = as_line(entry).encode()
+    content = format_line(entry).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _opened(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as descriptor:
-            whole = b"\n" + content if _is_torn(descriptor) else content
-            written = os.write(descriptor, whole)
+        with _locked_file(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as descriptor:
+            if _ends_truncated(descriptor):
+                content = b"\n" + content
+            written = os.write(descriptor, content)
             os.fsync(descriptor)
     except OSError as error:
-        raise _unusable(path, error, what="written; this run is not counted") from error
-    if written < len(whole):
+        raise _file_error(path, error, what="written; this run is not counted") from error
+    if written < len(content):
         raise ConfigError(
-            f"{path} took {written} of {len(whole)} bytes: the disk is full, or nearly; this run "
-            "is not counted. Free some space, and run it again"
+            f"only {written} of {len(content)} bytes were written to {path}: the disk is full; "
+            "this run is not counted. Free some space and run it again"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Trials:
-    """What a ledger holds.
+    """Entries of a ledger.
 
     Attributes:
-        path: of the file.
-        trials: every one, in the order of the lines.
-        looks: at a lockbox, likewise.
-        damaged: numbers of the lines that are no whole entries, from 1.
+        path: the file.
+        trials: all trials, in the order of the lines.
+        looks: all lockbox looks, in the order of the lines.
+        damaged: numbers of the lines that cannot be parsed, from 1.
     """
 
     path: Path
@@ -237,83 +239,80 @@ class Trials:
 
     @classmethod
     def read(cls, path: Path) -> "Trials":
-        """Read a ledger; one that is not there yet is empty.
+        """Read a ledger; a missing file is empty.
 
         Raises:
             ConfigError: the file cannot be read.
         """
         entries, damaged = list[Entry](), list[int]()
-        for number, line in enumerate(_lines(path), start=1):
+        for number, line in enumerate(_read_lines(path), start=1):
             try:
-                entries.append(from_line(line))
+                entries.append(parse_line(line))
             except ValueError as error:
                 log.warning("line %d of %s cannot be counted: %s", number, path, error)
                 damaged.append(number)
-        trials = tuple(one for one in entries if isinstance(one, LedgerTrial))
-        looks = tuple(one for one in entries if isinstance(one, Look))
+        trials = tuple(entry for entry in entries if isinstance(entry, LedgerTrial))
+        looks = tuple(entry for entry in entries if isinstance(entry, Look))
         return cls(path, trials, looks, tuple(damaged))
 
     def same_data(self, sha256: str) -> "Trials":
-        """Those that read the same bars; damaged lines could be of any."""
+        """Keep the entries on the same bars, and all damaged lines."""
         return replace(
             self,
-            trials=tuple(one for one in self.trials if one.data_sha256 == sha256),
-            looks=tuple(one for one in self.looks if one.data_sha256 == sha256),
+            trials=tuple(trial for trial in self.trials if trial.data_sha256 == sha256),
+            looks=tuple(look for look in self.looks if look.data_sha256 == sha256),
         )
 
     def distinct(self) -> tuple[LedgerTrial, ...]:
-        """Each trial once, as it was first, in the order of the lines; see `Trial.key`.
-
-        Controls are left out: nobody would show one as the best.
-        """
+        """Return the first trial of each key, in the order of the lines, without controls."""
         first: dict[tuple[object, ...], LedgerTrial] = {}
-        for one in (trial for trial in self.trials if trial.labels == KEPT):
-            first.setdefault(one.key(), one)
+        for trial in self.trials:
+            if trial.labels == KEPT:
+                first.setdefault(trial.key(), trial)
         return tuple(first.values())
 
     def count(self) -> int:
-        """Settings that were tried by the distinct trials; a swept population counts as many."""
-        return sum(one.settings for one in self.distinct())
+        """Return the number of settings tried; a swept population counts each of its settings."""
+        return sum(trial.settings for trial in self.distinct())
 
     def deflated(self, daily: Float[np.ndarray, " dates"]) -> DeflatedSharpe:
-        """What the ICIR of a run is worth after all these trials, which it is one of.
+        """Deflate the ICIR of a run by all these trials, which include it.
 
         Args:
             daily: rank IC of each test date of the run.
         """
-        distinct, track = self.distinct(), SharpeMoments.from_daily(daily)
-        spread = sample_std([one.icir for one in distinct])
-        return deflated_sharpe(track, trials=max(1, self.count()), spread=spread)
+        moments = SharpeMoments.from_daily(daily)
+        spread = sample_std([trial.icir for trial in self.distinct()])
+        return deflated_sharpe(moments, trials=max(1, self.count()), spread=spread)
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
     try:
         with (
-            _opened(path, os.O_RDONLY) as descriptor,
+            _locked_file(path, os.O_RDONLY) as descriptor,
             open(descriptor, "rb", closefd=False) as file,
         ):
             content = file.read()
     except OSError as error:
-        raise _unusable(path, error, what="read") from error
+        raise _file_error(path, error, what="read") from error
     return content.decode("utf-8", errors="replace").splitlines()
 
 
 @contextlib.contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    """A descriptor that no other process of ours reads or writes through meanwhile."""
+def _locked_file(path: Path, flags: int) -> Iterator[int]:
+    """Open a file with a lock, exclusive for appending and shared for reading."""
     descriptor = os.open(path, flags, 0o644)
     try:
         if sys.platform != "win32":
             fcntl.flock(descriptor, fcntl.LOCK_EX if flags & os.O_APPEND else fcntl.LOCK_SH)
         yield descriptor
     finally:
-        os.close(descriptor)  # gives the lock back
+        os.close(descriptor)  # releases the lock
 
 
-def _is_torn(descriptor: int) -> bool:
-    """Whether the last line has no end."""
+def _ends_truncated(descriptor: int) -> bool:
     size = os.fstat(descriptor).st_size
     if size == 0:
         return False
@@ -321,8 +320,8 @@ def _is_torn(descriptor: int) -> bool:
     return os.read(descriptor, 1) != b"\n"
 
 
-def _unusable(path: Path, error: OSError, *, what: str) -> ConfigError:
+def _file_error(path: Path, error: OSError, *, what: str) -> ConfigError:
     return ConfigError(
         f"the trial ledger {path} cannot be {what} ({error.strerror}). Give another with "
-        "ledger=FILE, the same one for all runs of the project"
+        "ledger=FILE, the same for all runs of the project"
     )

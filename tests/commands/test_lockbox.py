@@ -1,4 +1,4 @@
-"""The lockbox is scored when asked for, as predict would, and every look is counted."""
+"""evaluate lockbox=true scores the locked rows as predict does, and logs every look."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ SMALL = ("features.names=[close_change_pct]", "source.synthetic.rows=8000", "tra
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that locks a fifth, one that locks nothing, and their ledger."""
+    """Train a run that locks a fifth and one that locks nothing, with a shared ledger."""
     folder = tmp_path_factory.mktemp("project")
     words = (*SMALL, f"ledger={folder / 'trials.jsonl'}")
     run_training(folder / "locked", *words, "split.lockbox=0.2")
@@ -27,41 +27,41 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fresh(project: Path) -> Path:
-    """The same without looks."""
+    """Return the project with all looks removed."""
     ledger = project / "trials.jsonl"
-    lines = [one for one in ledger.read_text().splitlines(True) if '"kind": "trial"' in one]
+    lines = [line for line in ledger.read_text().splitlines(True) if '"kind": "trial"' in line]
     assert len(lines) == 2
     ledger.write_text("".join(lines))
     (project / "locked" / "lockbox.json").unlink(missing_ok=True)
     return project
 
 
-def test_a_look_scores_the_locked_rows_as_predict_does(
+def test_look_scores_the_locked_rows_as_predict_does(
     fresh: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, out = fresh / "locked", tmp_path / "scores.parquet"
     metrics = (run / "metrics.json").read_text()
     tested = pd.read_parquet(run / "predictions.parquet")
     assert evaluate.main([f"run={run}", "lockbox=true"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert predict.main([f"run={run}", f"out={out}"]) == 0
     labelled = pd.read_parquet(out).dropna(subset="outcome")
     locked = labelled.iloc[round(len(labelled) * 0.8) :]
     assert tested["label_end"].max() <= locked["time"].min()
-    found = json.loads((run / "lockbox.json").read_text())
+    result = json.loads((run / "lockbox.json").read_text())
     ic = spearmanr(locked["score"], locked["outcome"]).statistic
-    assert found["rank_ic"] == pytest.approx(ic, rel=1e-9)
-    assert found["rank_ic_low"] < ic < found["rank_ic_high"]
-    assert found["rows"] == len(locked)
-    assert found["first_bar"] == str(locked["time"].iloc[0])
-    assert found["last_bar"] == str(locked["time"].iloc[-1])
-    assert found["looks_before"] == 0
-    assert "\nLockbox: Skill " in said  # the planted signal is strong
-    assert f"rank IC {ic:.4f} [{found['rank_ic_low']:.4f}, {found['rank_ic_high']:.4f}]" in said
+    assert result["rank_ic"] == pytest.approx(ic, rel=1e-9)
+    assert result["rank_ic_low"] < ic < result["rank_ic_high"]
+    assert result["rows"] == len(locked)
+    assert result["first_bar"] == str(locked["time"].iloc[0])
+    assert result["last_bar"] == str(locked["time"].iloc[-1])
+    assert result["looks_before"] == 0
+    assert "\nLockbox: Skill " in output  # the planted signal is strong
+    assert f"rank IC {ic:.4f} [{result['rank_ic_low']:.4f}, {result['rank_ic_high']:.4f}]" in output
     assert (run / "metrics.json").read_text() == metrics
 
 
-def test_every_look_is_a_line_and_the_second_is_called_one(
+def test_every_look_is_logged_and_reported_by_the_next(
     fresh: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = fresh / "locked"
@@ -76,34 +76,32 @@ def test_every_look_is_a_line_and_the_second_is_called_one(
     second = capsys.readouterr().out
     assert "Look 2 at the lockbox" in second
     assert f"It was seen before by locked ({look.time})." in second
-    assert "they are no longer out of sample." in second
+    assert "so they are no longer out of sample." in second
     assert len(Trials.read(fresh / "trials.jsonl").looks) == 2
     assert json.loads((run / "lockbox.json").read_text())["looks_before"] == 1
 
 
-def test_a_run_that_tested_on_these_rows_in_the_open_is_named(
+def test_runs_that_scored_locked_rows_as_test_rows_are_named(
     fresh: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate.main([f"run={fresh / 'locked'}", "lockbox=true"]) == 0
-    said = capsys.readouterr().out
-    assert "1 of the 2 trials on these bars locked fewer rows" in said
-    assert "in the open: open." in said
+    output = capsys.readouterr().out
+    assert "1 of the 2 trials on these bars locked fewer rows" in output
+    assert "scored some of these as val or test rows: open." in output
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def error_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert evaluate.main([*words, "lockbox=true"]) == 1
     return capsys.readouterr().err
 
 
-def test_a_run_without_a_lockbox_is_refused(
-    fresh: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    message = refused(capsys, f"run={fresh / 'open'}")
+def test_run_without_a_lockbox_is_rejected(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = error_of(capsys, f"run={fresh / 'open'}")
     assert "open has no lockbox: split.lockbox=0. Train with split.lockbox=0.1" in message
     assert not Trials.read(fresh / "trials.jsonl").looks
 
 
-def test_other_bars_are_refused_and_nothing_is_shown(
+def test_changed_bars_are_rejected_and_nothing_is_shown(
     fresh: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = fresh / "locked" / "bundle" / "config.yaml"
@@ -112,7 +110,7 @@ def test_other_bars_are_refused_and_nothing_is_shown(
     config.source.synthetic.seed = 77
     OmegaConf.save(config, path)
     try:
-        message = refused(capsys, f"run={fresh / 'locked'}")
+        message = error_of(capsys, f"run={fresh / 'locked'}")
     finally:
         path.write_text(before)
     sha256 = Trials.read(fresh / "trials.jsonl").trials[0].data_sha256
@@ -121,14 +119,14 @@ def test_other_bars_are_refused_and_nothing_is_shown(
     assert not (fresh / "locked" / "lockbox.json").exists()
 
 
-def test_a_look_that_cannot_be_logged_shows_nothing(
+def test_look_that_cannot_be_logged_shows_nothing(
     fresh: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ledger = fresh / "trials.jsonl"
     ledger.rename(fresh / "kept")
     ledger.mkdir()
     try:
-        message = refused(capsys, f"run={fresh / 'locked'}")
+        message = error_of(capsys, f"run={fresh / 'locked'}")
     finally:
         ledger.rmdir()
         (fresh / "kept").rename(ledger)
@@ -136,7 +134,7 @@ def test_a_look_that_cannot_be_logged_shows_nothing(
     assert not (fresh / "locked" / "lockbox.json").exists()
 
 
-def test_many_runs_cannot_look_at_once(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lockbox_takes_a_single_run(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = f"run=[{fresh / 'locked'},{fresh / 'open'}]"
-    assert "lockbox=true takes one run folder" in refused(capsys, runs)
+    assert "lockbox=true takes one run folder" in error_of(capsys, runs)
     assert not Trials.read(fresh / "trials.jsonl").looks

@@ -1,4 +1,4 @@
-"""Run folders as a finished run leaves them, made without training."""
+"""Finished run folders, made without training."""
 
 import json
 from functools import cache
@@ -20,7 +20,7 @@ def usual_settings() -> DictConfig:
 
 
 def predictions(*, strength: float, seed: int, dates: int, a_day: int = 60) -> pd.DataFrame:
-    """A net whose forecasts carry so much of the outcome, and the constant."""
+    """Predictions of a net with the given correlation to the outcome, and of the constant."""
     rng = np.random.default_rng(seed)
     rows = dates * a_day
     outcome = np.random.default_rng(99).normal(size=rows)  # the same bars, whatever the net
@@ -53,7 +53,7 @@ def finished_run(
     dates: int = 60,
     sha256: str = SHA256,
 ) -> Path:
-    """A run folder whose test span has so many trading dates."""
+    """Write a run folder whose test span has the given number of trading dates."""
     settings = usual_settings().copy()
     settings.ledger, settings.seed, settings.split.lockbox = str(ledger), seed, lockbox
     settings.debug.labels = labels

@@ -22,13 +22,13 @@ def ledger(tmp_path: Path) -> Path:
 
 
 def daily_ic(run: Path) -> np.ndarray:
-    """As scipy has it, date by date."""
+    """Rank IC of each date, by scipy."""
     table = pd.read_parquet(run / "predictions.parquet").query("model == 'net'")
     dates = table.groupby("trading_date")
-    return np.array([spearmanr(one["score"], one["outcome"]).statistic for _, one in dates])
+    return np.array([spearmanr(day["score"], day["outcome"]).statistic for _, day in dates])
 
 
-def test_a_run_is_a_line_that_says_what_it_was(tmp_path: Path, ledger: Path) -> None:
+def test_recorded_trial_describes_the_run(tmp_path: Path, ledger: Path) -> None:
     run = finished_run(tmp_path / "top5" / "a", lockbox=0.1, ledger=ledger, seed=3)
     record_trial(run)
     (one,) = Trials.read(ledger).trials
@@ -43,28 +43,26 @@ def test_a_run_is_a_line_that_says_what_it_was(tmp_path: Path, ledger: Path) -> 
     assert one.icir == pytest.approx(daily.mean() / daily.std(ddof=1), rel=1e-9)
 
 
-def test_the_words_say_what_purgedcv_says(tmp_path: Path, ledger: Path) -> None:
+def test_deflated_probability_agrees_with_purgedcv(tmp_path: Path, ledger: Path) -> None:
     words = ""
     for seed, strength in enumerate((0.01, -0.03, 0.002, 0.04)):
         run = finished_run(tmp_path / str(seed), ledger=ledger, seed=seed, strength=strength)
         words = record_trial(run)
     runs = [daily_ic(tmp_path / str(seed)) for seed in range(4)]
-    ratios = [one.mean() / one.std(ddof=1) for one in runs]
+    ratios = [daily.mean() / daily.std(ddof=1) for daily in runs]
     expected = purgedcv.deflated_sharpe_ratio_full(runs[3], 4, float(np.var(ratios, ddof=1)))
     assert 0.05 < expected.dsr < 0.95
     assert words == (
         f"Trial 4 of 4 on these bars. The ICIR of {ratios[3]:.3f} (daily rank IC, 60 dates) has a "
-        f"deflated probability of {expected.dsr:.2f}: so sure may one be that the true one is "
-        f"above {expected.sr_star:.3f}, which the best of 4 trials without skill is expected to "
-        "reach by luck."
+        f"deflated probability of {expected.dsr:.2f}: this is the probability that the true ICIR "
+        f"is above {expected.sr_star:.3f}, which the best of 4 trials without skill is expected "
+        "to reach by chance."
     )
     assert summarize_trials(tmp_path / "3") == words
     assert summarize_trials(tmp_path / "0").startswith("Trial 1 of 4 on these bars.")
 
 
-def test_a_swept_population_takes_as_many_places_as_it_has_settings(
-    tmp_path: Path, ledger: Path
-) -> None:
+def test_swept_population_takes_a_trial_number_per_setting(tmp_path: Path, ledger: Path) -> None:
     record_trial(finished_run(tmp_path / "a", ledger=ledger))
     swept = finished_run(tmp_path / "b", ledger=ledger, strength=0.03)
     settings = read_config(swept)
@@ -73,10 +71,10 @@ def test_a_swept_population_takes_as_many_places_as_it_has_settings(
     assert record_trial(swept).startswith("Trials 2 to 4 of 4 on these bars.")
     after = record_trial(finished_run(tmp_path / "c", ledger=ledger, seed=1))
     assert after.startswith("Trial 5 of 5 on these bars.")
-    assert "which the best of 5 trials without skill is expected to reach by luck" in after
+    assert "which the best of 5 trials without skill is expected to reach by chance" in after
 
 
-def test_a_first_trial_is_not_deflated(tmp_path: Path, ledger: Path) -> None:
+def test_first_trial_is_not_deflated(tmp_path: Path, ledger: Path) -> None:
     finished_run(tmp_path / "other", ledger=ledger, sha256="6" * 64)
     record_trial(tmp_path / "other")
     words = record_trial(finished_run(tmp_path / "a", ledger=ledger))
@@ -84,50 +82,49 @@ def test_a_first_trial_is_not_deflated(tmp_path: Path, ledger: Path) -> None:
     assert words.endswith("; nothing to deflate.")
 
 
-def test_recording_again_counts_once(tmp_path: Path, ledger: Path) -> None:
+def test_run_recorded_twice_counts_once(tmp_path: Path, ledger: Path) -> None:
     run = finished_run(tmp_path / "a", ledger=ledger)
     assert record_trial(run) == record_trial(run)
     assert len(ledger.read_text().splitlines()) == 2
 
 
-def test_a_control_is_a_line_and_no_trial(tmp_path: Path, ledger: Path) -> None:
+def test_control_is_recorded_but_does_not_count(tmp_path: Path, ledger: Path) -> None:
     run = finished_run(tmp_path / "a", ledger=ledger, labels="swapped")
-    assert record_trial(run) == "A control is in the trial ledger and does not count as a trial."
-    assert [one.labels for one in Trials.read(ledger).trials] == ["swapped"]
+    expected = "This run is a control: it is in the trial ledger but does not count as a trial."
+    assert record_trial(run) == expected
+    assert [trial.labels for trial in Trials.read(ledger).trials] == ["swapped"]
     words = record_trial(finished_run(tmp_path / "b", ledger=ledger))
     assert words.startswith("Trial 1 on these bars.")
 
 
-def test_too_few_dates_are_said(tmp_path: Path, ledger: Path) -> None:
+def test_too_few_dates_are_reported(tmp_path: Path, ledger: Path) -> None:
     words = record_trial(finished_run(tmp_path / "a", ledger=ledger, dates=3))
-    assert words.endswith("The 3 test dates with a rank IC are too few for an ICIR to be judged.")
+    assert words.endswith("The 3 test dates with a rank IC are too few to judge an ICIR.")
 
 
-def test_what_is_not_known_is_said(tmp_path: Path, ledger: Path) -> None:
+def test_missing_ledger_and_damaged_lines_are_reported(tmp_path: Path, ledger: Path) -> None:
     run = finished_run(tmp_path / "a", ledger=ledger)
     assert summarize_trials(run) == (
-        f"No trial ledger at {ledger}: how often these bars were tried before is not known, and "
+        f"No trial ledger at {ledger}: the number of earlier trials on these bars is unknown, and "
         "nothing is deflated."
     )
     record_trial(finished_run(tmp_path / "b", ledger=ledger, seed=1))
     assert "is not in the trial ledger" in summarize_trials(run)
     with ledger.open("a") as file:
         file.write('{"kind": "trial", "ti')
-    assert record_trial(run).endswith(
-        f"Line 2 of {ledger} is damaged: what it held is not counted."
-    )
+    assert record_trial(run).endswith(f"Line 2 of {ledger} is damaged and not counted.")
 
 
-def test_a_run_from_before_there_were_ledgers_is_not_deflated(tmp_path: Path, ledger: Path) -> None:
+def test_run_without_a_ledger_is_not_deflated(tmp_path: Path, ledger: Path) -> None:
     run = finished_run(tmp_path / "a", ledger=ledger)
     path = run / "bundle" / "config.yaml"
     lines = path.read_text().splitlines(True)
-    path.write_text("".join(one for one in lines if not one.startswith("ledger:")))
-    assert record_trial(run).startswith("No trial ledger: how often these bars were tried before")
+    path.write_text("".join(line for line in lines if not line.startswith("ledger:")))
+    assert record_trial(run).startswith("No trial ledger: the number of earlier trials")
     assert not ledger.exists()
 
 
-def test_a_relative_ledger_starts_where_the_command_does(
+def test_relative_ledger_is_resolved_in_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -139,7 +136,7 @@ def test_a_relative_ledger_starts_where_the_command_does(
     assert with_absolute_ledger(found) == found
 
 
-def test_a_new_ledger_is_not_mistaken_for_one_above_the_run(tmp_path: Path) -> None:
+def test_new_ledger_is_not_mistaken_for_the_ledger_above_the_run(tmp_path: Path) -> None:
     record_trial(finished_run(tmp_path / "a", ledger=tmp_path / "trials.jsonl"))
     other = tmp_path / "other" / "trials.jsonl"
     words = record_trial(finished_run(tmp_path / "b", ledger=other, seed=1))
@@ -147,7 +144,7 @@ def test_a_new_ledger_is_not_mistaken_for_one_above_the_run(tmp_path: Path) -> N
     assert len(Trials.read(other).trials) == 1
 
 
-def test_a_project_that_was_moved_keeps_its_ledger(tmp_path: Path) -> None:
+def test_moved_project_keeps_its_ledger(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "old" / "top5" / "a", ledger=tmp_path / "old" / "trials.jsonl")
     before = record_trial(run)
     (tmp_path / "old").rename(tmp_path / "moved")
@@ -156,7 +153,7 @@ def test_a_project_that_was_moved_keeps_its_ledger(tmp_path: Path) -> None:
     assert summarize_trials(moved) == before
 
 
-def test_runs_side_by_side_are_told_what_picking_the_best_is_worth(
+def test_comparing_runs_reports_pbo_and_spa(
     tmp_path: Path, ledger: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = finished_run(tmp_path / "good", ledger=ledger, strength=0.2)
@@ -172,7 +169,7 @@ def test_runs_side_by_side_are_told_what_picking_the_best_is_worth(
     assert "No PBO and no SPA: these runs read different bars." in capsys.readouterr().out
 
 
-def test_evaluate_says_how_many_trials_there_were(
+def test_evaluate_reports_the_trials_without_adding_to_them(
     tmp_path: Path, ledger: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in (0, 1):
