@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
@@ -225,4 +225,4 @@ def _log_settings(run: Path) -> dict[str, Any] | None:
     """Return Hydra's settings of the run's log file; None on resume, which Hydra does not start."""
     if not HydraConfig.initialized() or HydraConfig.get().runtime.output_dir != str(run):
         return None
-    return plain_values(HydraConfig.get().job_logging)
+    return plain_values(cast(DictConfig, HydraConfig.get().job_logging))
