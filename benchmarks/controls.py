@@ -34,8 +34,7 @@ from robust_fin.evaluation.significance import judge
 from robust_fin.evaluation.verdict import has_skill
 from robust_fin.metrics import rank_ic
 from robust_fin.runs.schema import register_schema
-from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import hide_known_warnings, load_first_fold
+from robust_fin.runs.training import fit_settings, hide_known_warnings, load_first_fold
 from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import Fit, FitPlan
 from robust_fin.training.population.fit import fit_population

@@ -19,8 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from robust_fin.cli.composition import conf_folder
 from robust_fin.runs.schema import register_schema
-from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import hide_known_warnings, load_first_fold
+from robust_fin.runs.training import fit_settings, hide_known_warnings, load_first_fold
 from robust_fin.runtime.terminal import show
 from robust_fin.training.fitting import FitPlan, fit
 

@@ -50,10 +50,11 @@ def evaluate(run: Run | Path | str) -> Judgement:
         >>> from robust_fin import evaluate, fit, verdict
         >>> tiny = ["source.synthetic.rows=9000", "features=study", "report.pictures=false"]
         >>> run = fit("smoke", *tiny)
-        >>> found = evaluate(run)
-        >>> found.net.dates, found.net.skill.low < found.net.skill.estimate < found.net.skill.high
+        >>> judgement = evaluate(run)
+        >>> skill = judgement.net.skill
+        >>> judgement.net.dates, skill.low < skill.estimate < skill.high
         (2, True)
-        >>> sorted(found.against), verdict(found) == run.verdict
+        >>> sorted(judgement.against), verdict(judgement) == run.verdict
         (['constant', 'minus_last_return', 'ridge'], True)
     """
     finished = Run.open(run)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.cli.command import run_command
 from robust_fin.errors import ConfigError
-from robust_fin.runs.settings import fit_settings
+from robust_fin.runs.training import fit_settings
 from robust_fin.runtime.terminal import RESULT, show
 from robust_fin.training.recovery.record import (
     FLOAT64,

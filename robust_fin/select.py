@@ -24,8 +24,7 @@ from robust_fin.data.folds import Market, cut_folds
 from robust_fin.evaluation.verdict import format_interval, format_percent_interval
 from robust_fin.ranking.candidates import NOTES, FeatureSelector, FoldRanking, ranking_table
 from robust_fin.ranking.learners import TrainingSpan
-from robust_fin.runs.schema import register_schema
-from robust_fin.runs.settings import check_ranges
+from robust_fin.runs.schema import check_ranges, register_schema
 from robust_fin.runtime.atomic_files import null_for_nan, write_atomic, write_json
 from robust_fin.runtime.terminal import RESULT, show
 

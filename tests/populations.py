@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from robust_fin.cli.composition import conf_folder
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import hide_known_warnings, load_first_fold
+from robust_fin.runs.training import fit_settings, hide_known_warnings, load_first_fold
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.population.fit import fit_population
 from tests.bars import config as composed

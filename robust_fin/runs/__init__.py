@@ -1,1 +1,1 @@
-"""What runs a job: typed settings, the story of a training, its results, debugging."""
+"""Training jobs: settings, the story of a training, its results, debugging."""

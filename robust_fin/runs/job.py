@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
@@ -17,8 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.errors import ConfigError, RobustFinError
-from robust_fin.runs.schema import USER_ERRORS, apply_schema, format_error
-from robust_fin.runs.settings import plain_values
+from robust_fin.runs.schema import USER_ERRORS, apply_schema, format_error, plain_values
 from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.devices import check_trainer
 from robust_fin.runtime.launcher import (
@@ -225,4 +224,4 @@ def _log_settings(run: Path) -> dict[str, Any] | None:
     """Return Hydra's settings of the run's log file; None on resume, which Hydra does not start."""
     if not HydraConfig.initialized() or HydraConfig.get().runtime.output_dir != str(run):
         return None
-    return plain_values(HydraConfig.get().job_logging)
+    return plain_values(cast(DictConfig, HydraConfig.get().job_logging))

@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,25 +56,41 @@ class FoldRun:
 
 @dataclass(frozen=True, slots=True)
 class FoldScores:
-    """Forecasts of one fold; those of val are None without a val span."""
+    """Forecasts of one fold; those of val are None without a val span.
+
+    Attributes:
+        val: forecast of val by the chosen weights.
+        val_metrics: metrics of that forecast.
+        val_losses: its losses by trading date; those of each member that was not frozen follow.
+        test: forecast of test by the final weights.
+    """
 
     val: SpanForecast | None
-    val_yardstick: Yardstick | None
-    val_daily: DailyLosses | None
+    val_metrics: Mapping[str, float] | None
+    val_losses: pd.DataFrame | None
     test: SpanForecast
 
 
-def score_fold(fold: FoldRun, *, keep: int) -> FoldScores:
-    """Score val with the chosen weights, and test once with the final weights."""
-    val = val_yardstick = daily = None
+def score_fold(fold: FoldRun, *, number: int, keep: int) -> FoldScores:
+    """Score val with the chosen weights, and test once with the final weights.
+
+    Args:
+        fold: the fold with its fits.
+        number: number of the fold.
+        keep: members of a population whose test scores are kept.
+    """
+    val = metrics = losses = None
     if fold.chosen.has_val():
-        val_yardstick = span_yardstick(fold.chosen, "val")
-        daily = span_daily_losses(fold.chosen, "val")
-        nets, x = fold.chosen_fit.nets, fold.chosen.x("val")
-        val = SpanForecast.score(nets, x, val_yardstick, keep=0, daily=daily)
+        data, fitted = fold.chosen, fold.chosen_fit
+        yardstick, daily = span_yardstick(data, "val"), span_daily_losses(data, "val")
+        val = SpanForecast.score(fitted.nets, data.x("val"), yardstick, keep=0, daily=daily)
+        metrics = yardstick.metrics(val.forecast.score)
+        members = [k for k, member in enumerate(fitted.members) if member.frozen_at is None]
+        by_member = dict(zip(members, val.losses, strict=True)) if members else {}
+        losses = daily.table(daily.losses(val.forecast.score), by_member, fold=number)
     test = span_yardstick(fold.data, "test")
     scored = SpanForecast.score(fold.fit.nets, fold.data.x("test"), test, keep=keep)
-    return FoldScores(val, val_yardstick, daily, scored)
+    return FoldScores(val, metrics, losses, scored)
 
 
 def span_yardstick(data: BarDataModule, span: str) -> Yardstick:
@@ -92,23 +108,6 @@ def span_daily_losses(data: BarDataModule, span: str) -> DailyLosses:
     """Return the losses of a span by trading date, for any score."""
     dates = data.market.examples.trading_date[data.fitted.span(span)]
     return DailyLosses(data.target(span), dates, train_median=data.fitted.target.median)
-
-
-def val_losses(folds: Sequence[FoldRun], scores: Sequence[FoldScores]) -> pd.DataFrame | None:
-    """Return the val losses by trading date; None if no fold has a val span.
-
-    For a population, the mean forecast comes first, then every member that was not frozen.
-    """
-    parts = []
-    for number, (fold, one) in enumerate(zip(folds, scores, strict=True)):
-        if one.val is None or one.val_daily is None:
-            continue
-        fates = enumerate(fold.chosen_fit.members)
-        moving = [member for member, fate in fates if fate.frozen_at is None]
-        members = dict(zip(moving, one.val.losses, strict=True)) if moving else {}
-        net = one.val_daily.losses(one.val.forecast.score)
-        parts.append(one.val_daily.table(net, members, fold=number))
-    return pd.concat(parts, ignore_index=True) if parts else None
 
 
 def test_predictions(
@@ -143,7 +142,8 @@ def write_results(
         folds: every fold with its fits.
         fits: one fit of each stage, for the numbers of steps and seconds.
     """
-    scores = [score_fold(fold, keep=config.predictions.members) for fold in folds]
+    keep = config.predictions.members
+    scores = [score_fold(fold, number=k, keep=keep) for k, fold in enumerate(folds)]
     last = folds[-1]
     finish_bundle(
         run,
@@ -154,9 +154,9 @@ def write_results(
     )
     predictions = test_predictions(folds, scores, baselines=instantiate(config.baselines))
     predictions.to_parquet(run / PREDICTIONS, index=False)
-    losses = val_losses(folds, scores)
-    if losses is not None:
-        losses.to_parquet(run / VAL_LOSSES, index=False)
+    losses = [part.val_losses for part in scores if part.val_losses is not None]
+    if losses:
+        pd.concat(losses, ignore_index=True).to_parquet(run / VAL_LOSSES, index=False)
     write_json(run / ROWS, row_ledgers(folds))
     if last.fit.members:
         write_members(run, folds, scores)
@@ -211,7 +211,7 @@ def row_ledgers(folds: Sequence[FoldRun]) -> dict[str, Any]:
     ledgers = [fold.chosen.row_ledger().as_dict() for fold in folds]
     if len(ledgers) == 1:
         return ledgers[0]
-    return {f"fold_{number}": one for number, one in enumerate(ledgers)}
+    return {f"fold_{number}": ledger for number, ledger in enumerate(ledgers)}
 
 
 def run_metrics(
@@ -219,7 +219,7 @@ def run_metrics(
 ) -> dict[str, Any]:
     """Return the sizes, steps and seconds of the run."""
     ledgers = [fold.chosen.row_ledger() for fold in folds]
-    spans = {f"{name}_rows": sum(one.spans[name] for one in ledgers) for name in ledgers[0].spans}
+    spans = {f"{k}_rows": sum(ledger.spans[k] for ledger in ledgers) for k in ledgers[0].spans}
     sizes = {
         "parameters": parameter_count(folds[0].fit.nets.net),
         "rows": ledgers[0].rows_in,
@@ -229,7 +229,7 @@ def run_metrics(
         "members": max(1, sum(len(fold.fit.members) for fold in folds)),
         "train/outcome_excess_kurtosis": excess_kurtosis(folds[0].chosen.outcome("train")),
     }
-    frozen = sum(one.frozen_at is not None for fold in folds for one in fold.fit.members)
+    frozen = sum(m.frozen_at is not None for fold in folds for m in fold.fit.members)
     trivial = {TRIVIAL_TAG: trivial_objective(settings, [fold.chosen for fold in folds])}
     return sizes | fit_metrics(fits, frozen=frozen) | trivial | {"seed": settings.seed}
 
@@ -269,12 +269,8 @@ def span_metrics(
         train_mean=[target.mean for target in targets],
     )
     net = models.pop("net")
-    val = [
-        one.val_yardstick.metrics(one.val.forecast.score)
-        for one in scores
-        if one.val is not None and one.val_yardstick is not None
-    ]
-    figures = {f"val/{k}": _mean([one[k] for one in val]) for k in net}
+    val = [fold.val_metrics for fold in scores if fold.val_metrics is not None]
+    figures = {f"val/{k}": _mean([metrics[k] for metrics in val]) for k in net}
     figures |= {f"test/{k}": value for k, value in net.items()}
     for name in BASELINE_NAMES:  # a baseline that was not asked for is null
         baseline = models.get(name, dict.fromkeys(net, math.nan))
@@ -310,7 +306,7 @@ def write_members(run: Path, folds: Sequence[FoldRun], scores: Sequence[FoldScor
             entry |= {f"test/{name}": value for name, value in figures.items()}
             entries.append(null_for_nan(entry))
     write_json(run / MEMBERS, {"members": entries})
-    kept = {f"fold_{number}": one.test.kept for number, one in enumerate(scores)}
+    kept = {f"fold_{number}": fold.test.kept for number, fold in enumerate(scores)}
     save_file(kept, str(run / MEMBER_SCORES))
 
 

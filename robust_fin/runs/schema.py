@@ -1,10 +1,12 @@
 """Schema of the composed config: its keys and their types, so that unknown keys are refused."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
+from hydra.utils import to_absolute_path
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -129,6 +131,39 @@ def apply_schema(config: DictConfig) -> DictConfig:
 def without_sweep_keys(config: DictConfig) -> DictConfig:
     """Return the config of a single run, so that no hash depends on the sweep's settings."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key not in SWEEP_KEYS])
+
+
+def with_absolute_ledger(config: DictConfig) -> DictConfig:
+    """Make the path of the trial ledger absolute, so that later commands find it.
+
+    A relative path starts at the folder in which the command was started.
+    """
+    changed = config.copy()
+    changed.ledger = to_absolute_path(str(Path(config.ledger).expanduser()))
+    return changed
+
+
+def plain_values(config: DictConfig) -> dict[str, Any]:
+    """Return a config as nested dictionaries and lists, every value resolved."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def check_ranges(config: DictConfig) -> None:
+    """Check the values that no typed settings check.
+
+    Raises:
+        ConfigError: `threads` is below 1, or the link does not fit the target scale.
+    """
+    if config.threads < 1:
+        raise ConfigError(f"threads={config.threads} must be at least 1")
+    scale, link = config.target_scale["_target_"], config.link["_target_"]
+    if scale.endswith(".ReturnScale") and link.endswith(".sigmoid"):
+        raise ConfigError(
+            "link=sigmoid keeps forecasts in (0, 1), and target_scale=return trains on returns; "
+            "write link=identity"
+        )
 
 
 def get_verbosity(config: DictConfig) -> int:

@@ -19,8 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from robust_fin.errors import ConfigError, Pruned
 from robust_fin.runs.job import FAILURE, Job, job_task
 from robust_fin.runs.results import METRICS
-from robust_fin.runs.schema import without_sweep_keys
-from robust_fin.runs.settings import with_absolute_ledger
+from robust_fin.runs.schema import with_absolute_ledger, without_sweep_keys
 from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.launcher import LAUNCHED, write_task
 from robust_fin.runtime.process_state import RankExit

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, open_dict
 
 from robust_fin.errors import ConfigError
 from robust_fin.ledger.trials import config_hash
-from robust_fin.runs.settings import plain_values
+from robust_fin.runs.schema import plain_values
 from robust_fin.sweeps.search_space import (
     Space,
     default_values,

@@ -18,7 +18,7 @@ from robust_fin import Run, evaluate, fit, load_bars, make_features, predict, tr
 from robust_fin.bundle.folder import read_plain_config
 from robust_fin.errors import BundleError, ConfigError, SchemaError
 from robust_fin.ledger.trials import config_hash
-from robust_fin.runs.settings import plain_values
+from robust_fin.runs.schema import plain_values
 from tests.small_runs import QUICK, overrides, read_metrics
 
 TINY = ("source.synthetic.rows=9000", "features=study", "trainer.max_epochs=1", *QUICK)

@@ -12,7 +12,7 @@ from robust_fin import evaluate
 from robust_fin.bundle.folder import read_config, write_config
 from robust_fin.ledger.record import find_ledger, record_trial, summarize_trials
 from robust_fin.ledger.trials import Trials
-from robust_fin.runs.settings import with_absolute_ledger
+from robust_fin.runs.schema import with_absolute_ledger
 from tests.ledger.runs import SHA256, finished_run, usual_settings
 
 

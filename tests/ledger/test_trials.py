@@ -23,7 +23,7 @@ from robust_fin.ledger.trials import (
     parse_line,
     settings_tried,
 )
-from robust_fin.runs.settings import plain_values
+from robust_fin.runs.schema import plain_values
 from tests.bars import config
 
 TRIAL = LedgerTrial(

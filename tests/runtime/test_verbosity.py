@@ -11,8 +11,7 @@ from robust_fin.bundle.folder import read_config
 from robust_fin.errors import ConfigError
 from robust_fin.ledger.trials import config_hash
 from robust_fin.runs.run import Run
-from robust_fin.runs.schema import get_verbosity
-from robust_fin.runs.settings import plain_values
+from robust_fin.runs.schema import get_verbosity, plain_values
 from robust_fin.runtime.terminal import DETAILED, NORMAL, QUIET, progress_is_shown, show, verbosity
 from tests.runtime.test_progress import console
 

@@ -16,8 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import hide_known_warnings
+from robust_fin.runs.training import fit_settings, hide_known_warnings
 from robust_fin.training import fitting, losses
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.module import Forecaster

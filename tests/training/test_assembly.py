@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from robust_fin.runs.settings import fit_settings
+from robust_fin.runs.training import fit_settings
 from robust_fin.runtime.process_state import RankError
 from robust_fin.training import assembly
 from robust_fin.training.assembly import StepTensorBoardLogger, make_trainer

@@ -10,8 +10,7 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from robust_fin.data.examples import Examples
 from robust_fin.data.targets import RankTarget
 from robust_fin.errors import ConfigError
-from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_first_fold
+from robust_fin.runs.training import fit_settings, load_first_fold
 from robust_fin.training.baselines import (
     GradientBoosting,
     Ridge,

@@ -10,8 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError, NonFiniteError, RobustFinError
-from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import hide_known_warnings, load_first_fold
+from robust_fin.runs.training import fit_settings, hide_known_warnings, load_first_fold
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from tests.bars import config as composed
 from tests.training.engine.drift import SAMPLE, Drift

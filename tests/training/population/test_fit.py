@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from robust_fin.data.batches import ScoredBatch
 from robust_fin.data.datamodule import BarDataModule, MemberData, PopulationDataModule
 from robust_fin.errors import ConfigError, NonFiniteError
-from robust_fin.runs.settings import fit_settings
+from robust_fin.runs.training import fit_settings
 from robust_fin.training.assembly import make_trainer
 from robust_fin.training.engine.build import trainer_arguments
 from robust_fin.training.fitting import FitPlan

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from robust_fin.errors import ConfigError
-from robust_fin.runs.settings import fit_settings
+from robust_fin.runs.training import fit_settings
 from robust_fin.training.population.members import (
     NEVER,
     Member,

@@ -10,8 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import Interrupted, ResumeError
-from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import hide_known_warnings, load_first_fold
+from robust_fin.runs.training import fit_settings, hide_known_warnings, load_first_fold
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.recovery.checkpoint_files import AtomicCheckpointIO, read_checkpoint
 from tests.bars import config as composed

@@ -11,8 +11,7 @@ from torch import nn
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import NonFiniteError
-from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_first_fold
+from robust_fin.runs.training import fit_settings, load_first_fold
 from robust_fin.training import module as modules
 from robust_fin.training.lightning_loop import CompiledSteps
 from robust_fin.training.recovery.guard import StepNumbers

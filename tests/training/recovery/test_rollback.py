@@ -9,8 +9,7 @@ import torch
 
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError, NonFiniteError
-from robust_fin.runs.settings import fit_settings
-from robust_fin.runs.training import load_first_fold
+from robust_fin.runs.training import fit_settings, load_first_fold
 from robust_fin.training.recovery.checkpoint_files import LAST, AtomicCheckpointIO, read_checkpoint
 from robust_fin.training.recovery.checkpoints import BestCheckpoint
 from robust_fin.training.recovery.rollback import (
