@@ -28,8 +28,10 @@ def test_interrupted_run_resumes_to_the_same_result(
     words += [f"hydra.run.dir={folder}", f"cache.folder={undisturbed.parent / 'cache'}"]
     started = Started([*SMALL, *words], log=log)
     assert started.code() == 130, started.said()
-    told = f"stopped after step {step}; python -m robust_fin.train resume={folder} goes on\n"
-    assert told in started.said()
+    message = (
+        f"stopped after step {step}; to continue: python -m robust_fin.train resume={folder}\n"
+    )
+    assert message in started.said()
     assert "Traceback" not in started.said()
     last = read_checkpoint(folder / "checkpoints" / stage / "last.ckpt")
     assert last["global_step"] == step

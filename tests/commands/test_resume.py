@@ -65,8 +65,8 @@ class Written:
     def train(self, *words: str) -> None:
         """Run from start to end."""
         with pytest.MonkeyPatch.context() as patch:
-            self.write = checkpoint_files.write_whole
-            patch.setattr(checkpoint_files, "write_whole", self)
+            self.write = checkpoint_files.write_atomic
+            patch.setattr(checkpoint_files, "write_atomic", self)
             run_training(self.run, *SMALL, *words)
 
     def killed(self, number: int, folder: Path) -> Path:

@@ -154,7 +154,7 @@ def test_other_optimizer_raises(tmp_path: Path, data: BarDataModule) -> None:
     plan = FitPlan(tmp_path, stage="", max_steps=None, resume=False)
     data.calls = None
     with pytest.raises(RobustFinError, match="SGD"):
-        fit(chosen, data, plan)
+        fit(fit_settings(chosen), data, plan)
 
 
 def test_missing_compiler_falls_back_to_the_plain_engine_with_a_warning(

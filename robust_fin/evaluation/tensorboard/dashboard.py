@@ -89,7 +89,7 @@ def _record_failure(run: Path, _: Any, error: BaseException | None, __: Any) -> 
         return
     if is_first() and not (run / _FINISHED).is_file():
         reason = f"{type(error).__name__}: {error}"
-        texts = {"failure": reason, **_config_text(RunFiles.read(run))}
+        texts = {"failure": reason, **_config_text(run)}
         write_results(run / FOLDER, texts=texts, failed=True)
 
 
@@ -116,7 +116,7 @@ def show_results(
     labelled = predictions[(predictions["model"] == NET) & predictions["outcome"].notna()]
     scores = labelled["score"].to_numpy(dtype=np.float64)
     scores = scores[np.isfinite(scores)]
-    texts = {"verdict": verdict(judgement), **_config_text(files)}
+    texts = {"verdict": verdict(judgement), **_config_text(run)}
     if files.provenance:
         texts["provenance"] = _provenance_text(files.provenance)
     write_results(
@@ -205,8 +205,11 @@ def run_levels(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _config_text(files: RunFiles) -> dict[str, str]:
-    return {"config": f"```yaml\n{files.config}```\n"} if files.config else {}
+def _config_text(run: Path) -> dict[str, str]:
+    path = run / "bundle" / "config.yaml"
+    if not path.is_file():
+        return {}
+    return {"config": f"```yaml\n{path.read_text(encoding='utf-8')}```\n"}
 
 
 def _provenance_text(provenance: Mapping[str, Any]) -> str:
