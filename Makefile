@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
+QUICK := not slow and not processes and not docs
 unexport PYTHONDONTWRITEBYTECODE # collection takes half the time where the bytecode is kept
 
 # the parts of make test-slow: paths below tests/. Every slow test is in one of them.
@@ -33,9 +34,7 @@ train: $(VENV)/.runs
 
 # the types are checked beside the tests: mypy leaves one of two cores idle
 test: lint
-	@$(BIN)/mypy & types=$$!; \
-	$(PYTEST) -m "not slow and not processes and not docs"; tests=$$?; \
-	wait $$types && exit $$tests
+	@$(BIN)/mypy & types=$$!; $(PYTEST) -m "$(QUICK)"; tests=$$?; wait $$types && exit $$tests
 
 test-processes: $(VENV)/.tests
 	$(PYTEST) -m "processes and not slow"

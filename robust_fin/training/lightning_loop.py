@@ -337,7 +337,7 @@ def logged_metrics(trainer: L.Trainer) -> dict[str, Any]:
 
 def set_original_handlers(trainer: L.Trainer, handlers: dict[int, Any]) -> None:
     """Set the signal handlers that Lightning restores after an exception."""
-    trainer._signal_connector._original_handlers.update(handlers)  # type: ignore[arg-type]
+    trainer._signal_connector._original_handlers.update(handlers)
 
 
 def forget_sigterm(trainer: L.Trainer) -> None:

@@ -237,7 +237,6 @@ class Forecaster(L.LightningModule):
 
     def _pending_step(self, numbers: StepNumbers, optimizer: Optimizer) -> NonFiniteStep:
         loader, batches = self.trainer.train_dataloader, len(self._pending)
-        known = isinstance(loader, TrainBatches)
         return NonFiniteStep(
             step=self.global_step,
             loss=numbers.loss,
@@ -246,7 +245,9 @@ class Forecaster(L.LightningModule):
             reason=describe_nonfinite(self.net),
             x=torch.cat([batch.x for batch in self._pending]),
             target=torch.cat([batch.target for batch in self._pending]),
-            rows=last_batch_rows(loader.order, batches=batches) if known else None,
+            rows=last_batch_rows(loader.order, batches=batches)
+            if isinstance(loader, TrainBatches)
+            else None,
             batches=batches,
             net=net_tensors(self.net),
             optimizer=optimizer_tensors(self.net, optimizer),

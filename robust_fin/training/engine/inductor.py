@@ -217,9 +217,10 @@ def wrapper_text(step: TracedStep) -> str:
         except _Captured as captured:
             return str(captured.args[0])
         except InductorError as error:
-            kind = EngineDriftError
-            if not isinstance(error.inner_exception, DRIFT_ERRORS):
-                kind = UnsupportedStepError
+            is_drift = isinstance(error.inner_exception, DRIFT_ERRORS)
+            kind: type[UnsupportedStepError] = (
+                EngineDriftError if is_drift else UnsupportedStepError
+            )
             raise kind(f"Inductor fails ({_first_line(error.inner_exception)})") from error
     raise EngineDriftError("Inductor wrote no wrapper")
 

@@ -176,17 +176,17 @@ def read_record(path: Path) -> StepRecord:
     if metadata.get("kind") != KIND:
         raise BundleError(f"record={path} holds tensors, but is not the record of a step")
     about = json.loads(metadata["about"])
+    stored: dict[str, Any] = {name: tensors.get(name) for name in _TENSORS}
     bad = NonFiniteStep(
         **about["numbers"],
-        **{name: tensors.get(name) for name in _TENSORS},
+        **stored,
         net=_select(tensors, _NET),
         optimizer=_select(tensors, _OPTIMIZER),
     )
     time = tensors["time"].numpy().astype("datetime64[ns]") if "time" in tensors else None
     contract = None if about["contract"] is None else tuple(about["contract"])
-    return StepRecord(
-        bad, tensors["norms"], about["config"], tuple(about["features"]), time, contract
-    )
+    features = tuple(about["features"])
+    return StepRecord(bad, tensors["norms"], about["config"], features, time, contract)
 
 
 def last_batch_rows(order: EpochOrder, *, batches: int) -> Int[Tensor, " rows"]:
