@@ -8,8 +8,13 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from robust_fin.cli.command import run_command
-from robust_fin.cli.help import COMMANDS, format_command_list, format_help, wants_help
+from robust_fin.cli.command import (
+    COMMANDS,
+    format_command_list,
+    format_help,
+    run_command,
+    wants_help,
+)
 from robust_fin.runs.schema import register_schema
 
 _COMPLETION = ("--shell-completion", "-sc")

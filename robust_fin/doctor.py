@@ -4,7 +4,7 @@ Check whether this machine computes and trains correctly: versions, devices, com
 against float64, device memory, communication between ranks, and settings known to be bad.
 """
 
-from robust_fin.cli.help import print_help_if_asked
+from robust_fin.cli.command import print_help_if_asked
 
 if __name__ == "__main__":
     print_help_if_asked("doctor")  # before torch is imported

@@ -4,7 +4,7 @@ python -m robust_fin.evaluate run=RUN_FOLDER [lockbox=true]
 python -m robust_fin.evaluate run=[A,B]
 """
 
-from robust_fin.cli.help import print_help_if_asked
+from robust_fin.cli.command import print_help_if_asked
 
 if __name__ == "__main__":
     print_help_if_asked("evaluate")  # before torch is imported
@@ -27,8 +27,7 @@ from robust_fin.evaluation.run_selection import (
 from robust_fin.evaluation.significance import Judgement
 from robust_fin.evaluation.tables import compare_table, judgement_tables, metric_tables
 from robust_fin.evaluation.verdict import verdict
-from robust_fin.ledger.lockbox import LOCKBOX, open_lockbox
-from robust_fin.ledger.record import read_daily_series, summarize_trials
+from robust_fin.ledger.record import LOCKBOX, open_lockbox, read_daily_series, summarize_trials
 from robust_fin.runs.results import publish
 from robust_fin.runs.run import Run
 from robust_fin.runtime.terminal import RESULT, show

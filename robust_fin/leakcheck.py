@@ -1,6 +1,6 @@
 """python -m robust_fin.leakcheck [+experiment=NAME] [source.path=FILE] [any key of train]."""
 
-from robust_fin.cli.help import print_help_if_asked
+from robust_fin.cli.command import print_help_if_asked
 
 if __name__ == "__main__":
     print_help_if_asked("leakcheck")  # before torch is imported

@@ -3,7 +3,7 @@
 python -m robust_fin.predict run=RUN_FOLDER source.path=FILE out=FILE.parquet
 """
 
-from robust_fin.cli.help import print_help_if_asked
+from robust_fin.cli.command import print_help_if_asked
 
 if __name__ == "__main__":
     print_help_if_asked("predict")  # before torch is imported

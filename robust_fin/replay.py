@@ -3,7 +3,7 @@
 python -m robust_fin.replay record=RUN_FOLDER/nonfinite/step_<n>.safetensors
 """
 
-from robust_fin.cli.help import print_help_if_asked
+from robust_fin.cli.command import print_help_if_asked
 
 if __name__ == "__main__":
     print_help_if_asked("replay")  # before torch is imported

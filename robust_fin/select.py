@@ -3,7 +3,7 @@
 Ranks the candidate features on training rows only, and proposes a few of them to train with.
 """
 
-from robust_fin.cli.help import print_help_if_asked
+from robust_fin.cli.command import print_help_if_asked
 
 if __name__ == "__main__":
     print_help_if_asked("select")  # before torch is imported

@@ -8,7 +8,7 @@ run or sweep in its own folder. `robust_fin/runs/training.py` tells what one run
 bars, fits on train, chooses on val, scores test once and writes the results.
 """
 
-from robust_fin.cli.help import print_help_if_asked
+from robust_fin.cli.command import print_help_if_asked
 
 if __name__ == "__main__":
     print_help_if_asked("train")  # before torch is imported

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from robust_fin.__main__ import main
-from robust_fin.cli.help import COMMANDS, format_command_list, format_help
+from robust_fin.cli.command import COMMANDS, format_command_list, format_help
 from tests.conftest import ROOT
 
 Capture = pytest.CaptureFixture[str]

@@ -1,4 +1,4 @@
-"""Run a command: Hydra composes its config, and an error is one message with exit code 1."""
+"""Run a command: help, Hydra composition, and errors as one message with exit code 1."""
 
 import functools
 import os
@@ -6,18 +6,201 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from robust_fin.cli.composition import check_added_keys, conf_folder, explain_error
-from robust_fin.cli.help import format_help, wants_help
+from robust_fin.cli.composition import (
+    EXPERIMENT,
+    Composition,
+    check_added_keys,
+    compose_config,
+    conf_folder,
+    explain_error,
+    first_comment,
+    group_choices,
+)
 from robust_fin.errors import Interrupted
 from robust_fin.runs.schema import USER_ERRORS, format_error, get_verbosity
 from robust_fin.runtime.terminal import verbosity
+
+HELP = ("--help", "-h")
+_WIDTH = 80  # of an experiment's line
+
+
+@dataclass(frozen=True, slots=True)
+class CommandHelp:
+    """Help of a command.
+
+    Attributes:
+        line: what the command does.
+        keys: the most used keys and their meaning; for a group the text after its choices.
+        examples: arguments of the command.
+        experiments: whether the command takes +experiment=NAME.
+    """
+
+    line: str
+    keys: tuple[tuple[str, str], ...]
+    examples: tuple[str, ...]
+    experiments: bool = False
+
+
+_SOURCE = ("source.path", "bars: a CSV or Parquet file; null generates synthetic bars")
+_RUN = ("run", "folder of a finished run")
+
+COMMANDS = {
+    "train": CommandHelp(
+        "train a net on bars, score the test span once, print the verdict",
+        (
+            _SOURCE,
+            ("features", "; features.names=[...] for your own"),
+            ("model", ""),
+            ("model.hidden", "widths of the layers"),
+            ("loss", ""),
+            ("optimizer.lr", "learning rate"),
+            ("batch_size", "rows per batch"),
+            ("trainer.max_epochs", "passes over the training rows"),
+            ("split", ""),
+            ("seed", "of initialisation, dropout and row order"),
+        ),
+        (
+            "+experiment=top5 source.path=es.parquet model.hidden=[64,32]",
+            "+experiment=top5 seed=0,1,2 -m                  # a sweep: three runs",
+            "resume=outputs/top5/2026-01-31_10-00-00         # continue after Ctrl-C",
+        ),
+        experiments=True,
+    ),
+    "predict": CommandHelp(
+        "score new bars with a finished run",
+        (_RUN, _SOURCE, ("out", "output file, .parquet")),
+        ("run=RUN_FOLDER source.path=new.parquet out=scores.parquet",),
+    ),
+    "evaluate": CommandHelp(
+        "print figures and verdict of a run again, or compare runs",
+        ((_RUN[0], f"{_RUN[1]}; [A,B] compares"), ("lockbox", "score the locked rows, once")),
+        ("run=outputs/top5/2026-01-31_10-00-00", "run=[A,B]"),
+    ),
+    "select": CommandHelp(
+        "rank features by what they add to a forecast",
+        (
+            _SOURCE,
+            ("features", ": the candidates"),
+            ("select.k", "number of features to propose"),
+            ("select.learner", "ridge or lightgbm"),
+        ),
+        ("features=rich source.path=es.parquet",),
+        experiments=True,
+    ),
+    "leakcheck": CommandHelp(
+        "check that no feature, label or split sees the future",
+        (
+            _SOURCE,
+            ("features.modules", "modules that register your own features"),
+            ("leaks.every_feature", "check all registered features"),
+            ("leaks.cuts", "number of cuts after which bars are changed"),
+        ),
+        ("+experiment=top5 source.path=es.parquet",),
+        experiments=True,
+    ),
+    "doctor": CommandHelp(
+        "check that this machine computes and trains correctly",
+        (("hardware", ""), ("out", "JSON file for the findings")),
+        ("hardware=cuda",),
+    ),
+    "replay": CommandHelp(
+        "rerun a recorded step that was not finite",
+        (
+            ("record", "file in nonfinite/ of the run folder"),
+            ("rows", "maximum number of rows shown"),
+        ),
+        ("record=outputs/top5/2026-01-31_10-00-00/nonfinite/step_120.safetensors",),
+    ),
+}
+
+
+def wants_help(words: Sequence[str]) -> bool:
+    """Return whether the arguments ask for help."""
+    return any(word in HELP for word in words)
+
+
+def print_help_if_asked(verb: str) -> None:
+    """Print the help of this process's command and exit, if the arguments ask for it.
+
+    Called before the slow imports of a command.
+    """
+    if wants_help(sys.argv[1:]):
+        sys.stdout.write(format_help(verb))
+        sys.exit(0)
+
+
+def format_help(verb: str) -> str:
+    """Format the help of a command."""
+    usage = COMMANDS[verb]
+    parts = [f"{usage.line[0].upper()}{usage.line[1:]}.", "", *_usage_lines(verb), ""]
+    if verb == "train":
+        parts += _section(
+            "Commands, each with --help: python -m robust_fin.COMMAND, or robust-fin COMMAND",
+            [(name, command.line) for name, command in COMMANDS.items()],
+        )
+    if usage.experiments and verb == "train":
+        parts += _section(f"Experiments: +{EXPERIMENT}=NAME", list_experiments())
+    composition = compose_config(verb, [])
+    rows = [
+        (f"{key}={_default(composition, key)}", ", ".join(group_choices(key)) + meaning)
+        for key, meaning in usage.keys
+    ]
+    heading = "Most used keys, with their defaults"
+    parts += _section(f"{heading}; experiments change some" if usage.experiments else heading, rows)
+    parts += [
+        "Examples",
+        *(f"  python -m robust_fin.{verb} {words}" for words in usage.examples),
+        "",
+    ]
+    parts += ["--cfg job shows the composed config, --info where its values come from,"]
+    parts += ["--hydra-help other options of Hydra, -sc how to install shell completion."]
+    return "\n".join(parts) + "\n"
+
+
+def format_command_list() -> str:
+    """Format the list of commands that the console script prints without arguments."""
+    lines = _section("robust-fin COMMAND [key=value]", [(n, c.line) for n, c in COMMANDS.items()])
+    return "\n".join([*lines, "robust-fin COMMAND --help shows details."]) + "\n"
+
+
+def _usage_lines(verb: str) -> list[str]:
+    return [f"  {line}" for line in first_comment(conf_folder() / f"{verb}.yaml")]
+
+
+def list_experiments() -> list[tuple[str, str]]:
+    """Return name and first line of each experiment."""
+    folder = conf_folder() / EXPERIMENT
+    lines = {name: first_comment(folder / f"{name}.yaml")[0] for name in group_choices(EXPERIMENT)}
+    return [(name, shorten(line, _WIDTH, placeholder=" ...")) for name, line in lines.items()]
+
+
+def _section(heading: str, rows: Sequence[tuple[str, str]]) -> list[str]:
+    width = max(len(name) for name, _ in rows)
+    return [heading, *(f"  {name:<{width}}  {text}" for name, text in rows), ""]
+
+
+def _default(composition: Composition, key: str) -> str:
+    """Format a default as an override; a group's choice; `?` where a value is required."""
+    if key in composition.choices:
+        return composition.choices[key]
+    if OmegaConf.is_missing(composition.config, key):
+        return "?"
+    value = OmegaConf.select(composition.config, key)
+    if isinstance(value, ListConfig):
+        return str(list(value)).replace(" ", "")
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)
+
 
 ConfigJob = Callable[[DictConfig], None]
 _FULL_ERROR = "HYDRA_FULL_ERROR"

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from robust_fin.features.registry import BARS, TRADING_DATES, Lookback, feature
-from robust_fin.features.windows import (
+from robust_fin.features.history import (
     lagged,
     last_rows,
     trailing_max,
@@ -13,6 +12,7 @@ from robust_fin.features.windows import (
     trailing_min,
     value_on_day,
 )
+from robust_fin.features.registry import BARS, TRADING_DATES, Lookback, feature
 from robust_fin.market.schema import PRICES
 
 Rows = Float[np.ndarray, " rows"]

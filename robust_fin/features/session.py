@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from robust_fin.features.registry import BARS, SESSION, TRADING_DATES, Lookback, feature
-from robust_fin.features.windows import (
+from robust_fin.features.history import (
     first_rows,
     lagged,
     last_rows,
@@ -15,6 +14,7 @@ from robust_fin.features.windows import (
     trailing_sum,
     value_on_day,
 )
+from robust_fin.features.registry import BARS, SESSION, TRADING_DATES, Lookback, feature
 from robust_fin.market.schema import bar_starts
 
 DAY_S, HOUR_S, MINUTE_S = 86_400, 3_600, 60

@@ -1,23 +1,40 @@
-"""Record a finished run in the trial ledger, and describe its ICIR in view of all trials."""
+"""A run's entry in the trial ledger, and looks at the lockbox."""
 
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+import torch
+from hydra.utils import instantiate
+from jaxtyping import Float, Int
 
-from robust_fin.bundle.folder import read_plain_config, read_provenance
+from robust_fin.bundle.folder import Bundle, commit, load_bundle, read_plain_config, read_provenance
+from robust_fin.bundle.predictions import Forecast, mean_forecast, predictions_table
+from robust_fin.data.examples import Examples
+from robust_fin.data.folds import Market
+from robust_fin.data.splits import Timeline
 from robust_fin.data.targets import KEPT
+from robust_fin.errors import BundleError, ConfigError
 from robust_fin.evaluation.multiple_testing import SharpeMoments
 from robust_fin.evaluation.run_selection import daily_series
-from robust_fin.ledger.trials import LedgerTrial, Trials, append_entry, config_hash, settings_tried
-from robust_fin.runtime.atomic_files import null_for_nan
+from robust_fin.evaluation.significance import Judgement, interval_metrics, judge
+from robust_fin.ledger.trials import (
+    LedgerTrial,
+    Look,
+    Trials,
+    append_entry,
+    config_hash,
+    settings_tried,
+)
+from robust_fin.runtime.atomic_files import null_for_nan, write_json
+from robust_fin.training.baselines import constant, minus_last_return
 
 SCORES = ("skill", "rank_ic")
 COLUMNS = ["trading_date", "model", "score", "target", "outcome"]
@@ -177,3 +194,158 @@ def _format_probability(probability: float) -> str:
     if probability > 0.99:
         return "over 0.99"
     return "under 0.01" if probability < 0.01 else f"{probability:.2f}"
+
+
+LOCKBOX = "lockbox.json"
+_SHOWN = 5  # runs named in a message
+_LOGGED = ("skill", "skill_low", "skill_high", "rank_ic", "rank_ic_low", "rank_ic_high")
+
+
+@dataclass(frozen=True, slots=True)
+class LockboxResult:
+    """Result of a look at the lockbox.
+
+    Attributes:
+        judgement: judgement of the net on the locked rows.
+        message: how often these rows were looked at before.
+    """
+
+    judgement: Judgement
+    message: str
+
+
+def open_lockbox(run: Path) -> LockboxResult:
+    """Score the locked rows with a run's bundle, and log the look before the result is returned.
+
+    Nothing is fitted: features, transform and target are those of the run's training rows. With
+    several folds, the net of the last fold is used.
+
+    Args:
+        run: the folder of a finished run with split.lockbox above 0.
+
+    Raises:
+        BundleError: the run has no lockbox or has not finished, or its bars have changed.
+        ConfigError: the look cannot be logged.
+    """
+    bundle, config = load_bundle(run), read_plain_config(run)
+    share, ledger = _locked_share(run, config), find_ledger(run)
+    if ledger is None:
+        raise ConfigError(
+            f"{run} names no trial ledger to log the look in: it was trained before there were "
+            "ledgers. Train it again"
+        )
+    torch.set_num_threads(config["threads"])
+    table = score_lockbox(bundle, run, share=share)
+    instrument = config.get("instrument")
+    judgement = judge(table, instrument=None if instrument is None else instantiate(instrument))
+    figures, net = lockbox_figures(judgement), table[table["model"] == "net"]
+    look = Look(
+        time=utc_now(),
+        name=config["name"],
+        run=path_from_ledger(ledger, run),
+        config=config_hash(config),
+        data_sha256=read_provenance(run)["data_sha256"],
+        lockbox=share,
+        rows=len(net),
+        scored={name: figures[name] for name in _LOGGED},
+        commit=commit(),
+    )
+    before = Trials.read(ledger).same_data(look.data_sha256)
+    append_entry(ledger, look)
+    span = {"first_bar": str(net["time"].iloc[0]), "last_bar": str(net["time"].iloc[-1])}
+    logged = {"look": look.time, "looks_before": len(before.looks)}
+    write_json(run / LOCKBOX, {**span, "rows": look.rows, **figures, **logged})
+    return LockboxResult(judgement, describe_look(before, share=share))
+
+
+def score_lockbox(bundle: Bundle, run: Path, *, share: float) -> pd.DataFrame:
+    """Return the predictions table of the locked rows for the net and two baselines.
+
+    Args:
+        bundle: bundle of the run.
+        run: the run folder.
+        share: share of the labelled rows, at the end, that is locked.
+
+    Raises:
+        BundleError: the bars are not those of the run.
+        SourceError: the bars cannot be read.
+    """
+    source, cache = (instantiate(bundle.config[name]) for name in ("source", "cache"))
+    market = Market.read(source, features=bundle.features, target=bundle.label, cache=cache)
+    trained_on = read_provenance(run)["data_sha256"]
+    if market.bars.sha256 != trained_on:
+        raise BundleError(
+            f"the bars of {market.bars.origin} have sha256 {market.bars.sha256[:12]}, but {run} "
+            f"was trained on {trained_on[:12]}: its lockbox is not in them. Restore the file"
+        )
+    examples, target = market.examples, bundle.target
+    rows = locked_rows(examples, share=share)
+    x = torch.from_numpy(bundle.inputs(examples).rows(rows))
+    forecasts = {
+        "net": mean_forecast(bundle.nets.scores(x)),
+        "constant": Forecast.single(constant(rows, target)),
+        "minus_last_return": Forecast.single(minus_last_return(examples, rows, target)),
+    }
+    return predictions_table(examples, rows, forecasts, target=target)
+
+
+def locked_rows(examples: Examples, *, share: float) -> Int[np.ndarray, " locked"]:
+    """Return the row numbers in the examples that the splits lock."""
+    rows = np.flatnonzero(~np.isnan(examples.outcome))
+    line = Timeline.from_rows(examples.time[rows], examples.label_end[rows], lockbox=share)
+    return rows[line.end :]
+
+
+def lockbox_figures(judgement: Judgement) -> dict[str, float | int | None]:
+    """Return the figures of lockbox.json; null for those that could not be computed."""
+    figures: dict[str, float | int | None] = {"dates": judgement.net.dates}
+    for name, interval in judgement.net.intervals().items():
+        figures |= interval_metrics(name, interval)
+    for name, baseline in judgement.baselines.items():
+        figures[f"baseline/{name}/rank_ic"] = baseline.rank_ic.estimate
+        figures[f"baseline/{name}/skill"] = baseline.skill.estimate
+    return null_for_nan(figures)
+
+
+def describe_look(before: Trials, *, share: float) -> str:
+    """Describe what earlier looks and trials mean for this look.
+
+    Args:
+        before: entries on these bars before this look.
+        share: share of the rows that is locked.
+    """
+    looks, trials = before.looks, before.distinct()
+    sentences = [f"Look {len(looks) + 1} at the lockbox, the last {share:g} of these bars."]
+    if looks:
+        earlier = _shorten([f"{look.run} ({look.time})" for look in looks])
+        sentences.append(
+            f"It was seen before by {earlier}. Choices made since the first look may depend on "
+            "these rows, so they are no longer out of sample."
+        )
+    exposed = [trial.run for trial in trials if trial.split.get("lockbox", 0.0) < share]
+    if exposed:
+        sentences.append(
+            f"{len(exposed)} of the {len(trials)} trials on these bars locked fewer rows and "
+            f"scored some of these as val or test rows: {_shorten(exposed)}. For choices made by "
+            "those runs, these rows are no longer out of sample."
+        )
+    if before.damaged:
+        sentences.append(
+            f"{before.path} has {len(before.damaged)} damaged lines, which may be looks too."
+        )
+    return " ".join(sentences)
+
+
+def _shorten(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _locked_share(run: Path, config: Mapping[str, Any]) -> float:
+    share = float(config["split"].get("lockbox", 0.0))
+    if share <= 0:
+        raise BundleError(
+            f"{run} has no lockbox: split.lockbox={share:g}. Train with split.lockbox=0.1 to keep "
+            "the last tenth of the rows out of every span"
+        )
+    return share

@@ -1,10 +1,21 @@
-"""Row nets: residual and pre-norm multilayer perceptrons."""
+"""Row nets: residual and pre-norm multilayer perceptrons; and links, applied to their scores."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+
+def identity(score: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """The raw score is the forecast."""
+    return score
+
+
+def sigmoid(score: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """The raw score is the logit of the forecast, which then lies in (0, 1)."""
+    return torch.sigmoid(score)
 
 
 class ResidualMLP(nn.Module):

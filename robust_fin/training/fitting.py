@@ -19,11 +19,7 @@ from torch import Tensor
 
 from robust_fin.bundle.predictions import Nets
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.runtime.rank_info import (
-    all_reduce_max,
-    is_distributed,
-    require_equal_on_ranks,
-)
+from robust_fin.runtime.rank_info import all_reduce_max, is_distributed, require_equal_on_ranks
 from robust_fin.training.assembly import (
     batches_per_epoch,
     make_forecaster,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_fin.bundle.predictions import MEMBER_BLOCK, SCORE_BLOCK, Nets, Scores, score_rows
-from robust_fin.models.links import sigmoid
+from robust_fin.models.mlp import sigmoid
 from robust_fin.training.population.members import MemberStates
 from tests.populations import Foreign
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from robust_fin.cli.command import COMMANDS, format_command_list, format_help, list_experiments
 from robust_fin.cli.composition import compose_config, group_choices
-from robust_fin.cli.help import COMMANDS, format_command_list, format_help, list_experiments
 from tests.conftest import ROOT
 
 

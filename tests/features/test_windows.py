@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from robust_fin.features.windows import (
+from robust_fin.features.history import (
     first_rows,
     lagged,
     last_rows,

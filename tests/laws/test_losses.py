@@ -8,7 +8,7 @@ from jaxtyping import TypeCheckError
 
 from robust_fin.cli.composition import conf_folder
 from robust_fin.errors import ConfigError
-from robust_fin.models.links import identity
+from robust_fin.models.mlp import identity
 from robust_fin.runs.training import bound_function
 from robust_fin.training.engine.steps import StepLoop, StepSettings
 from robust_fin.training.losses import check_same_shape

@@ -3,8 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from robust_fin.models.links import identity, sigmoid
-from robust_fin.models.mlp import ResidualMLP, skip
+from robust_fin.models.mlp import ResidualMLP, identity, sigmoid, skip
 from robust_fin.training.module import parameter_count
 from tests.bars import config, instantiate
 from tests.models.by_hand import layer_norm, linear

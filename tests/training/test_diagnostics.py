@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import SGD, AdamW
 
 from robust_fin.data.datamodule import BarDataModule
-from robust_fin.models.links import identity, sigmoid
+from robust_fin.models.mlp import identity, sigmoid
 from robust_fin.runs.training import load_first_fold
 from robust_fin.training.diagnostics import (
     Diagnostics,

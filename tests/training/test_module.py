@@ -9,8 +9,7 @@ from torch import nn
 
 from robust_fin.data.batches import EpochOrder, ScoreBatches, ScoredBatch, TrainBatches
 from robust_fin.errors import NonFiniteError
-from robust_fin.models.links import identity
-from robust_fin.models.mlp import ResidualMLP
+from robust_fin.models.mlp import ResidualMLP, identity
 from robust_fin.training.losses import huber, warmup_constant
 from robust_fin.training.module import Forecaster, SpanScores
 from robust_fin.training.recovery.guard import StopOnNonFiniteWeights, check_finite_weights

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robust_fin.models.links import sigmoid
-from robust_fin.models.mlp import ResidualMLP
+from robust_fin.models.mlp import ResidualMLP, sigmoid
 from robust_fin.training.engine.step_state import HashedDropout, StepState, step_keys
 from robust_fin.training.engine.steps import StepLoop, StepResult, StepSettings
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from robust_fin.errors import ConfigError
-from robust_fin.models.links import sigmoid
+from robust_fin.models.mlp import sigmoid
 from robust_fin.training.engine.step_state import StepState
 from robust_fin.training.engine.steps import StepLoop, StepSettings
 from tests.training.engine.plain_steps import (

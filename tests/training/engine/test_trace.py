@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robust_fin.models.links import sigmoid
+from robust_fin.models.mlp import sigmoid
 from robust_fin.training.engine.inductor import trace_step
 from robust_fin.training.engine.steps import StepLoop
 from robust_fin.training.engine.trace import (

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robust_fin.models.links import sigmoid
+from robust_fin.models.mlp import sigmoid
 from robust_fin.training.engine.step_state import StepState
 from robust_fin.training.engine.steps import StepLoop, StepResult
 from robust_fin.training.engine.trace import EngineDriftError
