@@ -1,1 +1,1 @@
-"""What a finished run is on disk; save, load, predict. No pickle in it."""
+"""The bundle of a finished run: save, load, predict. It contains no pickle."""

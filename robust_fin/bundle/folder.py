@@ -1,8 +1,8 @@
-"""The bundle of a run: config, weights and fitted transforms. No pickle in it.
+"""The bundle of a run: config, weights and fitted transforms, without pickle.
 
 ```
 bundle/config.yaml             the resolved config, written when the run starts
-bundle/model.safetensors       weights of the net; of a population with a leading axis of members
+bundle/model.safetensors       weights of the net; for a population with a leading member axis
 bundle/transforms.safetensors  arrays: features/<position>/<kind>/<array>, target/<array>
 bundle/transforms.json         names and units
 bundle/provenance.json         data fingerprint, versions, commit
@@ -48,15 +48,15 @@ _VERSIONED = ("torch", "lightning", "numpy", "pandas", "scipy", "hydra-core", "r
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A fitted forecaster that needs bars and nothing else.
+    """A fitted forecaster.
 
     Attributes:
-        config: as the run resolved it.
-        nets: with their weights.
-        features: the inputs, in order.
-        label: what the outcome is.
-        transform: of the features, fitted.
-        target: of the outcome, fitted.
+        config: resolved config of the run.
+        nets: nets with their weights.
+        features: features in the order of the inputs.
+        label: definition of the outcome.
+        transform: fitted transform of the features.
+        target: fitted rank target.
     """
 
     config: DictConfig
@@ -67,7 +67,7 @@ class Bundle:
     target: RankTarget
 
     def examples(self, bars: Bars) -> Examples:
-        """The rows of `bars` that can be scored."""
+        """Return the rows of `bars` that have all features."""
         return make_examples(bars, names=self.features.names, target=self.label)
 
     def inputs(self, examples: Examples) -> Inputs:
@@ -75,14 +75,15 @@ class Bundle:
         return Inputs.from_examples(examples, transform=self.transform)
 
     def predict(self, bars: Bars) -> pd.DataFrame:
-        """A predictions table with a row for every row that has all features.
+        """Score every row that has all features.
 
-        The newest rows are there too; their target and outcome are null.
+        Returns:
+            The predictions table. Target and outcome of the newest rows are null.
         """
         return self._scored(self.examples(bars))
 
     def predict_source(self, source: BarSource) -> pd.DataFrame:
-        """`predict` of the bars of a source; where it has `block_rows`, they are never all held."""
+        """Score the bars of a source; with `block_rows` they are read block by block."""
         market = Market.read(source, features=self.features, target=self.label, cache=NO_CACHE)
         return self._scored(market.examples)
 
@@ -94,14 +95,14 @@ class Bundle:
 
 
 def write_config(run: Path, config: DictConfig) -> None:
-    """Write the config, before anything that takes time: a run that is killed goes on from it."""
+    """Write the config before any slow step, so that a killed run can be resumed."""
     (run / BUNDLE).mkdir(parents=True, exist_ok=True)
     text = OmegaConf.to_yaml(config, resolve=True)
     write_atomic(run / BUNDLE / "config.yaml", text.encode())
 
 
 def start_bundle(run: Path, config: DictConfig, *, bars: BarSummary) -> None:
-    """Write config and provenance, before training."""
+    """Write config and provenance before training."""
     write_config(run, config)
     _write_json(run / BUNDLE / "provenance.json", provenance(bars))
 
@@ -127,7 +128,7 @@ def finish_bundle(
 
 
 def read_config(run: Path) -> DictConfig:
-    """The config a run was started with.
+    """Read the config of a run.
 
     Raises:
         BundleError: `run` is not a run folder.
@@ -172,10 +173,10 @@ def _flat(node: Any, key: str) -> dict[str, Any]:
 
 
 def read_provenance(run: Path) -> dict[str, Any]:
-    """What a run wrote of its bars and versions; nothing where it did not come that far.
+    """Read the provenance of a run; empty where the run ended before writing it.
 
     Raises:
-        BundleError: the file is not what was written.
+        BundleError: the file is damaged.
     """
     path = run / BUNDLE / "provenance.json"
     if not path.is_file():
@@ -183,14 +184,14 @@ def read_provenance(run: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise BundleError(f"{path} is damaged, it is no JSON: {error}") from error
+        raise BundleError(f"{path} is damaged (invalid JSON): {error}") from error
     if not isinstance(content, dict) or "data_sha256" not in content:
-        raise BundleError(f"{path} is damaged: it holds no data_sha256")
+        raise BundleError(f"{path} is damaged: data_sha256 is missing")
     return content
 
 
 def load_bundle(run: Path) -> Bundle:
-    """The fitted forecaster of a finished run.
+    """Load the fitted forecaster of a finished run.
 
     Raises:
         BundleError: `run` is not a run folder, or the run did not finish.
@@ -203,7 +204,7 @@ def load_bundle(run: Path) -> Bundle:
     except (FileNotFoundError, SafetensorError) as error:
         raise BundleError(
             f"{folder} is not a whole bundle: {error}. The run has not finished, or a file is "
-            f"damaged; python -m robust_fin.train resume={run} goes on with an unfinished one"
+            f"damaged; python -m robust_fin.train resume={run} continues an unfinished run"
         ) from error
     features: FeatureSet = instantiate(config.features)
     net: nn.Module = instantiate(config.model, features=len(features.names))
@@ -220,7 +221,7 @@ def load_bundle(run: Path) -> Bundle:
 
 
 def _filled_nets(net: nn.Module, link: Link, to_rank: ToRank, weights: dict[str, Tensor]) -> Nets:
-    """The net with its weights, or the stack of a population's."""
+    """Load the weights of a net, or the stacked weights of a population."""
     shapes = {name: value.shape for name, value in net.state_dict().items()}
     if all(one.shape == shapes.get(name) for name, one in weights.items()):
         net.load_state_dict(weights)
@@ -230,7 +231,7 @@ def _filled_nets(net: nn.Module, link: Link, to_rank: ToRank, weights: dict[str,
 
 
 def provenance(bars: BarSummary) -> dict[str, Any]:
-    """What was read, with which versions and code."""
+    """Return data fingerprint, versions and commit."""
     return {
         "data": bars.origin,
         "data_sha256": bars.sha256,
@@ -243,7 +244,7 @@ def provenance(bars: BarSummary) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the source tree, with + where files differ from it; None outside of one."""
+    """Return the commit of the source tree, with + for uncommitted changes; None without git."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

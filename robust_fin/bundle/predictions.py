@@ -15,8 +15,8 @@ from robust_fin.data.examples import Examples
 from robust_fin.data.targets import RankTarget
 from robust_fin.metrics import Yardstick, huber_terms
 
-SCORE_BLOCK = 4096  # a row's score depends, in the last bit, on the size of the batch it is in
-MEMBER_BLOCK = 16  # members scored together, for the same reason always as many
+SCORE_BLOCK = 4096  # fixed, because the last bit of a score depends on the batch size
+MEMBER_BLOCK = 16  # members scored together; fixed for the same reason
 Link = Callable[[Tensor], Tensor]
 Scores = Float[np.ndarray, "*rows"]
 ToRank = Callable[[Scores], Scores]
@@ -25,10 +25,10 @@ ToRank = Callable[[Scores], Scores]
 def score_rows(
     net: nn.Module, link: Link, x: Float[Tensor, "rows features"]
 ) -> Float[np.ndarray, " rows"]:
-    """Forecasts as they leave the link, row by row the same whatever else is in `x`, to the bit.
+    """Score rows in blocks of a fixed size, so that a row's score does not depend on the others.
 
     Args:
-        net: put in evaluation mode here.
+        net: is put in evaluation mode.
         link: raw score -> forecast.
         x: transformed features, float32, on the CPU.
     """
@@ -38,13 +38,13 @@ def score_rows(
 
 @dataclass(frozen=True, slots=True)
 class Nets:
-    """One net, or the members of a population of its architecture.
+    """A net, or the members of a population of one architecture.
 
     Attributes:
-        net: with its weights; of a population, only the architecture counts.
+        net: with its weights; for a population only its architecture is used.
         link: raw score -> forecast.
-        to_rank: forecast -> rank units, which every figure and table is in.
-        stack: of a population, every entry of the state dict with a leading axis of members.
+        to_rank: forecast -> rank units, the unit of all metrics and tables.
+        stack: state dict of a population with a leading member axis.
     """
 
     net: nn.Module
@@ -54,13 +54,13 @@ class Nets:
 
     @property
     def members(self) -> int:
-        """How many."""
+        """Number of members."""
         return 1 if self.stack is None else len(next(iter(self.stack.values())))
 
     def scores(
         self, x: Float[Tensor, "rows features"]
     ) -> Iterator[Float[np.ndarray, "members rows"]]:
-        """Forecasts in rank units, a few members at a time: memory does not grow with their number.
+        """Yield scores in rank units, a block of members at a time to bound memory.
 
         Args:
             x: transformed features, float32, on the CPU.
@@ -89,7 +89,7 @@ class Nets:
 
 
 def _filled(part: Float[Tensor, "members ..."]) -> Float[Tensor, "block ..."]:
-    """As many members as a block has, the last one repeated."""
+    """Pad a block of members by repeating the last one."""
     missing = MEMBER_BLOCK - len(part)
     return torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
 
@@ -97,7 +97,7 @@ def _filled(part: Float[Tensor, "members ..."]) -> Float[Tensor, "block ..."]:
 def _in_blocks(
     score: Callable[[Tensor], Tensor], x: Float[Tensor, "rows features"], *, members: int
 ) -> Float[np.ndarray, "members rows"]:
-    """Scores in blocks of one size, the last one padded."""
+    """Score in blocks of a fixed size; pad the last one."""
     out = torch.empty(members, len(x), dtype=torch.float32)
     with torch.inference_mode():
         for start in range(0, len(x), SCORE_BLOCK):
@@ -109,11 +109,11 @@ def _in_blocks(
 
 
 class Forecast(NamedTuple):
-    """One model's forecasts of some rows.
+    """Forecasts of one model.
 
     Attributes:
-        score: in rank units; of a population the mean over its members.
-        std: standard deviation over the members, one degree of freedom less; NaN for one member.
+        score: rank units; for a population the mean over members.
+        std: standard deviation over members (ddof=1); NaN for a single member.
     """
 
     score: Float[np.ndarray, " rows"]
@@ -121,22 +121,21 @@ class Forecast(NamedTuple):
 
     @classmethod
     def single(cls, score: Float[np.ndarray, " rows"]) -> "Forecast":
-        """Of one model without members."""
+        """Return the forecast of a model without members."""
         return cls(score, np.full(score.size, np.nan))
 
 
 class MemberMean:
-    """Mean and spread over members that come a block at a time, in float64.
+    """Running mean and standard deviation over members, in float64.
 
-    Sums are of differences to the first member, so that nothing is lost where members agree.
+    Sums are of differences to the first member, which loses no precision where members agree.
     """
 
     def __init__(self) -> None:
-        """Nothing seen yet."""
         self.members = 0
 
     def add(self, scores: Float[np.ndarray, "members rows"]) -> None:
-        """Take a block of members in."""
+        """Add a block of members."""
         if not self.members:
             self._first = scores[0].astype(np.float64)
             self._sum, self._squares = np.zeros((2, scores.shape[1]))
@@ -147,7 +146,7 @@ class MemberMean:
         self.members += len(scores)
 
     def forecast(self) -> Forecast:
-        """What was seen so far; one member's own scores, to the last bit."""
+        """Return the mean so far; for a single member exactly its scores."""
         if self.members == 1:
             return Forecast.single(self._first)
         mean = self._sum / self.members
@@ -156,7 +155,7 @@ class MemberMean:
 
 
 def mean_forecast(blocks: Iterable[Float[np.ndarray, "members rows"]]) -> Forecast:
-    """Mean and spread of members that come a block at a time."""
+    """Return mean and standard deviation over blocks of members."""
     mean = MemberMean()
     for block in blocks:
         mean.add(block)
@@ -171,19 +170,19 @@ def predictions_table(
     target: RankTarget,
     fold: int = 0,
 ) -> pd.DataFrame:
-    """One row a (time, contract, fold, model).
+    """Build the predictions table, one row per (time, contract, fold, model).
 
     Args:
-        examples: where the rows come from.
+        examples: all examples.
         rows: numbers of the scored rows.
-        forecasts: by model (net, or a baseline's name), in rank units.
-        target: ranks the outcomes.
+        forecasts: model (net, or name of a baseline) -> forecast in rank units.
+        target: fitted rank target.
         fold: number of the fold.
 
     Returns:
-        time, contract, trading_date, close (price the outcome starts from), fold, model, score,
+        time, contract, trading_date, close (start price of the outcome), fold, model, score,
         score_std (null for one member), target, outcome (fraction), label_end; target and outcome
-        are null where the future is not there.
+        are null where the future is unknown.
     """
     outcome = examples.outcome[rows]
     known = ~np.isnan(outcome)
@@ -216,43 +215,42 @@ Losses = Float[np.ndarray, " dates"]
 
 
 class DailyLosses:
-    """The yardstick of a span by trading date.
+    """Losses of a span by trading date.
 
     Args:
-        target: the rank target in [0, 1].
-        trading_date: of each row, datetime64.
-        train_median: the trivial forecast, in rank units.
+        target: rank target in [0, 1].
+        trading_date: trading date of each row, datetime64.
+        train_median: trivial forecast, rank units.
 
     Attributes:
-        dates: the distinct dates, increasing.
-        rows: of each date.
+        dates: distinct dates, increasing.
+        rows: number of rows per date.
         trivial: mean Huber loss of the trivial forecast on each date, in squared rank units.
     """
 
     def __init__(
         self, target: Float[np.ndarray, " rows"], trading_date: np.ndarray, *, train_median: float
     ) -> None:
-        """Measure the trivial forecast."""
         self._target = target
         self.dates, self._date = np.unique(trading_date, return_inverse=True)
         self.rows = np.bincount(self._date, minlength=self.dates.size)
         self.trivial = self.losses(np.full(target.size, train_median))
 
     def losses(self, score: Float[np.ndarray, " rows"]) -> Losses:
-        """Mean Huber loss of a forecast on each date.
+        """Return the mean Huber loss of a forecast per date.
 
         Args:
-            score: in rank units.
+            score: rank units.
         """
         terms = huber_terms(score, self._target)
         return np.bincount(self._date, weights=terms, minlength=self.dates.size) / self.rows
 
     def table(self, net: Losses, members: Mapping[int, Losses], *, fold: int = 0) -> pd.DataFrame:
-        """One row a (fold, member, trading_date).
+        """Build a table with one row per (fold, member, trading_date).
 
         Args:
-            net: losses of the net, or of a population's mean forecast.
-            members: losses of single members, by number.
+            net: losses of the net, or of the mean forecast of a population.
+            members: member number -> losses.
             fold: number of the fold.
 
         Returns:
@@ -277,13 +275,13 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class SpanForecast:
-    """What a population says about a span, in one pass over its members.
+    """Forecasts and metrics of a span, from one pass over the members.
 
     Attributes:
-        forecast: mean and spread.
-        members: figures of each member.
+        forecast: mean and standard deviation over members.
+        members: metrics of each member.
         kept: scores of the first members.
-        losses: of each member by trading date; no columns where they were not asked for.
+        losses: losses of each member per trading date; empty unless requested.
     """
 
     forecast: Forecast
@@ -304,11 +302,11 @@ class SpanForecast:
         """Score a span.
 
         Args:
-            nets: one, or the members.
+            nets: the net or members.
             x: transformed features, float32, on the CPU.
-            yardstick: of the span.
-            keep: members whose single scores are kept, in float16.
-            daily: what losses by trading date are measured with.
+            yardstick: targets and baselines of the span.
+            keep: number of members whose scores are kept, in float16.
+            daily: computes losses per trading date; None skips them.
         """
         mean, figures, kept = MemberMean(), list[Figures](), list[np.ndarray]()
         losses: list[np.ndarray] = []
@@ -324,13 +322,13 @@ class SpanForecast:
 
 
 def member_spread(members: tuple[Figures, ...]) -> Figures:
-    """Mean, standard deviation and the 95 % interval over members of each figure.
+    """Return mean, standard deviation and 95 % interval over members of each metric.
 
     Args:
-        members: figures of each; at least two, or the deviation is NaN.
+        members: metrics of each member; with fewer than two the standard deviation is NaN.
 
     Returns:
-        NAME_mean, NAME_std (one degree of freedom less), NAME_low and NAME_high (the 2.5 and 97.5
+        NAME_mean, NAME_std (ddof=1), NAME_low and NAME_high (the 2.5 and 97.5
         percentiles).
     """
     found: Figures = {}

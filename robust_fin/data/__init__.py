@@ -1,1 +1,1 @@
-"""What the net sees: targets, fitted transforms, spans, and the LightningDataModule."""
+"""Data as the net sees it: targets, fitted transforms, spans, and the LightningDataModule."""

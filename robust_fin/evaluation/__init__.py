@@ -1,1 +1,1 @@
-"""What a run is worth, read from its predictions table alone; nothing here sees a model."""
+"""Evaluation of a run from its predictions table; nothing here sees a model."""

@@ -1,1 +1,1 @@
-"""What the exchange gave us: validated bars, their calendar and their contracts."""
+"""Market data: validated bars, their calendar and their contracts."""

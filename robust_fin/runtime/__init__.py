@@ -1,1 +1,1 @@
-"""What everything stands on: terminal output, atomic files, devices, processes and ranks."""
+"""Foundations: terminal output, atomic files, devices, processes and ranks."""

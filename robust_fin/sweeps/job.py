@@ -34,7 +34,7 @@ _LOST = "JobLost"  # error name of a job whose processes left no reason
 
 @dataclass(frozen=True, slots=True)
 class ComposedJob:
-    """What Hydra composed for a trial.
+    """A trial as composed by Hydra.
 
     Attributes:
         folder: run folder, absolute.

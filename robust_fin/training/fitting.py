@@ -95,7 +95,7 @@ class SynchronizedStop(L.Callback):
     def __init__(self) -> None:
         self._signal = 0  # number of the recorded signal
         self._previous: dict[int, object] = {}
-        self._batches, self._batches_to_poll, self._last_poll = 0, 1, 0.0
+        self._batches_since_poll, self._batches_to_poll, self._last_poll = 0, 1, 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         """Replace the handlers that the other callbacks have set."""
@@ -112,11 +112,11 @@ class SynchronizedStop(L.Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Poll the ranks if it is due, and handle the signal before the later callbacks run."""
-        self._batches += 1
-        if self._batches < self._batches_to_poll:
+        self._batches_since_poll += 1
+        if self._batches_since_poll < self._batches_to_poll:
             return
         number, minus_batches = all_reduce_max([self._signal, -self._batches_until_poll()])
-        self._batches, self._batches_to_poll = 0, -minus_batches
+        self._batches_since_poll, self._batches_to_poll = 0, -minus_batches
         self._last_poll = time.monotonic()
         if number:
             handler = self._previous[number]
@@ -132,7 +132,7 @@ class SynchronizedStop(L.Callback):
     def _batches_until_poll(self) -> int:
         """Return the batches of this rank in half a second, at its speed since the last poll."""
         seconds = max(time.monotonic() - self._last_poll, 1e-6)
-        batches = int(self._batches * _SECONDS_BETWEEN_POLLS / seconds)
+        batches = int(self._batches_since_poll * _SECONDS_BETWEEN_POLLS / seconds)
         return max(1, min(_MAX_BATCHES_BETWEEN_POLLS, batches))
 
     def _record(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002

@@ -1,1 +1,1 @@
-"""What a run shows in TensorBoard."""
+"""Results and settings of a run in TensorBoard."""

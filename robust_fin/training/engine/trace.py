@@ -1,4 +1,4 @@
-"""What is traced: a step's inputs and graph, operator decompositions, and checks of the net."""
+"""Tracing of a step: its inputs and graph, operator decompositions, and checks of the net."""
 
 from collections.abc import Callable
 from functools import partial
