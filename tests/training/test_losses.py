@@ -2,12 +2,19 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from robust_fin.training.losses import absolute, huber, squared
+from robust_fin.training.losses import (
+    absolute,
+    huber,
+    squared,
+    warmup_constant,
+    warmup_cosine,
+    warmup_linear,
+)
 
 LOSSES = {"huber": lambda s, t: huber(s, t, delta=0.1), "squared": squared, "absolute": absolute}
 
 
-def test_closed_forms() -> None:
+def test_losses_match_closed_forms() -> None:
     score, target = torch.tensor([0.5, 0.5]), torch.tensor([0.55, 0.9])
     assert huber(score, target, delta=0.1).item() == pytest.approx(
         (0.5 * 0.05**2 + 0.1 * (0.4 - 0.05)) / 2
@@ -29,7 +36,33 @@ def test_a_target_that_would_broadcast_is_refused(name: str) -> None:
         LOSSES[name](torch.zeros(4), torch.zeros(4, 1))
 
 
-def test_the_refusal_does_not_need_the_type_checker() -> None:
+def test_shape_check_works_without_the_type_checker() -> None:
     unchecked = getattr(squared, "__wrapped__", squared)
     with pytest.raises((ValueError, TypeCheckError), match=r"\(4,\)|target"):
         unchecked(torch.zeros(4), torch.zeros(4, 1))
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"), [(0, 1 / 1000), (499, 0.5), (999, 1), (1000, 1), (9**9, 1)]
+)
+def test_warmup_constant(step: int, factor: float) -> None:
+    assert warmup_constant(step, warmup=1000, total=10) == factor
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"), [(0, 0.1), (9, 1), (10, 1), (60, 0.5), (110, 0), (500, 0)]
+)
+def test_warmup_cosine(step: int, factor: float) -> None:
+    assert warmup_cosine(step, warmup=10, total=110, floor=0.0) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"), [(0, 0.1), (9, 1), (10, 1), (35, 0.8), (110, 0.2), (500, 0.2)]
+)
+def test_warmup_linear(step: int, factor: float) -> None:
+    assert warmup_linear(step, warmup=10, total=110, floor=0.2) == pytest.approx(factor)
+
+
+def test_warmup_of_0_starts_at_the_full_rate() -> None:
+    assert warmup_constant(0, warmup=0, total=10) == 1
+    assert warmup_cosine(0, warmup=0, total=10, floor=0.0) == 1

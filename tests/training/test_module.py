@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers.logger import Logger
+from scipy.stats import spearmanr
 from torch import nn
 
 from robust_fin.data.batches import EpochOrder, ScoreBatches, ScoredBatch, TrainBatches
@@ -62,7 +63,7 @@ def trainer(**settings: object) -> L.Trainer:
     )
 
 
-def test_the_trainer_does_what_a_bare_loop_does() -> None:
+def test_trainer_matches_a_plain_pytorch_loop() -> None:
     x, target = data()
     batches = batches_of(x, target, seed=4)
     module = forecaster(net())
@@ -84,7 +85,7 @@ def test_the_trainer_does_what_a_bare_loop_does() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
-def test_val_figures_are_logged() -> None:
+def test_val_metrics_are_logged() -> None:
     x, target = data()
     val = ScoreBatches(ScoredBatch(x[:50], target[:50], target[:50] - 0.5), batch_size=16)
     run = trainer(max_epochs=1)
@@ -120,7 +121,7 @@ def points(*, every: int, accumulate: int) -> dict[int, dict[str, float]]:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_point_is_drawn_every_so_many_steps_and_says_what_that_step_was(accumulate: int) -> None:
+def test_points_are_logged_every_n_steps(accumulate: int) -> None:
     every_step, some = (
         points(every=1, accumulate=accumulate),
         points(every=7, accumulate=accumulate),
@@ -137,7 +138,7 @@ def test_a_point_is_drawn_every_so_many_steps_and_says_what_that_step_was(accumu
     assert points(every=0, accumulate=accumulate) == {}
 
 
-def test_the_points_are_loss_and_gradient_norm_of_their_batch() -> None:
+def test_logged_points_are_loss_and_gradient_norm_of_the_batch() -> None:
     first = points(every=1, accumulate=1)[0]
     batch, module = next(iter(batches_of(*data()))), net()
     loss = nn.functional.huber_loss(module(batch.x), batch.target, delta=0.1)
@@ -148,7 +149,7 @@ def test_the_points_are_loss_and_gradient_norm_of_their_batch() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("place", ["x", "target"])
-def test_one_bad_row_stops_the_run_before_the_weights_change(bad: float, place: str) -> None:
+def test_bad_row_stops_the_run_before_the_weights_change(bad: float, place: str) -> None:
     x, target = data()
     (x if place == "x" else target)[77] = bad
     module = forecaster(net())
@@ -157,7 +158,7 @@ def test_one_bad_row_stops_the_run_before_the_weights_change(bad: float, place: 
     check_finite_weights(module.net, when="after the stop")
 
 
-def test_a_weight_that_overflows_ends_the_run_with_an_error() -> None:
+def test_overflowing_weight_stops_the_run() -> None:
     class Poison(L.Callback):
         def on_train_batch_end(
             self, trainer: L.Trainer, module: L.LightningModule, *_: object
@@ -172,7 +173,65 @@ def test_a_weight_that_overflows_ends_the_run_with_an_error() -> None:
         )
 
 
-def test_a_learning_rate_beyond_all_reason_never_ends_finished_with_nan() -> None:
+def test_huge_learning_rate_never_finishes_with_nan() -> None:
     module = forecaster(net(), lr=1e30, warmup=0)
     with pytest.raises(NonFiniteError):
         trainer(max_epochs=20).fit(module, batches_of(*data()))
+
+
+def span(rows: int = 501) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    outcome = (
+        torch.round(4 * torch.randn(rows, generator=generator)) / 4
+    )  # ties, as ticks make them
+    target = torch.rand(rows, generator=generator)
+    score = 0.5 + 0.1 * torch.randn(rows, generator=generator) + 0.02 * outcome
+    return score, target, outcome
+
+
+def test_span_scores_convert_forecasts_to_ranks() -> None:
+    score, target, outcome = span()
+    ranked = SpanScores(train_median=0.49, train_mean=0.5)
+    ranked.update(score, target, outcome)
+    raw = SpanScores(train_median=0.49, train_mean=0.5, to_rank=lambda one: one / 8 + 0.5)
+    raw.update(8 * (score - 0.5), target, outcome)
+    pairs = zip(ranked.compute().values(), raw.compute().values(), strict=True)
+    assert all(a.item() == pytest.approx(b.item(), rel=1e-6) for a, b in pairs)
+
+
+def test_span_scores_of_batches_are_those_of_the_span() -> None:
+    score, target, outcome = span()
+    scores = SpanScores(train_median=0.49, train_mean=0.5)
+    for part in torch.split(torch.arange(501), 64):
+        scores.update(score[part], target[part], outcome[part])
+    found = {name: value.item() for name, value in scores.compute().items()}
+    s, t, y = (v.double().numpy() for v in (score, target, outcome))
+    size = np.abs(s - t)
+    loss = np.where(size <= 0.1, size**2 / 2, 0.1 * (size - 0.05)).mean()
+    size = np.abs(0.49 - t)
+    trivial = np.where(size <= 0.1, size**2 / 2, 0.1 * (size - 0.05)).mean()
+    assert found["loss"] == pytest.approx(loss, rel=1e-6)
+    assert found["loss_trivial"] == pytest.approx(trivial, rel=1e-6)
+    assert found["skill"] == pytest.approx(1 - loss / trivial, rel=1e-5)
+    expected = 1 - ((s - t) ** 2).mean() / ((0.5 - t) ** 2).mean()
+    assert found["skill_squared"] == pytest.approx(expected, rel=1e-5)
+    assert found["mae"] == pytest.approx(np.abs(s - t).mean(), rel=1e-6)
+    assert found["rank_ic"] == pytest.approx(spearmanr(s, y).statistic, rel=1e-5)
+
+
+def test_span_scores_reset() -> None:
+    score, target, outcome = span()
+    scores = SpanScores(train_median=0.5, train_mean=0.5)
+    scores.update(score, target, outcome)
+    scores.reset()
+    scores.update(score[:50], target[:50], outcome[:50])
+    expected = spearmanr(score[:50], outcome[:50]).statistic
+    assert scores.compute()["rank_ic"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_rank_ic_of_a_constant_forecast_is_nan() -> None:
+    _, target, outcome = span()
+    scores = SpanScores(train_median=0.5, train_mean=0.5)
+    scores.update(torch.full((501,), 0.5), target, outcome)
+    assert torch.isnan(scores.compute()["rank_ic"])
+    assert scores.compute()["skill"].item() == 0

@@ -31,7 +31,7 @@ def drawn(run: Path) -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize("engine", ["plain", pytest.param("compiled", marks=pytest.mark.slow)])
-def test_a_trial_behind_the_others_ends_after_its_second_validation(
+def test_trial_behind_the_others_is_pruned(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     link = study_with(tmp_path / "journal", FAR_AHEAD)
@@ -53,7 +53,7 @@ def test_a_trial_behind_the_others_ends_after_its_second_validation(
 
 
 @pytest.mark.slow
-def test_a_trial_ahead_of_the_others_trains_as_if_there_were_no_study(
+def test_trial_ahead_of_the_others_is_not_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = study_with(tmp_path / "journal", FAR_BEHIND)
@@ -71,7 +71,7 @@ def test_a_trial_ahead_of_the_others_trains_as_if_there_were_no_study(
     assert bundled[0] == bundled[1]  # so a resumed run and the hash of the settings know nothing
 
 
-def test_a_step_is_reported_once_and_numbered_by_its_place(tmp_path: Path) -> None:
+def test_each_step_is_reported_once(tmp_path: Path) -> None:
     link = study_with(tmp_path / "journal", FAR_BEHIND)
     first = LinkedTrial(link)
     for step, figure in ((10, 0.1), (20, 0.2), (30, 0.3)):
@@ -84,7 +84,7 @@ def test_a_step_is_reported_once_and_numbered_by_its_place(tmp_path: Path) -> No
     assert trial.user_attrs[REPORTED_STEPS] == [10, 20, 30, 40]
 
 
-def test_the_median_of_the_others_at_the_same_validation_decides(tmp_path: Path) -> None:
+def test_median_of_the_other_trials_decides(tmp_path: Path) -> None:
     link = study_with(tmp_path / "journal", {1: 0.9, 2: 0.1, 3: 0.5})
     trial = LinkedTrial(link)
     said = []
@@ -97,7 +97,7 @@ def test_the_median_of_the_others_at_the_same_validation_decides(tmp_path: Path)
 
 
 @pytest.mark.parametrize("what", ["gone", "ended"])
-def test_a_run_that_the_study_does_not_wait_for_is_not_pruned(
+def test_run_of_a_finished_trial_is_not_pruned(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = study_with(tmp_path / "journal", FAR_AHEAD)

@@ -66,7 +66,7 @@ def torchscript() -> bytes:
     return buffer.getvalue()
 
 
-def test_what_is_written_is_read_and_torch_reads_it_too(tmp_path: Path) -> None:
+def test_checkpoint_round_trip_and_torch_load(tmp_path: Path) -> None:
     AtomicCheckpointIO().save_checkpoint(checkpoint(5), tmp_path / "new" / LAST)
     path = tmp_path / "new" / LAST
     for found in (
@@ -78,7 +78,7 @@ def test_what_is_written_is_read_and_torch_reads_it_too(tmp_path: Path) -> None:
         assert found["global_step"] == 5
 
 
-def test_last_keeps_the_one_before_and_best_does_not(tmp_path: Path) -> None:
+def test_saving_last_keeps_the_previous_file(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         for name in ("last.ckpt", "best.ckpt"):
             AtomicCheckpointIO().save_checkpoint(checkpoint(step), tmp_path / name)
@@ -86,14 +86,14 @@ def test_last_keeps_the_one_before_and_best_does_not(tmp_path: Path) -> None:
     assert steps == {"last.ckpt": 3, "previous.ckpt": 2, "best.ckpt": 3}
 
 
-def test_the_seal_is_the_hash_of_all_before_it(tmp_path: Path) -> None:
+def test_checksum_is_the_sha256_of_the_content(tmp_path: Path) -> None:
     AtomicCheckpointIO().save_checkpoint(checkpoint(1), tmp_path / LAST)
     content = (tmp_path / LAST).read_bytes()
     wanted = "sha256:" + hashlib.sha256(content[:-71]).hexdigest()
     assert checkpoint_checksum(tmp_path / LAST) == content[-71:].decode() == wanted
 
 
-def test_an_archive_without_a_seal_is_read_while_its_own_checksums_fit(tmp_path: Path) -> None:
+def test_archive_without_checksum_is_verified_by_its_members(tmp_path: Path) -> None:
     torch.save(checkpoint(4), tmp_path / LAST)
     assert read_checkpoint(tmp_path / LAST)["global_step"] == 4
     content = bytearray((tmp_path / LAST).read_bytes())
@@ -104,7 +104,7 @@ def test_an_archive_without_a_seal_is_read_while_its_own_checksums_fit(tmp_path:
         read_checkpoint(tmp_path / LAST)
 
 
-def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+def test_every_flipped_bit_is_detected(tmp_path: Path) -> None:
     content, path = checkpoint_bytes(checkpoint(1)), tmp_path / LAST
     bits = random.Random(0).sample(range(16, 8 * len(content)), 600)
     for bit in bits:
@@ -115,7 +115,7 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
             read_checkpoint(path)
 
 
-def test_every_cut_is_noticed(tmp_path: Path) -> None:
+def test_every_truncation_is_detected(tmp_path: Path) -> None:
     content, path = checkpoint_bytes(checkpoint(1)), tmp_path / LAST
     for length in (0, 1, 2, 30, *range(40, len(content), 37), len(content) - 71, len(content) - 1):
         path.write_bytes(content[:length])
@@ -124,7 +124,7 @@ def test_every_cut_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pickle", "legacy", "archive", "sealed"])
-def test_code_is_refused_and_not_run(tmp_path: Path, kind: str) -> None:
+def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, kind: str) -> None:
     marker, path = tmp_path / "created", tmp_path / LAST
     path.write_bytes(poisoned(kind, marker))
     with pytest.raises(ResumeError, match=r"last\.ckpt contains code .* it was not loaded"):
@@ -135,25 +135,25 @@ def test_code_is_refused_and_not_run(tmp_path: Path, kind: str) -> None:
         assert marker.exists()
 
 
-def test_the_code_is_named(tmp_path: Path) -> None:
+def test_error_names_the_code_in_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / LAST).write_bytes(poisoned("archive", tmp_path / "created"))
     with pytest.raises(ResumeError, match=r"\(it names io\.open\)"):
         read_checkpoint(tmp_path / LAST)
 
 
-def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
+def test_torchscript_archive_is_rejected(tmp_path: Path) -> None:
     (tmp_path / LAST).write_bytes(torchscript())
     with pytest.raises(ResumeError, match="is not a checkpoint; it was not loaded"):
         read_checkpoint(tmp_path / LAST)
 
 
-def test_tensors_of_something_else_are_refused(tmp_path: Path) -> None:
+def test_tensors_that_are_not_a_checkpoint_are_rejected(tmp_path: Path) -> None:
     (tmp_path / LAST).write_bytes(checkpoint_bytes({"weights": torch.zeros(3)}))
     with pytest.raises(ResumeError, match="is not a checkpoint of a training run"):
         read_checkpoint(tmp_path / LAST)
 
 
-def test_a_whole_folder_is_left_as_it_is_but_for_leftovers(
+def test_restore_only_removes_partial_files_from_an_intact_folder(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     paths = two_checkpoints(tmp_path)
@@ -166,7 +166,7 @@ def test_a_whole_folder_is_left_as_it_is_but_for_leftovers(
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed", "empty"])
-def test_a_damaged_last_gives_way_to_the_one_before_and_it_is_said_once(
+def test_damaged_last_is_replaced_by_previous_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     last, previous = two_checkpoints(tmp_path)
@@ -183,7 +183,7 @@ def test_a_damaged_last_gives_way_to_the_one_before_and_it_is_said_once(
     assert record.getMessage() == told
 
 
-def test_two_damaged_ones_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+def test_two_damaged_checkpoints_raise_with_a_remedy(tmp_path: Path) -> None:
     last, previous = two_checkpoints(tmp_path)
     last.write_bytes(last.read_bytes()[:-1])
     previous.write_bytes(b"")
@@ -194,7 +194,7 @@ def test_two_damaged_ones_are_an_error_that_says_what_to_do(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", [LAST, PREVIOUS])
-def test_code_in_either_stops_the_mending(tmp_path: Path, name: str) -> None:
+def test_restore_raises_for_code_in_either_checkpoint(tmp_path: Path, name: str) -> None:
     last, _ = two_checkpoints(tmp_path)
     if name == PREVIOUS:
         last.unlink()
@@ -204,6 +204,6 @@ def test_code_in_either_stops_the_mending(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "created").exists()
 
 
-def test_an_empty_folder_needs_no_mending(tmp_path: Path) -> None:
+def test_restore_accepts_an_empty_folder(tmp_path: Path) -> None:
     restore_last_checkpoint(tmp_path)
     restore_last_checkpoint(tmp_path / "gone")

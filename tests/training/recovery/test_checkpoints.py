@@ -79,7 +79,7 @@ def whole(data: BarDataModule, tmp_path_factory: pytest.TempPathFactory) -> Path
         ("on_train_epoch_end", 70, 70, signal.SIGINT),
     ],
 )
-def test_a_signal_at_any_moment_is_answered_between_two_steps(
+def test_signal_stops_the_fit_between_two_steps(
     tmp_path: Path,
     data: BarDataModule,
     whole: Path,
@@ -99,9 +99,7 @@ def test_a_signal_at_any_moment_is_answered_between_two_steps(
     assert_same_fit(whole, tmp_path)
 
 
-def test_a_second_signal_ends_at_once_and_the_checkpoint_before_counts(
-    tmp_path: Path, data: BarDataModule, whole: Path
-) -> None:
+def test_second_signal_stops_at_once(tmp_path: Path, data: BarDataModule, whole: Path) -> None:
     asked = {"hook": "on_before_zero_grad", "step": 19, "number": int(signal.SIGINT), "times": 2}
     with pytest.raises(Interrupted, match=f"stopped at once; to continue: .* resume={tmp_path}"):
         train(tmp_path, data, *VALIDATING, signals=asked)
@@ -112,7 +110,7 @@ def test_a_second_signal_ends_at_once_and_the_checkpoint_before_counts(
 
 
 @pytest.mark.slow
-def test_with_accumulation_a_stop_waits_for_the_optimizer_step(
+def test_signal_waits_for_the_optimizer_step_with_accumulation(
     tmp_path: Path, data: BarDataModule
 ) -> None:
     words = ("trainer.accumulate_grad_batches=4", "checkpoint.every_n_steps=3")
@@ -124,7 +122,7 @@ def test_with_accumulation_a_stop_waits_for_the_optimizer_step(
     assert_same_fit(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_every_n_steps_and_every_epoch_are_written(
+def test_last_is_saved_every_n_steps_and_every_epoch(
     tmp_path: Path, data: BarDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[tuple[str, int]] = []
@@ -144,7 +142,7 @@ def test_every_n_steps_and_every_epoch_are_written(
     assert {name for name, _ in steps} == {"last.ckpt", "best.ckpt"}
 
 
-def test_a_best_checkpoint_of_a_later_step_is_written_again(
+def test_best_checkpoint_of_a_later_step_is_saved_again(
     tmp_path: Path, data: BarDataModule
 ) -> None:
     train(tmp_path / "whole", data)
@@ -158,7 +156,7 @@ def test_a_best_checkpoint_of_a_later_step_is_written_again(
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut"])
-def test_a_lost_best_checkpoint_is_an_error_that_says_what_to_do(
+def test_missing_best_checkpoint_raises_with_a_remedy(
     tmp_path: Path, data: BarDataModule, damage: str
 ) -> None:
     train(tmp_path, data, "trainer.max_epochs=1")
@@ -172,9 +170,7 @@ def test_a_lost_best_checkpoint_is_an_error_that_says_what_to_do(
         train(tmp_path, data, resume=True)
 
 
-def test_an_older_best_checkpoint_is_not_taken_for_the_one_that_was_chosen(
-    tmp_path: Path, data: BarDataModule
-) -> None:
+def test_older_best_checkpoint_raises(tmp_path: Path, data: BarDataModule) -> None:
     train(tmp_path, data, "trainer.max_epochs=1")
     older = (tmp_path / "checkpoints/best.ckpt").read_bytes()
     train(tmp_path, data, resume=True)
@@ -184,7 +180,7 @@ def test_an_older_best_checkpoint_is_not_taken_for_the_one_that_was_chosen(
 
 
 @pytest.mark.slow
-def test_a_fit_that_stopped_early_stays_stopped(tmp_path: Path, data: BarDataModule) -> None:
+def test_early_stopped_fit_stays_stopped_after_resume(tmp_path: Path, data: BarDataModule) -> None:
     words = (
         "callbacks=early_stopping", "callbacks.early_stopping.patience=1", "trainer.max_epochs=9",
         "optimizer.lr=0.3",

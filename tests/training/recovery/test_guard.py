@@ -36,19 +36,19 @@ FINE = (0.5, 1.5, [1.0, 2.0])
         ((0.5, 1.5, [np.nan, 2.0]), False),
     ],
 )
-def test_a_step_is_finite_when_all_its_numbers_are(
+def test_step_is_finite_if_all_its_numbers_are(
     numbers: tuple[float, float, list[float]], finite: bool
 ) -> None:
     assert StepNumbers(*numbers).finite is finite
 
 
-def test_the_numbers_of_a_step_are_its_loss_its_norm_and_those_of_the_weights() -> None:
+def test_read_step_returns_loss_gradient_norm_and_weight_norms() -> None:
     weights = [nn.Parameter(torch.tensor([3.0, 4.0])), nn.Parameter(torch.tensor([[12.0]]))]
     assert read_step(torch.tensor(0.25), torch.tensor(2.0), weights) == (0.25, 2.0, [5.0, 12.0])
 
 
 @pytest.mark.parametrize(("value", "finite"), [(1e18, True), (1e20, False), (1e30, False)])
-def test_a_weight_whose_square_overflows_is_not_finite(value: float, finite: bool) -> None:
+def test_weight_whose_square_overflows_is_not_finite(value: float, finite: bool) -> None:
     weight = nn.Parameter(torch.tensor([1.0, value]))
     assert read_step(torch.tensor(0.0), torch.tensor(0.0), [weight]).finite is finite
 
@@ -64,7 +64,7 @@ def test_a_weight_whose_square_overflows_is_not_finite(value: float, finite: boo
         ((0.5, np.inf, [1.0]), None, False),
     ],
 )
-def test_only_a_gradient_that_scaling_can_heal_is_left_to_the_scaler(
+def test_scaler_skips_only_gradients_that_overflow_by_its_scale(
     numbers: tuple[float, float, list[float]], scale: float | None, skipped: bool
 ) -> None:
     scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
@@ -72,7 +72,7 @@ def test_only_a_gradient_that_scaling_can_heal_is_left_to_the_scaler(
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_the_scaler_is_not_wedged_by_a_gradient_that_overflows(fused: bool) -> None:
+def test_scaler_recovers_from_a_gradient_that_overflows(fused: bool) -> None:
     torch.manual_seed(0)
     model = nn.Linear(4, 1)
     optimizer = AdamW(model.parameters(), lr=1e-3, fused=fused)
@@ -112,7 +112,7 @@ def half_trainer(init_scale: float, **settings: object) -> L.Trainer:
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("batches", [1, 2])
-def test_fp16_trains_as_float32_does(fused: bool, batches: int) -> None:
+def test_fp16_trains_like_float32(fused: bool, batches: int) -> None:
     weights = []
     for make in (trainer, partial(half_trainer, 2.0**10)):
         module = forecaster(net())
@@ -126,7 +126,7 @@ def test_fp16_trains_as_float32_does(fused: bool, batches: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-def test_fp16_halves_its_scale_where_a_gradient_overflows_and_trains_on() -> None:
+def test_fp16_halves_its_scale_after_an_overflow() -> None:
     module = forecaster(net())
     run = half_trainer(2.0**26)
     run.fit(module, batches_of(*data()))
@@ -136,7 +136,7 @@ def test_fp16_halves_its_scale_where_a_gradient_overflows_and_trains_on() -> Non
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
-def test_fp16_stops_at_a_feature_that_no_scaling_heals(bad: float) -> None:
+def test_fp16_stops_at_a_bad_feature(bad: float) -> None:
     x, target = data()
     x[77, 2] = bad
     module = forecaster(nn.Sequential(nn.Linear(5, 1), nn.Flatten(0)))
@@ -147,7 +147,7 @@ def test_fp16_stops_at_a_feature_that_no_scaling_heals(bad: float) -> None:
 
 @pytest.mark.parametrize("batches", [1, 2, 3])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_bad_row_stops_the_step_it_is_in(precision: str, batches: int) -> None:
+def test_bad_row_stops_the_step_that_contains_it(precision: str, batches: int) -> None:
     x, target = data()
     x[77] = np.nan
     loader = batches_of(x, target)
@@ -161,7 +161,7 @@ def test_a_bad_row_stops_the_step_it_is_in(precision: str, batches: int) -> None
 
 @pytest.mark.parametrize("accelerator", ["cpu", "auto"])
 @pytest.mark.parametrize("precision", ["16-mixed", 16, "16"])
-def test_fp16_mixed_on_a_cpu_is_an_error_not_bf16(accelerator: str, precision: object) -> None:
+def test_fp16_on_a_cpu_is_an_error(accelerator: str, precision: object) -> None:
     if accelerator == "auto" and torch.accelerator.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(
@@ -172,17 +172,17 @@ def test_fp16_mixed_on_a_cpu_is_an_error_not_bf16(accelerator: str, precision: o
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
-def test_other_precisions_are_the_trainers(precision: str) -> None:
+def test_other_precisions_are_accepted(precision: str) -> None:
     check_precision(precision, accelerator="cpu")
 
 
-def test_a_net_of_another_shape_is_refused_in_one_message() -> None:
+def test_net_with_a_wrong_output_shape_is_rejected() -> None:
     module = forecaster(nn.Linear(5, 1))  # (batch, 1): against (batch,) it would broadcast
     with pytest.raises((ConfigError, TypeCheckError), match=r"\(16, 1\) and target|f32\[16,1\]"):
         trainer().fit(module, batches_of(*data()))
 
 
-def test_a_guard_goes_on_with_the_counts_of_a_checkpoint() -> None:
+def test_guard_restores_its_counts() -> None:
     assert StepGuard().rate_factor == 1.0
     assert np.isnan(StepGuard().largest_norm)
     guard = StepGuard()
@@ -192,7 +192,7 @@ def test_a_guard_goes_on_with_the_counts_of_a_checkpoint() -> None:
     assert guard.state_dict() == state
 
 
-def test_the_guard_remembers_the_last_hundred_norms() -> None:
+def test_guard_keeps_the_last_100_norms() -> None:
     guard = StepGuard()
     guard.add_norms([float(one) for one in range(250)])
     guard.add_norms([np.inf, 3.0, np.nan])
@@ -201,6 +201,6 @@ def test_the_guard_remembers_the_last_hundred_norms() -> None:
     assert guard.largest_norm == 249.0
 
 
-def test_a_loss_is_not_hidden_by_its_gradient() -> None:
+def test_infinite_target_makes_the_loss_infinite() -> None:
     score, target = torch.zeros(2), torch.tensor([0.0, torch.inf])
     assert squared(score, target).isinf()

@@ -44,7 +44,7 @@ def recorded(fault: Fault, folder: Path, data: BarDataModule) -> StepRecord:
 
 
 @pytest.mark.parametrize(("engine", "batches"), SETUPS)
-def test_it_holds_the_rows_of_the_step_and_the_state_before_it(
+def test_record_holds_the_rows_and_the_state_before_the_step(
     engine: str, batches: int, tmp_path: Path, data: BarDataModule
 ) -> None:
     fault = feature_fault(engine, batches)
@@ -85,7 +85,7 @@ def test_it_holds_the_rows_of_the_step_and_the_state_before_it(
     assert record.config == OmegaConf.to_yaml(wanted, resolve=True)
 
 
-def test_the_rows_of_a_batch_are_those_that_the_loader_gave() -> None:
+def test_last_batch_rows_are_those_of_the_loader() -> None:
     for rank in range(2):
         order = EpochOrder(100, batch_size=8, seed=3, rank=rank, world_size=2)
         order.set_epoch(4)
@@ -95,9 +95,7 @@ def test_the_rows_of_a_batch_are_those_that_the_loader_gave() -> None:
         assert torch.equal(last_batch_rows(order, batches=2), steps[3:5].reshape(-1))
 
 
-def test_a_step_that_fails_again_has_a_record_of_its_own(
-    tmp_path: Path, data: BarDataModule
-) -> None:
+def test_repeated_failure_writes_a_second_record(tmp_path: Path, data: BarDataModule) -> None:
     fault = feature_fault("plain", 1)
     for _ in range(2):
         recorded(fault, tmp_path, data)
@@ -114,7 +112,7 @@ def require_tensors_and_text(path: Path) -> None:
     assert load_file(path)["x"].shape == (256, 5)
 
 
-def test_a_disk_that_refuses_the_record_does_not_hide_the_step(
+def test_disk_error_does_not_hide_the_nonfinite_step(
     tmp_path: Path,
     data: BarDataModule,
     monkeypatch: pytest.MonkeyPatch,

@@ -92,7 +92,7 @@ def finite_record(case: Fault, folder: Path, data: BarDataModule, *words: str) -
     [("plain", "32-true", 1), ("plain", "32-true", 2), ("plain", "bf16-mixed", 1),
      ("compiled", "32-true", 1)],
 )  # fmt: skip
-def test_a_sound_step_has_the_loss_and_the_norm_that_it_had(
+def test_replay_of_a_finite_step_reproduces_loss_and_norm(
     engine: str, precision: str, batches: int, tmp_path: Path, data: BarDataModule
 ) -> None:
     case = fault(engine=engine, precision=precision, batches=batches)
@@ -113,7 +113,7 @@ def test_a_sound_step_has_the_loss_and_the_norm_that_it_had(
     ("engine", "batches"),
     [("plain", 1), ("plain", 2), pytest.param("compiled", 1, marks=pytest.mark.slow)],
 )
-def test_a_bad_feature_is_named_with_the_module_that_meets_it(
+def test_replay_names_the_module_that_reads_a_bad_feature(
     engine: str, batches: int, tmp_path: Path, data: BarDataModule
 ) -> None:
     record = recorded(fault(engine=engine, batches=batches), tmp_path, data)
@@ -124,7 +124,7 @@ def test_a_bad_feature_is_named_with_the_module_that_meets_it(
     assert found.bad_weights == ()
 
 
-def test_a_row_of_a_later_batch_is_counted_from_the_first(
+def test_replay_counts_rows_from_the_first_accumulated_batch(
     tmp_path: Path, data: BarDataModule
 ) -> None:
     case = replace(fault("target", "inf", batches=2), moment="last")  # batch 11: the second of two
@@ -134,7 +134,7 @@ def test_a_row_of_a_later_batch_is_counted_from_the_first(
     assert found.bad_rows == (256 + 3,)
 
 
-def test_an_infinite_target_is_named_at_the_loss(tmp_path: Path, data: BarDataModule) -> None:
+def test_replay_names_the_loss_for_an_infinite_target(tmp_path: Path, data: BarDataModule) -> None:
     (found,) = run_again(recorded(fault("target", "inf"), tmp_path, data))
     assert found.first is not None
     assert (found.first.place, found.first.kind) == ("loss", "output")
@@ -142,7 +142,7 @@ def test_an_infinite_target_is_named_at_the_loss(tmp_path: Path, data: BarDataMo
 
 
 @pytest.mark.parametrize("engine", [pytest.param("plain", marks=pytest.mark.slow), "compiled"])
-def test_a_bad_weight_is_named_with_its_module(
+def test_replay_names_the_module_of_a_bad_weight(
     engine: str, tmp_path: Path, data: BarDataModule
 ) -> None:
     (found,) = run_again(recorded(fault("weight", engine=engine), tmp_path, data))
@@ -152,9 +152,7 @@ def test_a_bad_weight_is_named_with_its_module(
     assert len(found.first.rows) == 256
 
 
-def test_what_only_the_precision_of_the_run_overflows_is_found_in_that(
-    tmp_path: Path, data: BarDataModule
-) -> None:
+def test_replay_repeats_in_the_precision_of_the_run(tmp_path: Path, data: BarDataModule) -> None:
     first, second = run_again(recorded(fault("feature", "1e30"), tmp_path, data))
     assert first.first is None
     assert first.bad_rows == ()
@@ -164,7 +162,7 @@ def test_what_only_the_precision_of_the_run_overflows_is_found_in_that(
     assert second.first.rows == (3,)
 
 
-def test_a_gradient_that_overflows_alone_is_named_with_its_largest_rows(
+def test_replay_names_the_largest_rows_if_only_the_norm_overflows(
     tmp_path: Path, data: BarDataModule
 ) -> None:
     record = finite_record(fault(), tmp_path, data, "schedule.warmup=0")
@@ -178,7 +176,9 @@ def test_a_gradient_that_overflows_alone_is_named_with_its_largest_rows(
         assert found.first.rows[0] == 17
 
 
-def test_a_step_that_would_spoil_a_weight_is_named(tmp_path: Path, data: BarDataModule) -> None:
+def test_replay_names_the_weight_that_the_step_would_break(
+    tmp_path: Path, data: BarDataModule
+) -> None:
     record = finite_record(fault(), tmp_path, data, "schedule.warmup=0")
     found = run_again_in(replace(record, bad=replace(record.bad, lr=1e30)), "64-true")
     assert found.first is not None
@@ -193,7 +193,7 @@ class Root(nn.Module):
         return x.abs().sqrt()
 
 
-def test_a_gradient_is_named_where_it_stops_being_finite_on_the_way_back() -> None:
+def test_detector_names_the_first_bad_gradient_of_the_backward_pass() -> None:
     net = nn.Sequential(nn.Linear(2, 2, bias=False), Root(), nn.Linear(2, 1)).double()
     watch = NonFiniteDetector(net)
     x = torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, 1.0]], dtype=torch.float64)
@@ -206,7 +206,7 @@ def test_a_gradient_is_named_where_it_stops_being_finite_on_the_way_back() -> No
     assert watch.first.rows == (1,)
 
 
-def test_only_the_first_is_kept() -> None:
+def test_detector_keeps_the_first_bad_tensor() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
     watch = NonFiniteDetector(net)
     net(torch.tensor([[torch.nan, 1.0]]))

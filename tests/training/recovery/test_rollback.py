@@ -46,7 +46,9 @@ def data() -> BarDataModule:
         ([20, 30], 25, 10, 20),  # none is old enough: the oldest
     ],
 )
-def test_it_goes_back_far_enough(kept: list[int], step: int, at_least: int, wanted: int) -> None:
+def test_rollback_goes_back_far_enough(
+    kept: list[int], step: int, at_least: int, wanted: int
+) -> None:
     files = {one: Path(f"kept_{one}.ckpt") for one in kept}
     assert choose_rollback_step(files, step=step, at_least=at_least) == wanted
 
@@ -61,7 +63,7 @@ def halved(state: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", [pytest.param(PLAIN, **LONG), TWO, COMPILED], ids=str)
-def test_what_follows_is_the_run_from_that_state_at_half_the_rate(
+def test_rollback_equals_a_resume_at_half_the_rate(
     fault: Fault, tmp_path: Path, data: BarDataModule
 ) -> None:
     words = ("model.dropout=0.1", "schedule=warmup_constant", "schedule.warmup=4")
@@ -82,7 +84,7 @@ def test_what_follows_is_the_run_from_that_state_at_half_the_rate(
 
 
 @pytest.mark.parametrize("fault", [PLAIN, pytest.param(COMPILED, **LONG)], ids=str)
-def test_a_run_that_is_interrupted_after_a_rollback_goes_on_after_it(
+def test_run_interrupted_after_a_rollback_resumes_after_it(
     fault: Fault, tmp_path: Path, data: BarDataModule
 ) -> None:
     words = ("model.dropout=0.1", "schedule=warmup_constant")
@@ -94,9 +96,7 @@ def test_a_run_that_is_interrupted_after_a_rollback_goes_on_after_it(
     assert torch.equal(last_weights(tmp_path / "whole"), last_weights(tmp_path / "cut"))
 
 
-def test_the_state_it_went_back_to_is_last_ckpt_at_once(
-    tmp_path: Path, data: BarDataModule
-) -> None:
+def test_rollback_updates_last_checkpoint_at_once(tmp_path: Path, data: BarDataModule) -> None:
     fault = Fault("feature", "nan", "middle", "plain", "32-true", 1, "rollback")
     with pytest.raises(NonFiniteError, match="after 1 rollbacks"):
         fit_with(fault, tmp_path, data, "schedule=warmup_constant", "schedule.warmup=0")
@@ -107,9 +107,7 @@ def test_the_state_it_went_back_to_is_last_ckpt_at_once(
     assert optimizer["param_groups"][0]["lr"] == pytest.approx(0.0015)
 
 
-def test_the_rate_is_halved_once_more_at_every_rollback(
-    tmp_path: Path, data: BarDataModule
-) -> None:
+def test_each_rollback_halves_the_rate_again(tmp_path: Path, data: BarDataModule) -> None:
     fault = Fault("feature", "nan", "middle", "plain", "32-true", 1, "rollback")
     with pytest.raises(NonFiniteError, match=r"after 3 rollbacks; stability.max_rollbacks=3"):
         fit_with(fault, tmp_path, data, "stability.max_rollbacks=3", "schedule.warmup=0")
@@ -121,7 +119,7 @@ def test_the_rate_is_halved_once_more_at_every_rollback(
     assert len(list((tmp_path / "nonfinite").iterdir())) == 4
 
 
-def test_the_best_weights_are_those_of_every_way_that_was_gone(
+def test_best_checkpoint_is_the_best_of_all_attempts(
     tmp_path: Path, data: BarDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first epoch is validated, then step 13 fails, and the way goes back to step 9."""
@@ -145,9 +143,7 @@ def test_the_best_weights_are_those_of_every_way_that_was_gone(
     assert done.summary.chosen_step == best["best_step"] == dict((f, s) for s, f in seen)[top]
 
 
-def test_two_states_are_kept_and_those_of_another_way_forgotten(
-    tmp_path: Path, data: BarDataModule
-) -> None:
+def test_two_rollback_checkpoints_are_kept(tmp_path: Path, data: BarDataModule) -> None:
     fit_with(None, tmp_path, data, like=PLAIN)
     folder = tmp_path / "checkpoints"
     assert list(rollback_checkpoints(folder)) == [9, 12]
@@ -156,12 +152,12 @@ def test_two_states_are_kept_and_those_of_another_way_forgotten(
     assert list(rollback_checkpoints(folder)) == [3, 6]
 
 
-def test_stop_keeps_nothing_to_go_back_to(tmp_path: Path, data: BarDataModule) -> None:
+def test_stop_policy_saves_no_rollback_checkpoints(tmp_path: Path, data: BarDataModule) -> None:
     fit_with(None, tmp_path, data, "stability.on_nonfinite=stop", like=PLAIN)
     assert rollback_checkpoints(tmp_path / "checkpoints") == {}
 
 
-def test_it_is_drawn(tmp_path: Path, data: BarDataModule) -> None:
+def test_rollbacks_are_logged(tmp_path: Path, data: BarDataModule) -> None:
     fit_with(PLAIN, tmp_path, data)
     assert curve(tmp_path, "stability/rollbacks") == {3: 1.0, 12: 1.0}
     assert curve(tmp_path, "stability/nonfinite_steps") == {3: 1.0, 12: 1.0}
@@ -176,6 +172,6 @@ def test_it_is_drawn(tmp_path: Path, data: BarDataModule) -> None:
         ("stability.diagnose_every_n_steps=0.5", "diagnose_every_n_steps=0.5 must be"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(word: str, telling: str) -> None:
+def test_invalid_stability_settings_raise(word: str, telling: str) -> None:
     with pytest.raises(ConfigError, match=telling):
         fit_settings(config(word))
