@@ -57,7 +57,7 @@ def test_norm_statistics_ignore_norms_that_are_not_finite() -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "at", "wanted"),
+    ("function", "at", "expected"),
     [
         (nn.ReLU(), [-1.0, 2.0], [0.0, 1.0]),
         (nn.ReLU(inplace=True), [-1.0, 2.0], [0.0, 1.0]),
@@ -66,9 +66,9 @@ def test_norm_statistics_ignore_norms_that_are_not_finite() -> None:
         (identity, [5.0, -7.0], [1.0, 1.0]),
     ],
 )
-def test_slope_is_the_derivative(function: object, at: list[float], wanted: object) -> None:
+def test_slope_is_the_derivative(function: object, at: list[float], expected: object) -> None:
     given = torch.tensor(at)
-    assert slope(function, given).tolist() == pytest.approx(wanted, rel=1e-4)  # type: ignore[arg-type]
+    assert slope(function, given).tolist() == pytest.approx(expected, rel=1e-4)  # type: ignore[arg-type]
     assert given.tolist() == at
 
 
@@ -81,8 +81,8 @@ def test_activation_statistics_count_dead_and_saturated_units() -> None:
     model[1].eval()
     x = torch.tensor([[-1.0], [2.0], [3.0], [-4.0]])
     before = torch.get_rng_state()
-    found, forecast = activation_statistics(model, identity, x)
-    assert found == {
+    points, forecast = activation_statistics(model, identity, x)
+    assert points == {
         "stability/saturated/1": pytest.approx((2 + 2 + 4 + 0) / 16),
         "stability/dead/1": 0.25,
         "stability/saturated/link": 0.0,
@@ -98,8 +98,8 @@ def test_activation_statistics_include_the_link() -> None:
     with torch.no_grad():
         model[0].weight.fill_(100.0)
         model[0].bias.zero_()
-    found, _ = activation_statistics(model, sigmoid, torch.tensor([[1.0], [2.0], [0.0], [0.01]]))
-    assert found["stability/saturated/link"] == 0.5
+    points, _ = activation_statistics(model, sigmoid, torch.tensor([[1.0], [2.0], [0.0], [0.01]]))
+    assert points["stability/saturated/link"] == 0.5
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -113,9 +113,9 @@ def test_adamw_updates_match_the_change_of_the_weights(fused: bool, steps: int) 
         optimizer.zero_grad()
         model(torch.randn(8, 3)).square().mean().backward()
         optimizer.step()
-    found = adamw_updates(model, optimizer, 0.02)
+    updates = adamw_updates(model, optimizer, 0.02)
     for name, p in model.named_parameters():
-        torch.testing.assert_close(found[name], p.detach() - before[name], rtol=1e-3, atol=1e-7)
+        torch.testing.assert_close(updates[name], p.detach() - before[name], rtol=1e-3, atol=1e-7)
 
 
 def test_update_ratio_combines_the_weights_of_a_layer() -> None:
@@ -126,8 +126,8 @@ def test_update_ratio_combines_the_weights_of_a_layer() -> None:
     moved = {"0.weight": torch.tensor([[0.6]]), "0.bias": torch.tensor([0.8]),
              "2.weight": torch.tensor([[-0.5]])}  # fmt: skip
     with torch.no_grad():
-        found = update_ratios(model, moved)
-    assert found == {
+        ratios = update_ratios(model, moved)
+    assert ratios == {
         "stability/update_ratio/0": pytest.approx(0.2),
         "stability/update_ratio/2": pytest.approx(0.25),
     }

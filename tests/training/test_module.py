@@ -96,7 +96,7 @@ def test_val_metrics_are_logged() -> None:
 
 
 class Points(Logger):
-    """Keeps what is drawn."""
+    """Stores the logged points."""
 
     name, version = "points", 0
 
@@ -193,7 +193,7 @@ def test_span_scores_convert_forecasts_to_ranks() -> None:
     score, target, outcome = span()
     ranked = SpanScores(train_median=0.49, train_mean=0.5)
     ranked.update(score, target, outcome)
-    raw = SpanScores(train_median=0.49, train_mean=0.5, to_rank=lambda one: one / 8 + 0.5)
+    raw = SpanScores(train_median=0.49, train_mean=0.5, to_rank=lambda score: score / 8 + 0.5)
     raw.update(8 * (score - 0.5), target, outcome)
     pairs = zip(ranked.compute().values(), raw.compute().values(), strict=True)
     assert all(a.item() == pytest.approx(b.item(), rel=1e-6) for a, b in pairs)
@@ -204,19 +204,19 @@ def test_span_scores_of_batches_are_those_of_the_span() -> None:
     scores = SpanScores(train_median=0.49, train_mean=0.5)
     for part in torch.split(torch.arange(501), 64):
         scores.update(score[part], target[part], outcome[part])
-    found = {name: value.item() for name, value in scores.compute().items()}
+    metrics = {name: value.item() for name, value in scores.compute().items()}
     s, t, y = (v.double().numpy() for v in (score, target, outcome))
     size = np.abs(s - t)
     loss = np.where(size <= 0.1, size**2 / 2, 0.1 * (size - 0.05)).mean()
     size = np.abs(0.49 - t)
     trivial = np.where(size <= 0.1, size**2 / 2, 0.1 * (size - 0.05)).mean()
-    assert found["loss"] == pytest.approx(loss, rel=1e-6)
-    assert found["loss_trivial"] == pytest.approx(trivial, rel=1e-6)
-    assert found["skill"] == pytest.approx(1 - loss / trivial, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-6)
+    assert metrics["loss_trivial"] == pytest.approx(trivial, rel=1e-6)
+    assert metrics["skill"] == pytest.approx(1 - loss / trivial, rel=1e-5)
     expected = 1 - ((s - t) ** 2).mean() / ((0.5 - t) ** 2).mean()
-    assert found["skill_squared"] == pytest.approx(expected, rel=1e-5)
-    assert found["mae"] == pytest.approx(np.abs(s - t).mean(), rel=1e-6)
-    assert found["rank_ic"] == pytest.approx(spearmanr(s, y).statistic, rel=1e-5)
+    assert metrics["skill_squared"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["mae"] == pytest.approx(np.abs(s - t).mean(), rel=1e-6)
+    assert metrics["rank_ic"] == pytest.approx(spearmanr(s, y).statistic, rel=1e-5)
 
 
 def test_span_scores_reset() -> None:

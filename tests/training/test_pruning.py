@@ -1,4 +1,4 @@
-"""A run that is a trial of a study reports val/skill, and ends where the pruner says so."""
+"""A run that is a trial of a study reports val/skill, and stops if the pruner says so."""
 
 import json
 from pathlib import Path
@@ -87,13 +87,13 @@ def test_each_step_is_reported_once(tmp_path: Path) -> None:
 def test_median_of_the_other_trials_decides(tmp_path: Path) -> None:
     link = study_with(tmp_path / "journal", {1: 0.9, 2: 0.1, 3: 0.5})
     trial = LinkedTrial(link)
-    said = []
+    decisions = []
     for step, figure in ((8, 0.2), (16, 0.15), (24, 0.3)):
         trial.report(figure, step=step)
-        said.append(trial.should_prune())
+        decisions.append(trial.should_prune())
     # before the second validation none is ended; at it 0.2 is above 0.1; at the third 0.3 is the
     # best so far, and below 0.5
-    assert said == [False, False, True]
+    assert decisions == [False, False, True]
 
 
 @pytest.mark.parametrize("what", ["gone", "ended"])

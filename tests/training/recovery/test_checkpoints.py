@@ -1,4 +1,4 @@
-"""Checkpoints and signals at awkward moments of a fit."""
+"""Checkpoints and signals at any moment of a fit."""
 
 import signal
 from pathlib import Path
@@ -53,18 +53,18 @@ def train(
     return fit(fit_settings(settings(*words, signals=signals)), data, plan)
 
 
-def assert_same_fit(one: Path, other: Path) -> None:
-    ours, theirs = (read_checkpoint(run / "checkpoints/last.ckpt") for run in (one, other))
+def assert_same_fit(first: Path, second: Path) -> None:
+    ours, theirs = (read_checkpoint(run / "checkpoints/last.ckpt") for run in (first, second))
     assert ours["global_step"] == theirs["global_step"]
     for name, value in ours["state_dict"].items():
         assert torch.equal(value, theirs["state_dict"][name]), name
-    assert curves(one) == curves(other)
+    assert curves(first) == curves(second)
 
 
 @pytest.fixture(scope="module")
-def whole(data: BarDataModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fit that nobody stopped; it validates after every tenth step and at the end of an epoch."""
-    folder = tmp_path_factory.mktemp("fits") / "whole"
+def uninterrupted(data: BarDataModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fit that validates after every tenth step and at the end of each epoch."""
+    folder = tmp_path_factory.mktemp("fits") / "uninterrupted"
     train(folder, data, *VALIDATING)
     return folder
 
@@ -82,7 +82,7 @@ def whole(data: BarDataModule, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_signal_stops_the_fit_between_two_steps(
     tmp_path: Path,
     data: BarDataModule,
-    whole: Path,
+    uninterrupted: Path,
     hook: str,
     step: int,
     stops_at: int,
@@ -96,17 +96,19 @@ def test_signal_stops_the_fit_between_two_steps(
     if stops_at:
         assert read_checkpoint(tmp_path / "checkpoints/last.ckpt")["global_step"] == stops_at
     train(tmp_path, data, *VALIDATING, resume=True)
-    assert_same_fit(whole, tmp_path)
+    assert_same_fit(uninterrupted, tmp_path)
 
 
-def test_second_signal_stops_at_once(tmp_path: Path, data: BarDataModule, whole: Path) -> None:
+def test_second_signal_stops_at_once(
+    tmp_path: Path, data: BarDataModule, uninterrupted: Path
+) -> None:
     asked = {"hook": "on_before_zero_grad", "step": 19, "number": int(signal.SIGINT), "times": 2}
     with pytest.raises(Interrupted, match=f"stopped at once; to continue: .* resume={tmp_path}"):
         train(tmp_path, data, *VALIDATING, signals=asked)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert read_checkpoint(tmp_path / "checkpoints/last.ckpt")["global_step"] == 16
     train(tmp_path, data, *VALIDATING, resume=True)
-    assert_same_fit(whole, tmp_path)
+    assert_same_fit(uninterrupted, tmp_path)
 
 
 @pytest.mark.slow
@@ -114,12 +116,12 @@ def test_signal_waits_for_the_optimizer_step_with_accumulation(
     tmp_path: Path, data: BarDataModule
 ) -> None:
     words = ("trainer.accumulate_grad_batches=4", "checkpoint.every_n_steps=3")
-    train(tmp_path / "whole", data, *words)
+    train(tmp_path / "uninterrupted", data, *words)
     asked = {"hook": "on_before_backward", "step": 4, "number": int(signal.SIGINT), "times": 1}
     with pytest.raises(Interrupted, match="stopped after step 5;"):
         train(tmp_path / "cut", data, *words, signals=asked)
     train(tmp_path / "cut", data, *words, resume=True)
-    assert_same_fit(tmp_path / "whole", tmp_path / "cut")
+    assert_same_fit(tmp_path / "uninterrupted", tmp_path / "cut")
 
 
 def test_last_is_saved_every_n_steps_and_every_epoch(
@@ -145,14 +147,16 @@ def test_last_is_saved_every_n_steps_and_every_epoch(
 def test_best_checkpoint_of_a_later_step_is_saved_again(
     tmp_path: Path, data: BarDataModule
 ) -> None:
-    train(tmp_path / "whole", data)
+    train(tmp_path / "uninterrupted", data)
     train(tmp_path / "cut", data, "trainer.max_epochs=1")
-    best = (tmp_path / "whole/checkpoints/best.ckpt").read_bytes()
-    assert read_checkpoint(tmp_path / "whole/checkpoints/best.ckpt")["global_step"] == 70
-    (tmp_path / "cut/checkpoints/best.ckpt").write_bytes(best)  # killed before last.ckpt followed
+    best = (tmp_path / "uninterrupted/checkpoints/best.ckpt").read_bytes()
+    assert read_checkpoint(tmp_path / "uninterrupted/checkpoints/best.ckpt")["global_step"] == 70
+    (tmp_path / "cut/checkpoints/best.ckpt").write_bytes(
+        best
+    )  # as if killed before last.ckpt was written
     done = train(tmp_path / "cut", data, resume=True)
     assert done.summary.chosen_step == 70
-    assert_same_fit(tmp_path / "whole", tmp_path / "cut")
+    assert_same_fit(tmp_path / "uninterrupted", tmp_path / "cut")
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut"])
@@ -165,8 +169,10 @@ def test_missing_best_checkpoint_raises_with_a_remedy(
         path.write_bytes(path.read_bytes()[:-9])
     else:
         path.unlink()
-    told = r"best\.ckpt is .*; the weights chosen on val at step 35 are lost\. Remove .*checkpoints"
-    with pytest.raises(ResumeError, match=told):
+    message = (
+        r"best\.ckpt is .*; the weights chosen on val at step 35 are lost\. Remove .*checkpoints"
+    )
+    with pytest.raises(ResumeError, match=message):
         train(tmp_path, data, resume=True)
 
 

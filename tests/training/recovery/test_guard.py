@@ -1,4 +1,4 @@
-"""The guard: what it reads, whose step it leaves to the fp16 scaler, what it refuses."""
+"""The guard: the numbers it reads, the steps it leaves to the fp16 scaler or rejects."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""The record of a step holds that step, with the times of its rows, and nothing that runs."""
+"""The record of a step: its rows and state, and no pickle."""
 
 import json
 import logging
@@ -54,8 +54,8 @@ def test_record_holds_the_rows_and_the_state_before_the_step(
     assert bad.rows is not None
     assert torch.equal(bad.rows, rows)
     assert torch.equal(bad.target, data.train_tensors()[1][rows])
-    spoilt = (~bad.x.isfinite()).nonzero().tolist()
-    assert spoilt == [[256 * (MOMENTS["middle"] - first) + 3, 1]]
+    bad_cells = (~bad.x.isfinite()).nonzero().tolist()
+    assert bad_cells == [[256 * (MOMENTS["middle"] - first) + 3, 1]]
     good = bad.x.isfinite()
     assert torch.equal(bad.x[good], data.x("train")[rows][good])
 
@@ -72,8 +72,8 @@ def test_record_holds_the_rows_and_the_state_before_the_step(
         assert torch.equal(values, state["state_dict"][f"net.{name}"]), name
     names = [name.removeprefix("net.") for name in state["state_dict"]]
     moments = state["optimizer_states"][0]["state"].values()
-    for name, one in zip(names, moments, strict=True):
-        for key, values in one.items():
+    for name, state_of_weight in zip(names, moments, strict=True):
+        for key, values in state_of_weight.items():
             assert torch.equal(values, bad.optimizer[f"{name}/{key}"]), (name, key)
     drawn = list(curve(tmp_path, "train/gradient_norm").values())[: fault.step]
     assert record.norms.tolist() == pytest.approx(drawn, rel=1e-6)
@@ -81,8 +81,8 @@ def test_record_holds_the_rows_and_the_state_before_the_step(
     assert bad.lr == pytest.approx(rate)
     assert bad.batches == batches
     assert (bad.rng_state is None) == (engine == "compiled") == (bad.dropout_key is not None)
-    wanted = settings(fault, "trainer.log_every_n_steps=1")
-    assert record.config == OmegaConf.to_yaml(wanted, resolve=True)
+    expected = settings(fault, "trainer.log_every_n_steps=1")
+    assert record.config == OmegaConf.to_yaml(expected, resolve=True)
 
 
 def test_last_batch_rows_are_those_of_the_loader() -> None:
@@ -101,10 +101,10 @@ def test_repeated_failure_writes_a_second_record(tmp_path: Path, data: BarDataMo
         recorded(fault, tmp_path, data)
     names = sorted(path.name for path in (tmp_path / "nonfinite").iterdir())
     assert names == ["step_6.safetensors", "step_6_2.safetensors"]
-    require_tensors_and_text(tmp_path / "nonfinite/step_6.safetensors")
+    assert_is_a_record(tmp_path / "nonfinite/step_6.safetensors")
 
 
-def require_tensors_and_text(path: Path) -> None:
+def assert_is_a_record(path: Path) -> None:
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert header["__metadata__"]["kind"] == "robust_fin record of a step, 1"

@@ -1,4 +1,4 @@
-"""A rollback is a resume from a kept state at half the rate, and the run remembers it."""
+"""A rollback is a resume from an earlier checkpoint at half the learning rate."""
 
 import shutil
 from pathlib import Path
@@ -36,7 +36,7 @@ def data() -> BarDataModule:
 
 
 @pytest.mark.parametrize(
-    ("kept", "step", "at_least", "wanted"),
+    ("kept", "step", "at_least", "expected"),
     [
         ([0], 3, 10, 0),
         ([0, 10], 13, 10, 0),
@@ -47,14 +47,14 @@ def data() -> BarDataModule:
     ],
 )
 def test_rollback_goes_back_far_enough(
-    kept: list[int], step: int, at_least: int, wanted: int
+    kept: list[int], step: int, at_least: int, expected: int
 ) -> None:
     files = {one: Path(f"kept_{one}.ckpt") for one in kept}
-    assert choose_rollback_step(files, step=step, at_least=at_least) == wanted
+    assert choose_rollback_step(files, step=step, at_least=at_least) == expected
 
 
-def halved(state: Path, folder: Path) -> None:
-    """Make the kept state the last.ckpt of a folder, as a run has it after one rollback."""
+def write_halved(state: Path, folder: Path) -> None:
+    """Write a checkpoint as the last.ckpt of a run with 1 rollback."""
     kept = read_checkpoint(state)
     kept["stability"] = {**kept["stability"], "rollbacks": 1, "nonfinite_steps": 1}
     scale_learning_rate(kept, 0.5)
@@ -73,14 +73,14 @@ def test_rollback_equals_a_resume_at_half_the_rate(
     place = 3 if fault is PLAIN else 0  # 3 steps back or more; a call holds 6
     words = (*words, "trainer.log_every_n_steps=1")
     fit_with(None, tmp_path / "clean", data, *words, "trainer.max_steps=5", like=fault)
-    halved(tmp_path / f"clean/checkpoints/kept_{place}.ckpt", tmp_path / "half")
+    write_halved(tmp_path / f"clean/checkpoints/kept_{place}.ckpt", tmp_path / "half")
     after = fit_with(None, tmp_path / "half", data, *words, like=fault, resume=True)
     assert after.summary.rollbacks == 1
     assert torch.equal(last_weights(tmp_path / "rolled"), last_weights(tmp_path / "half"))
 
     rates = curve(tmp_path / "half", "lr")
-    wanted = {step: 0.003 * min(1, (step + 1) / 4) / 2 for step in range(place, fault.last_step)}
-    assert {step: rates[step] for step in wanted} == pytest.approx(wanted)
+    expected = {step: 0.003 * min(1, (step + 1) / 4) / 2 for step in range(place, fault.last_step)}
+    assert {step: rates[step] for step in expected} == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("fault", [PLAIN, pytest.param(COMPILED, **LONG)], ids=str)
@@ -122,7 +122,7 @@ def test_each_rollback_halves_the_rate_again(tmp_path: Path, data: BarDataModule
 def test_best_checkpoint_is_the_best_of_all_attempts(
     tmp_path: Path, data: BarDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first epoch is validated, then step 13 fails, and the way goes back to step 9."""
+    """Step 13 fails, after the validation of the first epoch; the rollback goes to step 9."""
     seen: list[tuple[int, float]] = []
     real = BestCheckpoint.on_validation_end
 
