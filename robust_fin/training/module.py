@@ -237,6 +237,9 @@ class Forecaster(L.LightningModule):
 
     def _pending_step(self, numbers: StepNumbers, optimizer: Optimizer) -> NonFiniteStep:
         loader, batches = self.trainer.train_dataloader, len(self._pending)
+        rows = None
+        if isinstance(loader, TrainBatches):
+            rows = last_batch_rows(loader.order, batches=batches)
         return NonFiniteStep(
             step=self.global_step,
             loss=numbers.loss,
@@ -245,9 +248,7 @@ class Forecaster(L.LightningModule):
             reason=describe_nonfinite(self.net),
             x=torch.cat([batch.x for batch in self._pending]),
             target=torch.cat([batch.target for batch in self._pending]),
-            rows=last_batch_rows(loader.order, batches=batches)
-            if isinstance(loader, TrainBatches)
-            else None,
+            rows=rows,
             batches=batches,
             net=net_tensors(self.net),
             optimizer=optimizer_tensors(self.net, optimizer),

@@ -1,4 +1,4 @@
-"""Faults put into a fit on purpose: one number, at one place, in one optimizer step."""
+"""Faults injected into a fit: a single bad number at a given place and optimizer step."""
 
 import copy
 import itertools
@@ -40,15 +40,15 @@ SIGNAL = 71.0  # target of the row whose loss or gradient goes wrong, plus the n
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A case of the matrix.
+    """A case of the fault matrix.
 
     Attributes:
-        place: where the number is put.
-        value: what is put there.
-        moment: in the first, a middle or the last step.
-        engine: that trains.
+        place: where the number is injected.
+        value: the number, as text.
+        moment: first, middle or last step.
+        engine: plain or compiled.
         precision: of the Trainer.
-        batches: a step.
+        batches: per optimizer step.
         policy: stability.on_nonfinite.
     """
 
@@ -62,7 +62,7 @@ class Fault:
 
     @property
     def step(self) -> int:
-        """Optimizer step that meets it."""
+        """Optimizer step that is affected."""
         return MOMENTS[self.moment] // self.batches
 
     @property
@@ -72,27 +72,27 @@ class Fault:
 
     @property
     def number(self) -> float:
-        """What is put there."""
+        """The number that is injected."""
         return float(self.value)
 
     @property
     def passes(self) -> bool:
-        """A loss that is large and finite has the gradient it would have had."""
+        """True if training is unaffected: a large finite loss leaves the gradient unchanged."""
         return (self.place, self.value) == ("loss", "1e30")
 
     @property
     def heals(self) -> bool:
-        """A weight goes wrong once, a row in every attempt."""
+        """True if a rollback helps: a weight goes wrong once, a row in every attempt."""
         return self.place == "weight" and self.policy == "rollback"
 
     def __str__(self) -> str:
-        """For the test's name."""
+        """Return the id of the test."""
         words = (self.place, self.value, self.moment, self.engine, self.precision, self.batches)
         return "-".join(map(str, (*words, self.policy)))
 
 
 def all_faults() -> list[Fault]:
-    """The whole matrix."""
+    """Return the full matrix."""
     every = itertools.product(PLACES, VALUES, MOMENTS, SETUPS, POLICIES)
     return [
         Fault(place, value, moment, *setup, policy) for place, value, moment, setup, policy in every
@@ -100,7 +100,7 @@ def all_faults() -> list[Fault]:
 
 
 def covering_faults() -> list[Fault]:
-    """A few, in which every place meets every value, moment, engine and policy at least once."""
+    """Return a few faults that combine every place with every value, moment, engine and policy."""
     chosen: list[Fault] = []
     missing = set().union(*map(_meetings, all_faults()))
     while missing:
@@ -122,7 +122,7 @@ class FaultyData(BarDataModule):
     fault: Fault
 
     def train_tensors(self) -> tuple[Tensor, Tensor]:
-        """With the fault, or the signal of one, in a row of the step that shall meet it."""
+        """Inject the fault, or the signal of one, into a row of its step."""
         x, target = (one.clone() for one in super().train_tensors())
         row = int(self.order().begin()[1][MOMENTS[self.fault.moment]][3])
         if self.fault.place == "feature":
@@ -136,9 +136,9 @@ class FaultyData(BarDataModule):
 
 
 def faulty_loss(score: Tensor, target: Tensor) -> Tensor:
-    """Squared error, to whose value or gradient a row with the signal does something.
+    """Squared error whose value or gradient goes wrong for a row with a signal.
 
-    One function for every fault, so that one compiled step serves them all.
+    It is the same function for every fault, so that one compiled step serves them all.
     """
     hit = [(target == SIGNAL + kind).to(score.dtype) for kind in range(6)]
     endless = hit[0] * 1e38 * 1e38 * 0.0 + hit[1] * 1e38 * 1e38 + hit[2] * 1e30
@@ -149,13 +149,13 @@ def faulty_loss(score: Tensor, target: Tensor) -> Tensor:
 
 
 class WeightFault(L.Callback):
-    """Spoils one weight, once: before a step, or after the last one."""
+    """Breaks a weight once: before a step, or after the last step."""
 
     def __init__(self, fault: Fault) -> None:
         self.fault, self.done = fault, False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Wrap the step, so that nothing is written between the fault and its use."""
+        """Wrap the step, so that no checkpoint is saved between the fault and its use."""
         step = pl_module.training_step
 
         def faulty_step(batch: object, batch_idx: int) -> object:
@@ -184,7 +184,7 @@ class WeightFault(L.Callback):
 
 
 def settings(fault: Fault, *words: str) -> DictConfig:
-    """Of the fit that the fault is put into."""
+    """Return the config of the fit with the fault."""
     given = [
         f"trainer.precision={fault.precision}",
         f"trainer.accumulate_grad_batches={fault.batches}",
@@ -208,7 +208,7 @@ def settings(fault: Fault, *words: str) -> DictConfig:
 
 @cache
 def _composed(*choices: str) -> DictConfig:
-    """Composed once for many fits."""
+    """Compose a config once for many fits."""
     return config(*choices)
 
 
@@ -220,7 +220,7 @@ def fit_with(
     like: Fault | None = None,
     resume: bool = False,
 ) -> Fit:
-    """A fit with a fault in it, or one with none and the settings of `like`."""
+    """Run a fit with a fault, or without a fault and with the settings of `like`."""
     hide_known_warnings()
     faulty, asked = copy.copy(data), fault or like
     assert asked is not None
@@ -235,7 +235,7 @@ def fit_with(
 
 @contextmanager
 def _injected(fault: Fault) -> Iterator[None]:
-    """The loss and the Trainer with the fault in them."""
+    """Inject the fault into the loss and the Trainer."""
     real, spoil = fitting.make_trainer, WeightFault(fault)
 
     def make_trainer(

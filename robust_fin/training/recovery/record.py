@@ -100,9 +100,9 @@ class StepRecord:
     bad: NonFiniteStep
     norms: Float[Tensor, " steps"]
     config: str
-    features: tuple[str, ...]
+    features: list[str]
     time: np.ndarray | None
-    contract: tuple[str, ...] | None
+    contract: list[str] | None
 
 
 class StepRecorder:
@@ -133,7 +133,7 @@ class StepRecorder:
         tensors = _pack_tensors(bad) | {"norms": torch.tensor(norms, dtype=torch.float64)}
         about: dict[str, Any] = {
             "numbers": {name: getattr(bad, name) for name in _NUMBERS},
-            "features": self.data.features.names,
+            "features": list(self.data.features.names),
             "contract": None,
             "config": self.config,
         }
@@ -178,15 +178,13 @@ def read_record(path: Path) -> StepRecord:
     about = json.loads(metadata["about"])
     stored: dict[str, Any] = {name: tensors.get(name) for name in _TENSORS}
     bad = NonFiniteStep(
-        **about["numbers"],
+        **about.pop("numbers"),
         **stored,
         net=_select(tensors, _NET),
         optimizer=_select(tensors, _OPTIMIZER),
     )
     time = tensors["time"].numpy().astype("datetime64[ns]") if "time" in tensors else None
-    contract = None if about["contract"] is None else tuple(about["contract"])
-    features = tuple(about["features"])
-    return StepRecord(bad, tensors["norms"], about["config"], features, time, contract)
+    return StepRecord(bad, tensors["norms"], time=time, **about)
 
 
 def last_batch_rows(order: EpochOrder, *, batches: int) -> Int[Tensor, " rows"]:

@@ -62,8 +62,8 @@ def test_record_holds_the_rows_and_the_state_before_the_step(
     examples, numbers = data.market.examples, data.fitted.span("train")[rows.numpy()]
     assert record.time is not None
     assert np.array_equal(record.time, examples.time[numbers].astype("datetime64[ns]"))
-    assert record.contract == tuple(str(one) for one in examples.contract[numbers])
-    assert record.features == tuple(data.features.names)
+    assert record.contract == [str(code) for code in examples.contract[numbers]]
+    assert record.features == list(data.features.names)
 
     clean = tmp_path / "clean"
     fit_with(None, clean, data, f"trainer.max_steps={fault.step}", like=fault)
