@@ -150,7 +150,7 @@ def test_only_rank_0_writes_into_the_run_folder(pair: tuple[Path, Path, Path]) -
         for k in (0, 1)
     ]
     assert inside[1] == []
-    assert any(line.endswith("metrics.part") for line in inside[0])  # so the watch does see
+    assert any(line.endswith("metrics.json.part") for line in inside[0])  # so the watch does see
 
     def names(folder: Path) -> set[str]:
         return {name.split(".out.tfevents")[0] for name in files_below(folder)}
