@@ -73,7 +73,7 @@ def test_a_missing_package_names_the_extra(
 
 def test_a_node_without_the_folder_raises(tmp_path: Path) -> None:
     log = tmp_path / "nosuch/output.log"
-    with pytest.raises(ConfigError, match=f"cannot see the folder {tmp_path / 'nosuch'}. Use a folder"):
+    with pytest.raises(ConfigError, match=f"cannot see the folder {tmp_path / 'nosuch'}. Use"):
         RayNodeJob().run(("-c", ""), {}, {}, log, str(tmp_path))
 
 
