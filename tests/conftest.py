@@ -1,5 +1,6 @@
 """What several test files share: where real data lies, and bars made by hand."""
 
+import logging
 import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -51,6 +52,17 @@ def _ledger_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of `+experiment=smoke`, trained once; tests only look at it."""
     return made_once(tmp_path_factory, "smoke", run_training)
+
+
+@pytest.fixture(autouse=True)
+def _close_log_files() -> Iterator[None]:
+    """Close the log files of runs in this process; Hydra leaves the last one open."""
+    yield
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, logging.FileHandler) and handler.baseFilename != os.devnull:
+            root.removeHandler(handler)
+            handler.close()
 
 
 @pytest.fixture(scope="session")
