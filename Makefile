@@ -23,7 +23,8 @@ SLOW_kills := commands/test_kill.py commands/test_sweep_kill.py
 SLOW_ranks := commands/test_ddp.py commands/test_sweep_ddp.py commands/test_nonfinite.py \
 	commands/test_population_processes.py
 SLOW_sweeps := sweeps commands/test_optuna.py commands/test_population_sweep.py commands/test_trials.py
-SLOW_commands := commands/test_debug.py commands/test_leakcheck.py commands/test_no_future_in_scores.py \
+SLOW_commands := commands/test_bad_input.py commands/test_debug.py commands/test_leakcheck.py \
+	commands/test_no_future_in_scores.py \
 	commands/test_planted_signal.py commands/test_select.py commands/test_tensorboard.py
 SLOW_docs := docs
 

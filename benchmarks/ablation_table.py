@@ -1,4 +1,4 @@
-"""The ablation as a table, the effects of its four remedies, and what they say in words."""
+"""Format the ablation: a table of all jobs, the effects of its four remedies, and a summary."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,7 +19,7 @@ OFF = {
 
 
 def remedies_of(job: Job) -> Remedies:
-    """Which of the four a job has, in the order of REMEDIES."""
+    """Return which of the remedies a job uses, in the order of REMEDIES."""
     config = job.config
     return (
         config.target_scale["_target_"].endswith(".RankScale"),
@@ -30,7 +30,7 @@ def remedies_of(job: Job) -> Remedies:
 
 
 def ablation(jobs: Sequence[Job]) -> str:
-    """Lines of Markdown of one data set."""
+    """Return the Markdown section of one data set."""
     found = {remedies_of(one): one for one in jobs}
     lines = [described(jobs), "", *table(found), ""]
     terms = losses_by_date(found)
@@ -46,7 +46,7 @@ def ablation(jobs: Sequence[Job]) -> str:
 
 
 def table(found: Mapping[Remedies, Job]) -> list[str]:
-    """A row a combination, all remedies first."""
+    """Return a table with one row per combination, the one with all remedies first."""
     lines = [
         "| target | loss | warmup | blocks | members not finite | largest gradient norm "
         "| skill, mean of the members [2.5 %, 97.5 %] | skill of their mean forecast [95 %] |",
@@ -77,14 +77,16 @@ def _figures(job: Job) -> list[str]:
 
 
 def effect_table(effects: Mapping[str, Effect]) -> list[str]:
-    """A row a remedy: with it less without it, all else equal."""
+    """Return a table with one row per remedy: with it minus without it, all else equal."""
     lines = [
         "| with | instead of | members not finite, with / without | largest gradient norm, ratio "
         "| skill, members [95 % over seeds] | skill of the mean forecast [95 % over dates] |",
         "|---|---|---|---|---|---|",
     ]
     for name, one in effects.items():
-        norm = "-" if name == TARGET else f"{one.norm_ratio:.2f}"  # of targets in other units
+        norm = (
+            "-" if name == TARGET else f"{one.norm_ratio:.2f}"
+        )  # the targets have different units
         seeds, dates = _interval(*one.over_seeds), _interval(*one.over_dates)
         frozen = f"{one.frozen_with} / {one.frozen_without} of {one.members}"
         lines.append(f"| {name} | {OFF[name]} | {frozen} | {norm} | {seeds} | {dates} |")
@@ -92,7 +94,7 @@ def effect_table(effects: Mapping[str, Effect]) -> list[str]:
 
 
 def words(found: Mapping[Remedies, Job], effects: Mapping[str, Effect]) -> list[str]:
-    """What the tables say, a paragraph each."""
+    """Summarise the tables, one paragraph per finding."""
     frozen = sum(one.nonfinite for one in found.values())
     members = sum(one.config.population.members or 1 for one in found.values())
     lines = [_finite_words(effects, frozen=frozen, members=members), ""]
@@ -122,7 +124,7 @@ def _remedy_words(name: str, one: Effect) -> str:
 
 
 def verdict(one: Effect) -> str:
-    """Whether both intervals lie on one side of 0, or that over seeds alone."""
+    """Say whether both intervals exclude 0, or only the one over seeds."""
     if one.helps or one.hurts:
         return "helps" if one.helps else "hurts"
     _, low, high = one.over_seeds
@@ -132,14 +134,14 @@ def verdict(one: Effect) -> str:
 
 
 def _surprise(one: Effect) -> str:
-    """Huber against squared error on ranks, judged by Huber."""
+    """Compare Huber loss and squared error on ranks; Huber loss scores both."""
     size = f"{_interval(*one.over_seeds)} over seeds, {_interval(*one.over_dates)} over dates"
-    said = "That squared error beats Huber on ranks, even though Huber is the judge, is"
+    given = f"the skill with Huber loss minus that with squared error is {size}"
     if one.hurts:
-        return f"{said} confirmed here: Huber's skill less that of squared error is {size}."
+        return f"On ranks, squared error beats Huber loss, though Huber loss scores both: {given}."
     if one.helps:
-        return f"{said} refuted here: Huber's skill less that of squared error is {size}."
-    return f"{said} neither confirmed nor refuted here: the difference is {size}."
+        return f"On ranks, Huber loss beats squared error: {given}."
+    return f"On ranks, neither of squared error and Huber loss is clearly better: {given}."
 
 
 def _interval(value: float, low: float, high: float) -> str:

@@ -1,13 +1,13 @@
-"""Whether intervals hold the truth, and noise is called noise: many synthetic sets, one population.
+"""Check the coverage of intervals and the false claims of the verdict on many synthetic markets.
 
 python benchmarks/controls.py [--sets 100] [--rows 200000] [--fresh 1000000] [--quick] [--json FILE]
                               [--document FILE] [--regime-sessions 2]
 
-Each set is a market of its own. All nets train in one run, a data set each. Planted: the 95 %
-interval of each net's test rank IC should hold the rank IC that the same fitted net has on fresh
-rows in 90 to 99 sets of 100. Noise: the verdict should claim skill in at most 8 of 100. Regimes of
-volatility are short here; with 30 sessions, as of ES, a test span of 29 dates is one regime, and
-no interval from it can know of the others.
+Each data set is a separate synthetic market. All nets train in one population run, one net per data
+set. With a planted signal, the 95 % interval of the test rank IC should contain the rank IC of the
+same fitted net on fresh rows in 90 to 99 of 100 sets. On noise, the verdict should claim skill in
+at most 8 of 100. Volatility regimes are short here: with 30 sessions, as for ES, a test span of 29
+dates covers a single regime, and its interval cannot account for the others.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from robust_fin.cli.composition import conf_folder
 from robust_fin.data.cache import NO_CACHE
 from robust_fin.data.datamodule import BarDataModule, Market
 from robust_fin.evaluation.significance import judge
-from robust_fin.evaluation.verdict import has_skill
+from robust_fin.evaluation.verdict import claims_skill
 from robust_fin.metrics import rank_ic
 from robust_fin.runs.schema import register_schema
 from robust_fin.runs.training import fit_settings, hide_known_warnings, load_first_fold
@@ -49,13 +49,13 @@ WORDS = (
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """What is made up.
+    """Settings of the synthetic data sets.
 
     Attributes:
-        sets: how many markets.
-        rows: of each.
-        fresh: rows that the fitted nets are scored on afterwards; 0 leaves that out.
-        regime_sessions: memory of volatility, in sessions.
+        sets: number of data sets.
+        rows: bars of each data set.
+        fresh: new bars that the fitted nets are scored on afterwards; 0 for none.
+        regime_sessions: mean length of a volatility regime, in sessions.
     """
 
     sets: int
@@ -64,7 +64,7 @@ class Scheme:
     regime_sessions: float
 
     def config(self, signal: float, seed: int, *, rows: int) -> DictConfig:
-        """The config of a set."""
+        """Compose the config of a data set."""
         source = {"rows": rows, "seed": seed, "signal": signal}
         words = [f"source.synthetic.{name}={value}" for name, value in source.items()]
         words += [f"+source.synthetic.regime_sessions={self.regime_sessions}", f"seed={seed}"]
@@ -73,7 +73,7 @@ class Scheme:
 
 
 def controls(signal: float, scheme: Scheme) -> list[Control]:
-    """Train a net on each set, all in one population, and judge every one."""
+    """Train one net per data set in a single population, and judge each net."""
     configs = [scheme.config(signal, seed, rows=scheme.rows) for seed in range(scheme.sets)]
     folds = [load_first_fold(config) for config in configs]
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +88,7 @@ def controls(signal: float, scheme: Scheme) -> list[Control]:
 def judged(
     data: BarDataModule, fitted: Fit, *, signal: float, seed: int, scheme: Scheme
 ) -> Control:
-    """The interval on test, and the same net on fresh rows where there is something to find."""
+    """Judge a net on its test span and, if a signal was planted, on fresh rows."""
     rows, target = data.fitted.span("test"), data.fitted.target
     forecasts = {
         "net": mean_forecast(fitted.nets.scores(data.x("test"))),
@@ -101,12 +101,12 @@ def judged(
     ic, skill = found.rank_ic, found.skill
     return Control(
         signal, seed, ic.estimate, ic.low, ic.high, truth,
-        skill.estimate, skill.low, skill.high, has_skill(found),
+        skill.estimate, skill.low, skill.high, claims_skill(found),
     )  # fmt: skip
 
 
 def fresh_rank_ic(config: DictConfig, data: BarDataModule, fitted: Fit) -> float:
-    """Rank IC of a fitted net on bars that neither it nor its transforms have seen."""
+    """Return the rank IC of a fitted net on bars unseen by the net and its transforms."""
     source, target = instantiate(config.source), instantiate(config.target)
     market = Market.read(source, features=data.features, target=target, cache=NO_CACHE)
     examples = market.examples
@@ -117,7 +117,7 @@ def fresh_rank_ic(config: DictConfig, data: BarDataModule, fitted: Fit) -> float
 
 
 def main() -> None:
-    """Both controls, as a table."""
+    """Run both controls and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", type=int, default=100)
     parser.add_argument("--rows", type=int, default=200_000)
@@ -145,7 +145,7 @@ def main() -> None:
 def summary(
     planted: Sequence[Control], noise: Sequence[Control], *, rows: int, seconds: float
 ) -> Table:
-    """What the two controls found."""
+    """Return the results of both controls as a table."""
     table = Table(title=f"{len(planted)} sets of {rows:,} rows each, {seconds:.0f} s")
     for column in ("control", "sets", "found", "wanted of 100"):
         table.add_column(column, justify="left" if column == "control" else "right")

@@ -1,4 +1,4 @@
-"""What the controls found, as a table and a picture in docs/honesty.md."""
+"""Write the results of the controls to docs/honesty.md as a table and a figure."""
 
 import subprocess
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ PICTURE = "controls.png"
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """One set.
+    """Result of one data set.
 
     Attributes:
-        signal: rank IC of the oracle; 0 is noise.
-        seed: of the market and the net.
+        signal: rank IC of the oracle; 0 for noise.
+        seed: seed of the market and the net.
         estimate: rank IC on the test span.
-        low: end of its 95 % interval.
-        high: the other end.
-        fresh: rank IC of the same net on fresh rows; NaN where it was not asked for.
-        skill: over the constant, on the test span.
-        skill_low: end of its 95 % interval.
-        skill_high: the other end.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        fresh: rank IC of the same net on fresh rows; NaN if not computed.
+        skill: skill over the constant on the test span.
+        skill_low: lower end of its 95 % interval.
+        skill_high: upper end.
         claimed: whether the verdict claims skill.
     """
 
@@ -42,17 +42,17 @@ class Control:
 
     @property
     def held(self) -> bool:
-        """Whether the interval holds the rank IC on fresh rows."""
+        """True if the interval contains the rank IC on fresh rows."""
         return self.low <= self.fresh <= self.high
 
 
 def document(
     path: Path, planted: Sequence[Control], noise: Sequence[Control], *, rows: int, fresh: int
 ) -> None:
-    """Write table and figure between the marks of a document.
+    """Write table and figure between the markers of a document.
 
     Raises:
-        SystemExit: the document has no marks.
+        SystemExit: the document has no markers.
     """
     text = path.read_text(encoding="utf-8")
     before, found, rest = text.partition(BEGIN)
@@ -92,7 +92,7 @@ def markdown(planted: Sequence[Control], noise: Sequence[Control], *, rows: int,
 
 
 def draw(planted: Sequence[Control], noise: Sequence[Control], path: Path) -> None:
-    """Every interval as a line, sorted by its estimate; one that failed is thick and red."""
+    """Draw the intervals as lines sorted by estimate; those that miss are thick and red."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.5), layout="constrained")
@@ -114,7 +114,7 @@ def draw(planted: Sequence[Control], noise: Sequence[Control], path: Path) -> No
 
 
 def lines(axes: Any, intervals: Sequence[tuple[float, float, bool]]) -> None:
-    """One vertical line an interval."""
+    """Draw one vertical line per interval."""
     for place, (low, high, well) in enumerate(intervals):
         color, width = ("#7aa6d6", 1.4) if well else ("#c0392b", 2.6)
         axes.vlines(place, low, high, color=color, linewidth=width)

@@ -1,10 +1,10 @@
-"""The loss curves of the plain and the compiled engine, laid over each other.
+"""Plot the loss curves of the plain and the compiled engine over each other.
 
 python benchmarks/engine_curves.py [--steps 2000] [--out docs/engine_curves.svg]
 
-Both train the net of top5 from the same seed on the same synthetic bars, without dropout (whose
-masks the two draw differently). Printed is the largest distance of the two curves. Needs
-matplotlib, which nothing else here does.
+Both engines train the net of top5 from the same seed on the same synthetic bars, without dropout
+(its masks differ between the engines). The script prints the largest distance of the two curves. It
+needs matplotlib.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from robust_fin.training.fitting import FitPlan, fit
 
 
 def curve(engine: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and the objective at each of them."""
+    """Return the steps and the objective at each step."""
     words = [
         "+experiment=top5", f"engine={engine}", f"trainer.max_steps={steps}",
         "trainer.max_epochs=-1", "trainer.log_every_n_steps=10", "source.synthetic.rows=60000",
@@ -45,7 +45,7 @@ def curve(engine: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    """Train twice, draw, and say how far apart the curves are."""
+    """Train twice, plot the curves, and print their largest distance."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=Path("docs/engine_curves.svg"))

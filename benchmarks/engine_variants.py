@@ -1,11 +1,11 @@
-"""What makes a compiled step fast: the ways that were tried, in one run.
+"""Measure the speed of several ways to compile the training step, in one run.
 
 python benchmarks/engine_variants.py [--batch 16] [--quick] [--json FILE] [--markdown FILE]
 
-The step is the engine's own (`robust_fin.training.engine.steps.TrainingStep`), of the study's
-net: forward, backward, clipping and AdamW on flat parameters. Steps a second are without
-Lightning; the ratio is to `one call a step`, torch.compile called from Python for each step.
-`members` are steps of several members in one loop, in member-steps.
+The step is the engine's own (`robust_fin.training.engine.steps.TrainingStep`), of the study's net:
+forward, backward, clipping and AdamW on flat parameters. Steps per second are measured without
+Lightning. The ratio is relative to `one call a step`: torch.compile called from Python for each
+step. `members` trains several members in one loop and counts member-steps.
 """
 
 import argparse
@@ -40,7 +40,7 @@ Timed = tuple[float, float]  # seconds of compiling, steps a second
 
 
 def net(seed: int = 0) -> ResidualMLP:
-    """The study's net, in training mode."""
+    """Build the study's net in training mode."""
     torch.manual_seed(seed)
     return ResidualMLP(
         5,
@@ -54,12 +54,12 @@ def net(seed: int = 0) -> ResidualMLP:
 
 
 def settings(matmul: str = "auto") -> StepSettings:
-    """The study's."""
+    """Compose the study's config."""
     return StepSettings(1.0, BETAS, 1e-8, matmul)
 
 
 def one_step() -> TrainingStep:
-    """What every variant compiles."""
+    """Build the step that every variant compiles."""
     model = net()
     loss = partial(huber, delta=0.1)
     return TrainingStep(
@@ -68,7 +68,7 @@ def one_step() -> TrainingStep:
 
 
 def loop(batch: int, matmul: str = "auto") -> StepLoop:
-    """The engine."""
+    """Build the loop of the engine."""
     return StepLoop(
         net(),
         link=torch.sigmoid,
@@ -80,10 +80,10 @@ def loop(batch: int, matmul: str = "auto") -> StepLoop:
 
 
 class Job:
-    """The same rows, rates and masks for every variant."""
+    """Rows, learning rates and dropout masks, the same for every variant."""
 
     def __init__(self, batch: int, seconds: float) -> None:
-        """Draw them."""
+        """Draw the inputs."""
         torch.manual_seed(1)
         self.x, self.target = torch.randn(ROWS, 5), torch.rand(ROWS)
         self.rows = torch.randint(ROWS, (STEPS, batch))
@@ -93,7 +93,7 @@ class Job:
         self.batch, self._seconds = batch, seconds
 
     def timed(self, run: Callable[[], object], *, steps: int) -> Timed:
-        """Seconds of the first call less those of a later one, and steps a second."""
+        """Return the compile seconds (first call minus a later one) and the steps per second."""
         began = time.perf_counter()
         run()
         first = time.perf_counter() - began
@@ -106,7 +106,7 @@ class Job:
 
 
 def called(job: Job, *, unroll: int, **options: Any) -> Timed:
-    """torch.compile of `unroll` steps, called from Python."""
+    """Measure torch.compile of `unroll` steps, called from Python."""
     step, fast = one_step(), dict(options)
 
     def several(carry: tuple[Tensor, ...], x: Tensor, target: Tensor, *moving: Tensor) -> Any:
@@ -133,7 +133,7 @@ def called(job: Job, *, unroll: int, **options: Any) -> Timed:
 
 
 def looped(job: Job, matmul: str) -> Timed:
-    """The engine's loop in C++."""
+    """Measure the engine's C++ loop."""
     engine, state = loop(job.batch, matmul), StepState(net())
     words = {"x": job.x, "target": job.target, "rows": job.rows, "lr": job.lr}
     run = partial(engine.run, state, **words, weight_decay=1e-4, seed=0)
@@ -142,7 +142,7 @@ def looped(job: Job, matmul: str) -> Timed:
 
 
 def in_blocks(job: Job, members: int) -> Timed:
-    """Members in one loop."""
+    """Measure several members in one loop."""
     single = loop(job.batch)
     began = time.perf_counter()
     block = BlockLoop(single, members=members)
@@ -155,7 +155,7 @@ def in_blocks(job: Job, members: int) -> Timed:
 
 
 def measure(batch: int, quick: bool) -> list[dict[str, Any]]:
-    """One row a variant."""
+    """Measure all variants, one row each."""
     torch.set_num_threads(1)
     job = Job(batch, 0.5 if quick else 3.0)
     simple = {"cpp.threads": 1, "cpp.dynamic_threads": False}
@@ -180,7 +180,7 @@ def measure(batch: int, quick: bool) -> list[dict[str, Any]]:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table for the documentation."""
+    """Format the table of the documentation."""
     lines = ["| variant | batch | compiling, s | steps/s | ratio |", "|---|---|---|---|---|"]
     lines += [
         f"| {row['variant']} | {row['batch']} | {row['compile_seconds']:.1f} | {row['rate']:,.0f} "
@@ -191,7 +191,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure, print, and write where asked."""
+    """Measure, print the table, and write the files given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, nargs="+", default=[16])
     parser.add_argument("--quick", action="store_true")

@@ -1,9 +1,9 @@
 """python benchmarks/feature_tables.py [--bars FILE [--vix FILE]] writes docs/features.md.
 
-The list of the registry needs no bars. With them, `robust_fin.select` ranks the candidates of rich,
-study and top5 together, in FOLDER/select unless it holds an answer already, and LightGBM with the
-settings of `baselines=full` is trained on the train span and judged on val with each set of inputs.
-All sets are tried on the same rows: those that have every candidate. No test row is scored.
+The table of registered features needs no bars. With bars, `robust_fin.select` ranks the candidates
+of rich, study and top5 together; an existing result in FOLDER/select is reused. LightGBM with the
+settings of `baselines=full` is trained on the train span and scored on val with each feature set.
+All sets use the same rows: those that have every candidate. No test row is scored.
 """
 
 import argparse
@@ -47,7 +47,7 @@ SET_HEAD = (
 
 
 def registry_table() -> str:
-    """Every registered feature, from the registry alone."""
+    """Return a table of all registered features."""
     lines = ["| feature | what it is | lookback | unit |", "|---|---|---|---|"]
     ours = {name: one for name, one in FEATURES.items() if one.fn.__module__.startswith(PACKAGE)}
     for name, one in sorted(ours.items()):
@@ -57,18 +57,18 @@ def registry_table() -> str:
 
 
 def names_of(choices: Sequence[str]) -> dict[str, list[str]]:
-    """Features of each set."""
+    """Return the features of each set."""
     return {one: list(composed([f"features={one}"]).features.names) for one in choices}
 
 
 def composed(words: Sequence[str]) -> DictConfig:
-    """The config of select."""
+    """Compose the config of select."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return compose("select", overrides=["baselines=full", *words])
 
 
 def answered(folder: Path, words: Sequence[str]) -> dict[str, Any]:
-    """What select says, now or before."""
+    """Return the result of select; run it unless the folder already has one."""
     path = folder / select.RANKING_FILE
     if not path.is_file() and select.main([*words, f"hydra.run.dir={folder}"]):
         raise SystemExit("select has failed")
@@ -76,7 +76,7 @@ def answered(folder: Path, words: Sequence[str]) -> dict[str, Any]:
 
 
 def candidate_table(found: Mapping[str, Any], sets: Mapping[str, Sequence[str]]) -> str:
-    """All candidates, the best group first."""
+    """Return a table of all candidates, the best group first."""
     (answer,) = found["folds"]
     lines = [CANDIDATE_HEAD]
     for one in answer["candidates"]:
@@ -115,7 +115,7 @@ def said(found: Mapping[str, Any], vix: Path | None) -> str:
 def set_table(
     config: DictConfig, found: Mapping[str, Any], sets: Mapping[str, Sequence[str]]
 ) -> str:
-    """Each set of inputs with both learners, on the same rows."""
+    """Return a table of each feature set with both learners, on the same rows."""
     torch.set_num_threads(config.threads)
     features, target = instantiate(config.features), instantiate(config.target)
     source, cache = instantiate(config.source), instantiate(config.cache)
@@ -143,7 +143,7 @@ def set_table(
 def boosted(
     config: DictConfig, span: TrainingSpan, cut: FoldSet, names: Sequence[str]
 ) -> dict[str, Interval]:
-    """Rank IC and skill on val of LightGBM, grown on train."""
+    """Train LightGBM on train; return its rank IC and skill on val."""
     examples, columns = span.examples, [span.names.index(name) for name in names]
     val = cut.rows[cut.folds[0].val]
     target = RankTarget.fit(examples.outcome[span.rows])
@@ -164,7 +164,7 @@ def boosted(
 
 
 def replaced(text: str, name: str, content: str) -> str:
-    """The document with other content between the marks of that name."""
+    """Return the document with new content between the markers of that name."""
     begin = f"<!-- {name}: written by benchmarks/feature_tables.py -->"
     end = f"<!-- end of {name} -->"
     before, found, rest = text.partition(begin)
@@ -175,7 +175,7 @@ def replaced(text: str, name: str, content: str) -> str:
 
 
 def main(bars: Path | None, vix: Path | None, folder: Path, words: Sequence[str]) -> None:
-    """Put the tables between their marks."""
+    """Write the tables between their markers."""
     register_schema()
     sets = names_of(SETS if vix else SETS[:-1])
     text = replaced(DOCUMENT.read_text(encoding="utf-8"), "registry", registry_table())

@@ -1,14 +1,13 @@
-"""What the guard and the diagnostics cost, in one run.
+"""Measure the cost of the guard and the diagnostics, in one run.
 
 python benchmarks/guard.py [--batch 16 1024] [--engine compiled plain] [--quick] [--json FILE]
 
-The net is the study's. `bare` is the engine without them: in the compiled one a step that is not
-told whether it is finite, in the plain one a module that clips and asks nothing; no diagnostics.
-`guard` has every step judged, `default` adds the diagnostics as conf/stability has them, and
-`rollback` keeps states to go back to as well. The variants take turns, so that whatever else the
-machine does falls on all of them. Seconds are the processor's, of this process alone. `ratio` is a
-variant's least seconds of all turns over the least of `bare`, for what else runs only adds to them;
-`median` is the median, over the turns, of the ratio within a turn.
+The net is the study's. `bare` is the engine without guard and diagnostics: the compiled step does
+not check for non-finite values, and the plain module only clips. `guard` checks every step,
+`default` adds the diagnostics of conf/stability, and `rollback` also keeps states to return to. The
+variants take turns, so that other load on the machine affects all of them. Seconds are CPU time of
+this process. `ratio` is the minimum over the turns, relative to the minimum of `bare`, because
+other load can only add time; `median` is the median over the turns of the ratio within a turn.
 """
 
 import argparse
@@ -55,10 +54,10 @@ VARIANTS = {
 
 
 class BareStep(steps.TrainingStep):
-    """A step that never asks whether it is finite."""
+    """A step that does not check for non-finite values."""
 
     def __call__(self, inputs: LoopInputs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The state after the step; loss and gradient norm."""
+        """Return the state after the step, the loss and the gradient norm."""
         parameters, exp_avg, exp_avg_sq, alive = inputs.carry
         parts, loss = grad_and_value(lambda leaves: self._objective(leaves, inputs))(
             self.layout.unflatten(parameters)
@@ -78,7 +77,7 @@ def clip_only(
     gradient_clip_val: float | None = None,
     gradient_clip_algorithm: str | None = None,  # noqa: ARG001
 ) -> None:
-    """What the plain engine would do at least."""
+    """Clip the gradients, as the plain engine does without a guard."""
     parameters = [p for p in self.parameters() if p.grad is not None]
     assert gradient_clip_val is not None
     self.gradient_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
@@ -87,7 +86,7 @@ def clip_only(
 
 @contextmanager
 def unguarded() -> Iterator[None]:
-    """Both engines without their guard."""
+    """Remove the guard from both engines."""
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(steps, "OneStep", BareStep))
         stack.enter_context(mock.patch.object(Forecaster, "configure_gradient_clipping", clip_only))
@@ -95,14 +94,14 @@ def unguarded() -> Iterator[None]:
 
 
 def settings(batch: int, *words: str) -> DictConfig:
-    """The study's config on synthetic bars."""
+    """Compose the study's config on synthetic bars."""
     register_schema()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return compose("train", overrides=["+experiment=study", f"batch_size={batch}", *words])
 
 
 def seconds(data: BarDataModule, batch: int, words: tuple[str, ...]) -> float:
-    """Of the processor in one fit, compiling not counted."""
+    """Return the CPU seconds of one fit without compiling."""
     config = settings(batch, "trainer.enable_progress_bar=false", "trainer.max_epochs=-1", *words)
     data.calls = None
     clock = mock.patch.object(rollback, "time", SimpleNamespace(perf_counter=time.process_time))
@@ -116,7 +115,7 @@ def seconds(data: BarDataModule, batch: int, words: tuple[str, ...]) -> float:
 
 
 def measure(engine: str, batch: int, *, turns: int, quick: bool) -> list[dict[str, Any]]:
-    """One row a variant."""
+    """Measure all variants, one row each."""
     count = (40_000 if quick else 200_000) if engine == "compiled" else (800 if quick else 3000)
     count = count // 10 if batch > 100 and engine == "compiled" else count
     data = load_first_fold(
@@ -147,7 +146,7 @@ def measure(engine: str, batch: int, *, turns: int, quick: bool) -> list[dict[st
 
 
 def main() -> None:
-    """Measure, print, and write where asked."""
+    """Measure, print the table, and write the file given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, nargs="+", default=[16, 1024])
     parser.add_argument("--engine", nargs="+", default=["compiled", "plain"])

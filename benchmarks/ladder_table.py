@@ -1,4 +1,4 @@
-"""The ladder as a table and in words."""
+"""Format the ladder: a table of all jobs and a summary."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -8,20 +8,20 @@ from stability_jobs import AS_IT_IS, SPIKED, UNSCALED, Job, described, percent
 
 STRESSES = (AS_IT_IS, SPIKED, UNSCALED)
 HEADS = {
-    AS_IT_IS: "as it is",
+    AS_IT_IS: "unchanged",
     SPIKED: "0.1 % of bars spiked tenfold",
     UNSCALED: "features unscaled",
 }
 
 
 def ladder(jobs: Sequence[Job]) -> str:
-    """Lines of Markdown."""
+    """Return the Markdown section of the ladder."""
     lines = [described(jobs), "", *table(jobs), "", *words(jobs)]
     return "\n".join(lines)
 
 
 def table(jobs: Sequence[Job]) -> list[str]:
-    """A row a net and learning rate, a column a data set and precision."""
+    """Return a table: a row per net and learning rate, a column per data set and precision."""
     columns = sorted({(STRESSES.index(one.stress), precision(one)) for one in jobs})
     heads = [f"{HEADS[STRESSES[stress]]}, {name}" for stress, name in columns]
     lines = [f"| hidden | parameters | lr | {' | '.join(heads)} |"]
@@ -37,31 +37,31 @@ def table(jobs: Sequence[Job]) -> list[str]:
 
 
 def row_of(job: Job) -> tuple[int, tuple[int, ...], float]:
-    """Size, widths and learning rate: rows are sorted by it."""
+    """Return size, widths and learning rate, by which the rows are sorted."""
     hidden = tuple(job.config.model.hidden)
     size = sum(a * b for a, b in pairwise(hidden)) + sum(hidden)
     return size, hidden, float(job.config.optimizer.lr)
 
 
 def precision(job: Job) -> str:
-    """As the Trainer is told."""
+    """Return the precision of the Trainer."""
     return str(job.config.trainer.precision)
 
 
 def cell(job: Job) -> str:
-    """Steps that were not finite, and the skill."""
+    """Format the number of non-finite steps and the skill."""
     if job.metrics:
         return f"{job.nonfinite}; {percent(job.metrics['test/skill'])}"
     return f"{job.nonfinite}; stopped at step {job.stopped_at}" if job.nonfinite else "failed"
 
 
 def words(jobs: Sequence[Job]) -> list[str]:
-    """What the table says, a paragraph each."""
+    """Summarise the table, one paragraph per finding."""
     finished = [one for one in jobs if one.metrics]
     total = sum(one.nonfinite for one in jobs)
     lines = [
-        f"{len(finished)} of {len(jobs)} runs went to the end. Steps that were not finite, all "
-        f"runs together: {total}."
+        f"{len(finished)} of {len(jobs)} runs finished. Steps that were not finite, in all runs "
+        f"together: {total}."
     ]
     for one in jobs:
         if one.reason:
@@ -72,12 +72,12 @@ def words(jobs: Sequence[Job]) -> list[str]:
 
 
 def first_sentence(text: str) -> str:
-    """Without the remedy that follows."""
+    """Return the first sentence of a reason, without the remedy."""
     return text.split(". ")[0].rstrip(".") + "."
 
 
 def net_name(job: Job) -> str:
-    """Net, learning rate, precision and data."""
+    """Describe net, learning rate, precision and data."""
     hidden, rate = list(job.config.model.hidden), job.config.optimizer.lr
     return f"{hidden} at lr {rate:g} in {precision(job)}, {HEADS[job.stress]}"
 
@@ -89,9 +89,9 @@ def _stress_words(jobs: Sequence[Job], stress: str) -> str:
     before, after = (np.array([skill(one[side]) for one in pairs]) for side in (0, 1))
     what = {SPIKED: "With spiked bars", UNSCALED: "With unscaled features"}[stress]
     return (
-        f"{what} {int((after > 0).sum())} of {len(pairs)} runs have skill above 0; as it is "
-        f"{int((before > 0).sum())} have. The median is {percent(float(np.median(after)))} "
-        f"against {percent(float(np.median(before)))}."
+        f"{what}, {int((after > 0).sum())} of {len(pairs)} runs have skill above 0; on unchanged "
+        f"bars {int((before > 0).sum())} do. The median skill is "
+        f"{percent(float(np.median(after)))}, compared with {percent(float(np.median(before)))}."
     )
 
 
@@ -120,24 +120,24 @@ def _rate_words(jobs: Sequence[Job]) -> str:
         found = [skill(one) for one in plain if float(one.config.optimizer.lr) == rate]
         if found:
             parts.append(f"{percent(float(np.median(found)))} at lr {rate:g}")
-    return f"On the data as it is the median skill is {', '.join(parts)}."
+    return f"On unchanged bars the median skill is {', '.join(parts)}."
 
 
 def skill(job: Job) -> float:
-    """Over the constant, on test."""
+    """Return the skill over the constant on test."""
     return float(job.metrics["test/skill"])
 
 
 def paired(
     jobs: Sequence[Job], key: Callable[[Job], str], first: str, second: str
 ) -> list[tuple[Job, Job]]:
-    """Jobs that differ in one thing alone.
+    """Return pairs of jobs that differ in a single property.
 
     Args:
-        jobs: finished.
-        key: the thing.
-        first: its value in the first of each pair.
-        second: its value in the second.
+        jobs: finished jobs.
+        key: returns the property of a job.
+        first: its value in the first job of each pair.
+        second: its value in the second job.
     """
 
     def rest(job: Job) -> tuple[object, ...]:

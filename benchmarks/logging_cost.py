@@ -1,16 +1,16 @@
-"""What logging costs: fits with every curve, diagnosis and histogram against fits with none.
+"""Measure the cost of logging: fits with all curves, diagnostics and histograms, and with none.
 
 python benchmarks/logging_cost.py [--engines compiled plain] [--rounds 12] [--rows 1000000]
                                   [--epochs 12] [--json FILE]
 
-Both fits are `+experiment=top5` on synthetic bars at batch 1,024: once as configured, once with no
-logger, no curves, no learning rates, no diagnoses and no histograms. They run side by side and take
-turns of 50 ms, or of one call of the compiled engine, so that what else the machine does slows both
-alike. Seconds are the processor's, of all threads, from the first hook to the last: of the bare fit
-those of its turns, less what the thread that writes the other's events takes of them; of the other
-all that remain. Compiling is not among them. A round is both fits from beginning to end, the one
-that begins changes from round to round, and the figure is the median of the rounds' ratios with its
-95 % interval, that of order statistics. What is written once a run, at its beginning, stands below.
+Both fits are `+experiment=top5` on synthetic bars at batch size 1,024: one as configured, and a
+bare one without logger, curves, learning rates, diagnostics and histograms. They run side by side
+in turns of 50 ms, or of one call of the compiled engine, so that other load slows both equally.
+Seconds are CPU time of all threads from the first hook to the last, without compiling. The bare fit
+gets the time of its turns, minus that of the thread that writes the event files of the other; the
+logged fit gets the rest. A round runs both fits to the end, and the fit that starts alternates
+between rounds. The result is the median ratio over the rounds with its 95 % interval from order
+statistics. The time of what is written once at the start of a run is printed below it.
 """
 
 import argparse
@@ -50,18 +50,18 @@ PATIENCE = 60.0  # seconds for a fit that waits
 
 
 class Turns:
-    """Two fits in two threads, of which one runs at a time.
+    """Lets two fits in two threads run one at a time.
 
     Args:
-        first: whether the logged one begins.
+        first: True if the logged fit starts.
 
     Attributes:
-        bare: processor seconds of the turns that do not log.
-        whole: of the process, while both fits last.
+        bare: CPU seconds of the turns of the bare fit.
+        whole: CPU seconds of the process while both fits run.
     """
 
     def __init__(self, *, first: bool) -> None:
-        """Nobody runs yet."""
+        """Start with no fit running."""
         self.bare = self.whole = 0.0
         self._whose, self._fits = first, {True, False}
         self._changed, self._building = threading.Condition(), threading.Lock()
@@ -70,24 +70,24 @@ class Turns:
         self._end = threading.Barrier(2, self._add(1), timeout=PATIENCE)
 
     def build(self) -> None:
-        """Be the only one that is built: tracing a step is no work for two threads."""
+        """Build one fit at a time; tracing a step is not thread-safe."""
         if not self._building.acquire(timeout=PATIENCE):
             raise RuntimeError("the other fit is not built; it may have failed")
 
     def begin(self, *, logged: bool) -> None:
-        """Let the other be built too, wait for it, and for one's turn."""
+        """Wait until the other fit is built and it is this fit's turn."""
         self._building.release()
         self._start.wait()
         self._take(logged)
 
     def hand_over(self, *, logged: bool) -> None:
-        """Let the other go on, once the turn was long enough, and wait until it has."""
+        """Hand over to the other fit once the turn is long enough, and wait for the next."""
         if without_writer() - self._began >= SECONDS_TURN:
             self._leave(logged)
             self._take(logged)
 
     def end(self, *, logged: bool) -> None:
-        """Leave the turns to the other, and wait for its end."""
+        """Leave the remaining turns to the other fit, and wait for its end."""
         self._fits.discard(logged)
         self._leave(logged)
         self._end.wait()
@@ -113,27 +113,26 @@ class Turns:
 
 
 def without_writer() -> float:
-    """Processor seconds of the process, less those of the threads that write events."""
+    """Return the CPU seconds of the process without the threads that write event files."""
     writers = (one for one in threading.enumerate() if isinstance(one, _AsyncWriterThread))
     clocks = [time.pthread_getcpuclockid(one.ident) for one in writers if one.ident is not None]
     return time.process_time() - sum(time.clock_gettime(clock) for clock in clocks)
 
 
 class Turn(L.Callback):
-    """A fit's part in the turns.
+    """Callback that makes a fit take turns.
 
     Args:
-        logged: which of the two it is.
+        logged: True for the logged fit.
     """
 
     turns = Turns(first=True)
 
     def __init__(self, *, logged: bool) -> None:
-        """Not begun."""
         self.logged = logged
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Begin."""
+        """Wait for the first turn."""
         Turn.turns.begin(logged=self.logged)
 
     def on_train_batch_end(
@@ -144,23 +143,23 @@ class Turn(L.Callback):
         batch: object,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Let the other go on."""
+        """End the turn if it has lasted long enough."""
         Turn.turns.hand_over(logged=self.logged)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
-        """End, when the last points are on the disk."""
+        """Write the last points, then end."""
         for logger in trainer.loggers:
             logger.finalize("success")
         Turn.turns.end(logged=self.logged)
 
 
 def no_logger(save_dir: Path, name: str, version: str) -> bool:  # noqa: ARG001
-    """What the Trainer takes for none."""
+    """Return False, the Trainer's value for no logger."""
     return False
 
 
 def config_of(engine: str, *, rows: int, epochs: int, logged: bool) -> DictConfig:
-    """The config of a fit."""
+    """Compose the config of a fit."""
     words = [
         "+experiment=top5", f"engine={engine}", "split.refit=false", "cache.folder=null",
         f"source.synthetic.rows={rows}", "trainer.enable_progress_bar=false",
@@ -180,7 +179,7 @@ def config_of(engine: str, *, rows: int, epochs: int, logged: bool) -> DictConfi
 
 
 def train(config: DictConfig, data: BarDataModule) -> None:
-    """One fit, in a folder of its own."""
+    """Run one fit in a temporary folder."""
     torch.set_num_threads(1)  # which every thread has its own number of
     data.calls = None
     with tempfile.TemporaryDirectory() as folder:
@@ -190,7 +189,7 @@ def train(config: DictConfig, data: BarDataModule) -> None:
 
 
 def rounds_of(engine: str, *, rows: int, epochs: int, rounds: int) -> list[dict[str, float]]:
-    """Seconds with and without logging, round by round, after one that does not count."""
+    """Return the seconds with and without logging of each round, after a warm-up round."""
     configs = {
         logged: config_of(engine, rows=rows, epochs=epochs, logged=logged)
         for logged in (True, False)
@@ -208,7 +207,7 @@ def rounds_of(engine: str, *, rows: int, epochs: int, rounds: int) -> list[dict[
 
 
 def once_a_run() -> float:
-    """Seconds to write layout and settings when a run begins."""
+    """Return the seconds to write the layout and settings at the start of a run."""
     with tempfile.TemporaryDirectory() as folder:
         write_config(Path(folder), config_of("plain", rows=1, epochs=1, logged=True))
         start_session(Path(folder), members=False)  # pays the imports
@@ -218,7 +217,7 @@ def once_a_run() -> float:
 
 
 def summary(found: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Medians, and that of the rounds' ratios with its 95 % interval."""
+    """Return the medians, and the median ratio with its 95 % interval."""
     ratios = [one["logged"] / one["bare"] for one in found]
     within = quantile_test(ratios, q=1.0, p=0.5).confidence_interval(0.95)
     medians = {name: statistics.median(one[name] for one in found) for name in ("logged", "bare")}
@@ -227,7 +226,7 @@ def summary(found: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, and print the table."""
+    """Measure and print the table."""
     asked = argparse.ArgumentParser()
     asked.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
     asked.add_argument("--rounds", type=int, default=12)

@@ -1,9 +1,10 @@
 """python benchmarks/pipeline.py [--quick] [--rows N ...] [--json FILE] [--blocks ROWS].
 
-Seconds and rows/s of each stage of the way in, from a Parquet file to transformed float32 arrays,
-at growing sizes of synthetic bars, and the exponent with which each stage grows (1 is linear).
-Every size runs in a process of its own, so that its peak memory is its own; the bars are made in
-yet another. With --blocks the file is read in blocks into a cache and nothing is held whole.
+Measures seconds and rows/s of each stage of the input pipeline, from a Parquet file to transformed
+float32 arrays, at growing sizes of synthetic bars, and the exponent with which each stage grows (1
+is linear). Every size runs in a separate process, so that peak memory is measured per size; the
+bars are made in another one. With --blocks the file is read in blocks into a cache and never held
+whole.
 """
 
 import argparse
@@ -44,7 +45,7 @@ PIECE = 1_000_000  # rows of synthetic bars made at once
 
 
 def make_file(path: Path, rows: int) -> None:
-    """Synthetic bars, a million at a time, one after the other in time."""
+    """Write synthetic bars, a million at a time, in time order."""
     start, writer = "2005-01-03", None
     for done in range(0, rows, PIECE):
         bars = synthetic_market(min(PIECE, rows - done), seed=done // PIECE, start=start).bars
@@ -57,32 +58,31 @@ def make_file(path: Path, rows: int) -> None:
 
 
 def settings(path: Path, words: Sequence[str] = ()) -> DictConfig:
-    """The config of the top5 experiment on a file."""
+    """Compose the config of the top5 experiment on a file."""
     register_schema()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return compose("train", [f"source.path={path}", "+experiment=top5", *words])
 
 
 class Clock:
-    """Seconds by stage."""
+    """Measures the seconds of each stage."""
 
     def __init__(self) -> None:
-        """Nothing was timed yet."""
+        """Start without stages."""
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what is inside."""
+        """Time the body of the with statement."""
         began = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - began
 
 
 def peak_mb() -> float:
-    """Highest resident memory of this process so far, mapped files included.
+    """Return the peak resident memory of this process in MB, mapped files included.
 
-    On Linux as the kernel counts it since this program began: getrusage would count what the
-    process that started it had before.
+    On Linux it is read from /proc, since getrusage includes the peak of the parent process.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -93,7 +93,7 @@ def peak_mb() -> float:
 
 
 def one_pass(path: Path) -> dict[str, Any]:
-    """Each stage by itself, on tables held whole."""
+    """Measure each stage separately, on tables held in memory."""
     config, clock = settings(path), Clock()
     features, target = instantiate(config.features), instantiate(config.target)
     source = instantiate(config.source)
@@ -118,7 +118,7 @@ def one_pass(path: Path) -> dict[str, Any]:
 
 
 def in_blocks(path: Path, folder: Path, block_rows: int) -> dict[str, Any]:
-    """The file into prepared arrays on disk, then again from there."""
+    """Measure the file in blocks into prepared arrays on disk, then reading those."""
     config, clock = settings(path, [f"source.block_rows={block_rows}"]), Clock()
     features, target = instantiate(config.features), instantiate(config.target)
     source, cache = instantiate(config.source), Cache(str(folder), 100.0)
@@ -137,14 +137,14 @@ def in_blocks(path: Path, folder: Path, block_rows: int) -> dict[str, Any]:
 
 
 def apart(work: str, *words: object) -> dict[str, Any]:
-    """Run a function of this script in a process of its own."""
+    """Run a function of this script in a separate process."""
     command = [sys.executable, __file__, "--work", work, *map(str, words)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def worker(work: str, words: Sequence[str]) -> dict[str, Any]:
-    """What `apart` asks for."""
+    """Run the function that `apart` names; entry point of its process."""
     jobs: dict[str, Callable[[], Any]] = {
         "make": lambda: make_file(Path(words[0]), int(words[1])),
         "one_pass": lambda: one_pass(Path(words[0])),
@@ -154,7 +154,7 @@ def worker(work: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def measured(sizes: Sequence[int], blocks: int | None) -> list[dict[str, Any]]:
-    """One row a size and stage."""
+    """Measure all sizes and stages, one row each."""
     rows = []
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="robust_fin-pipeline-") as folder:
@@ -173,7 +173,7 @@ def measured(sizes: Sequence[int], blocks: int | None) -> list[dict[str, Any]]:
 
 
 def exponents(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Least-squares slope of log seconds over log rows, by stage; NaN for a single size."""
+    """Return the least-squares slope of log seconds on log rows by stage; NaN for a single size."""
     found = {}
     for stage in dict.fromkeys(row["stage"] for row in rows):
         points = [(row["rows"], row["seconds"]) for row in rows if row["stage"] == stage]
@@ -183,7 +183,7 @@ def exponents(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
-    """Seconds, rows/s and memory; and how each stage grows."""
+    """Return a table of seconds, rows/s and memory, and one of the exponents."""
     measures = Table(title="The way in", title_justify="left")
     for name in ("rows", "stage", "seconds", "rows/s", "peak MB of the process"):
         measures.add_column(name, justify="left" if name == "stage" else "right")
@@ -203,7 +203,7 @@ def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
 
 
 def main() -> None:
-    """Measure, print, and write the rows where asked."""
+    """Measure, print the tables, and write the file given on the command line."""
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--quick", action="store_true", help="up to a million rows")
     words.add_argument("--rows", type=int, nargs="+", help="sizes of your own")

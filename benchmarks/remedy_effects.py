@@ -1,4 +1,4 @@
-"""What a remedy changes, all else equal: differences of paired jobs, with two intervals."""
+"""Compute the effect of a remedy, all else equal: paired differences with two intervals."""
 
 import math
 from collections.abc import Mapping
@@ -21,17 +21,17 @@ _DRAWS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """With a remedy less without it, averaged over the settings of the others.
+    """Difference with minus without a remedy, averaged over the settings of the other remedies.
 
     Attributes:
-        over_seeds: difference of the members' skill, with its 95 % interval over seeds (Student-t):
-            whether another seed would agree.
+        over_seeds: difference of the members' skill, with its 95 % interval over seeds (Student-t),
+            for the spread over other seeds.
         over_dates: difference of the mean forecasts' skill, with its 95 % interval over trading
-            dates (stationary bootstrap): whether another stretch of the market would agree.
+            dates (stationary bootstrap), for the spread over other periods.
         norm_ratio: geometric mean of the largest gradient norm with it over that without it.
-        frozen_with: members that met a step that was not finite, with it.
-        frozen_without: without it.
-        members: of either side.
+        frozen_with: members frozen at a non-finite step, with the remedy.
+        frozen_without: the same without it.
+        members: number of members on each side.
     """
 
     over_seeds: Triple
@@ -43,12 +43,12 @@ class Effect:
 
     @property
     def helps(self) -> bool:
-        """Whether both intervals lie above 0."""
+        """True if both intervals lie above 0."""
         return self.over_seeds[1] > 0 and self.over_dates[1] > 0
 
     @property
     def hurts(self) -> bool:
-        """Whether both intervals lie below 0."""
+        """True if both intervals lie below 0."""
         return self.over_seeds[2] < 0 and self.over_dates[2] < 0
 
 
@@ -59,13 +59,13 @@ def effect(
     terms: Terms,
     given: Mapping[int, bool] | None = None,
 ) -> Effect:
-    """Compare the jobs that differ in one remedy alone.
+    """Compare the jobs that differ in a single remedy.
 
     Args:
-        found: jobs by the remedies they have.
-        place: of the remedy in the key.
-        terms: of `losses_by_date`.
-        given: other remedies that are held at a setting.
+        found: jobs by their remedies.
+        place: index of the remedy in the key.
+        terms: result of `losses_by_date`.
+        given: settings at which other remedies are held fixed.
     """
     wanted = [k for k in found if all(k[at] == on for at, on in (given or {}).items())]
     keys = [(key, _without(key, place)) for key in wanted if key[place]]
@@ -88,7 +88,10 @@ def effect(
 
 
 def over_seeds(pairs: list[tuple[Job, Job]]) -> Triple:
-    """Mean over seeds of the mean over pairs, with Student's interval; of members alive in both."""
+    """Return the mean over seeds of the mean over pairs, with a Student-t interval.
+
+    Members frozen in either job of a pair are excluded.
+    """
     apart: dict[int, list[float]] = {}
     for on, off in pairs:
         with_it, without = skills(on), skills(off)
@@ -105,7 +108,7 @@ def over_seeds(pairs: list[tuple[Job, Job]]) -> Triple:
 
 
 def skills(job: Job) -> dict[int, float]:
-    """Skill on test of every living member, by its seed."""
+    """Return the test skill of every member not frozen, by seed."""
     return {
         int(one["seed"]): float(one["test/skill"])
         for one in job.members
@@ -114,10 +117,10 @@ def skills(job: Job) -> dict[int, float]:
 
 
 def losses_by_date(found: Mapping[Remedies, Job]) -> dict[Remedies, pd.DataFrame]:
-    """Huber loss of the mean forecast and of the constant, summed by trading date.
+    """Sum the Huber loss of the mean forecast and of the constant by trading date.
 
     Args:
-        found: jobs; those that did not finish are left out.
+        found: jobs by their remedies; unfinished jobs are ignored.
     """
     return {key: _by_date(one) for key, one in found.items() if one.metrics}
 
@@ -132,7 +135,7 @@ def _by_date(job: Job) -> pd.DataFrame:
 
 
 def over_dates(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> Triple:
-    """Difference of skill averaged over pairs, with its interval over trading dates."""
+    """Return the mean skill difference over pairs, with its interval over trading dates."""
     if not pairs:
         return math.nan, math.nan, math.nan
     saved = np.mean([(off["net"] - on["net"]).to_numpy() for on, off in pairs], axis=0)

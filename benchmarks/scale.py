@@ -1,10 +1,10 @@
-"""Seconds and memory of a fit against the number of members and of parameters.
+"""Measure seconds and memory of a fit by number of members and of parameters.
 
 python benchmarks/scale.py [--quick] [--json FILE]
 
-Each row is a process of its own, with synthetic bars and the compiled engine inside the Trainer.
-Seconds are those of the fit, without compiling; memory is what the process grew by over the same
-process with one member of 299 parameters and no step. Exponents are least squares in logarithms.
+Each row is a separate process with synthetic bars and the compiled engine inside the Trainer.
+Seconds are those of the fit without compiling. Memory is relative to the same process with one
+member of 299 parameters and no step. Exponents are least-squares fits of the logarithms.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SMALL, WIDE = {"batch": 16, "steps": 2000}, {"batch": 256, "steps": 64}
 
 
 def case(members: int, hidden: Sequence[int], batch: int, steps: int) -> dict[str, Any]:
-    """One fit in this process."""
+    """Run one fit in this process."""
     torch.set_num_threads(1)
     hide_known_warnings()
     register_schema()
@@ -63,14 +63,14 @@ def case(members: int, hidden: Sequence[int], batch: int, steps: int) -> dict[st
 
 
 def in_a_process(**settings: Any) -> dict[str, Any]:
-    """`case` in a process of its own, so that its memory is its own."""
+    """Run `case` in a separate process, to measure its memory alone."""
     command = [sys.executable, __file__, "--case", json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:
-    """Members at one size of net, then sizes of net at one member."""
+    """Measure numbers of members at one net size, then net sizes at one member."""
     share = 10 if quick else 1
     small, wide = SMALL | {"steps": SMALL["steps"] // share}, WIDE | {"steps": 64 // share}
     members = MEMBERS[::2] if quick else MEMBERS
@@ -82,12 +82,12 @@ def measure(quick: bool) -> list[dict[str, Any]]:
 
 
 def exponent(rows: Sequence[dict[str, Any]], x: str, y: str) -> float:
-    """Slope of log y on log x."""
+    """Return the slope of log y on log x."""
     return float(np.polyfit(*(np.log([row[key] for row in rows]) for key in (x, y)), 1)[0])
 
 
 def main() -> None:
-    """Measure, print, and write where asked."""
+    """Measure, print the table, and write the file given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)

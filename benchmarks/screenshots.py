@@ -1,9 +1,9 @@
-"""The pictures of the README and docs/tensorboard.md: a report, a run, a sweep of six.
+"""Take the screenshots of the README and docs/tensorboard.md: a report, a run, a sweep of six.
 
 python -m benchmarks.screenshots [--runs FOLDER] [--out docs]
 
 The run is `+experiment=top5` on synthetic bars; the sweep has three learning rates and two nets.
-With --runs the runs are kept there, and taken from there the next time. Chromium must be installed.
+With --runs the runs are kept in that folder and reused. Chromium must be installed.
 """
 
 import argparse
@@ -38,7 +38,7 @@ SCROLL = f"""(() => {{ {DEEP}
 
 
 def make_runs(folder: Path) -> None:
-    """Train what is not there yet."""
+    """Train the missing runs."""
     if not (folder / "top5" / "metrics.json").is_file():
         train.main([*RUN, f"hydra.run.dir={folder / 'top5'}", "cache.folder=null"])
     if not (folder / "sweep" / "sweep.csv").is_file():
@@ -48,7 +48,7 @@ def make_runs(folder: Path) -> None:
 
 @contextmanager
 def opened(folder: Path, place: str, words: set[str], *, height: int) -> Iterator[Browser]:
-    """A page of TensorBoard over a folder, once it shows `words`."""
+    """Open TensorBoard on a folder and wait until it shows `words`."""
     with (
         tempfile.TemporaryDirectory() as profile,
         tensorboard(folder) as url,
@@ -60,7 +60,7 @@ def opened(folder: Path, place: str, words: set[str], *, height: int) -> Iterato
 
 
 def keep(page: Browser, path: Path) -> None:
-    """A picture with few colours."""
+    """Save a screenshot with a reduced palette."""
     page.settle()
     page.shoot(path)
     with Image.open(path) as shot:
@@ -70,15 +70,15 @@ def keep(page: Browser, path: Path) -> None:
 
 
 def shoot_report(run: Path, path: Path) -> None:
-    """Keep a picture of the top of a run's report."""
+    """Save a screenshot of the top of a run's report."""
     with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as page:
         page.open((run / "report.html").as_uri(), width=1000, height=780)
-        page.wait_for({"The net beside its baselines"})
+        page.wait_for({"Net and baselines"})
         keep(page, path)
 
 
 def main() -> None:
-    """Train, take the pictures, keep them."""
+    """Train, take the screenshots and save them."""
     asked = argparse.ArgumentParser()
     asked.add_argument("--runs", type=Path)
     asked.add_argument("--out", type=Path, default=Path("docs"))

@@ -1,14 +1,14 @@
-"""Whether a search finds what the default settings leave: 60 Optuna trials, on three markets.
+"""Measure what an Optuna search gains over the default settings: 60 trials on three markets.
 
 python benchmarks/search.py [--trials 60] [--seeds 0 1 2] [--rows 80000] [--signal 0.3]
                             [--workers 1] [--folder DIR] [--json FILE] [key=value ...]
 
-Each market is synthetic, with a planted signal. The search sees its val span alone. What it found
-is held against two kinds of luck: that of the best of as many trials which are all equally good,
-with the spread of the trials themselves, and that of as many seeds of the default settings, with
-the spread of such seeds. Deflated is what it is worth on val dates that did not choose it. The test
-span, which no choice has seen, says what is left of it: the difference has a paired 95 % interval.
-With --folder a run that was interrupted goes on.
+Each market is synthetic, with a planted signal. The search sees the val span only. Its best trial
+is compared with two kinds of luck: the expected best of as many equally good trials, with the
+spread of the trials, and the expected best of as many seeds of the default settings, with the
+spread of the seeds. The deflated skill is measured on val dates that were not used for the choice.
+The test span, which no choice has seen, shows the gain that remains; the difference has a paired 95
+% interval. With --folder an interrupted run continues.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import pandas as pd
 from rich.table import Table
 
 from robust_fin.evaluation.intervals import Interval
-from robust_fin.evaluation.multiple_testing import BBCResult, bbc_cv, expected_maximum, sample_std
+from robust_fin.evaluation.multiple_testing import BBCResult, bbc_cv, expected_maximum, robust_std
 from robust_fin.evaluation.run_selection import compare_runs
 from robust_fin.evaluation.verdict import format_percent_interval
 from robust_fin.runs.results import VAL_LOSSES
@@ -44,22 +44,22 @@ WORDS = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a search came to, on one market; skills as fractions.
+    """Result of a search on one market; skills are fractions.
 
     Attributes:
-        seed: of market, nets and sampler.
-        states: how many trials ended how.
+        seed: seed of market, nets and sampler.
+        states: number of trials by final state.
         default: val/skill of the default settings.
         best: val/skill of the chosen trial.
-        settings: of it.
-        deflated: val/skill of the best where dates that did not choose it measure it, and how far
-            that is above the default settings.
-        luck_of_trials: what the best of as many equal trials would show, with their spread.
-        luck_of_seeds: what the best of as many seeds of the default settings would show.
+        settings: settings of the chosen trial.
+        deflated: val/skill of the best trial on dates not used for the choice, and its difference
+            from the default settings.
+        luck_of_trials: expected best of as many equal trials, with the spread of the trials.
+        luck_of_seeds: expected best of as many seeds of the default settings.
         test_default: test/skill of the default settings.
         test_best: test/skill of the chosen trial.
-        apart: the second less the first on the rows of both, with its interval.
-        hours: of the search.
+        apart: test_best minus test_default on common rows, with its interval.
+        hours: duration of the search.
     """
 
     seed: int
@@ -77,7 +77,7 @@ class Found:
 
 
 def train(words: Sequence[str], log: Path) -> None:
-    """One command; its end must be a good one, or that of a sweep of which a job failed."""
+    """Run a train command; it must succeed, or be a sweep with a failed job."""
     with log.open("ab") as file:
         command = [sys.executable, "-m", "robust_fin.train", *words]
         code = subprocess.run(command, stdout=file, stderr=file, check=False).returncode
@@ -110,7 +110,7 @@ def search(folder: Path, seed: int, options: argparse.Namespace) -> Found:
 
 
 def judged(seed: int, sweep: Path, many: Path, hours: float) -> Found:
-    """Read what a search and the seeds beside it left."""
+    """Read the results of a search and of the seeds."""
     table = pd.read_csv(sweep / CSV)
     skills = table[FIGURE].dropna().tolist()
     best, default = table[table["chosen"]].iloc[0], table[table["job"] == 0].iloc[0]
@@ -136,7 +136,7 @@ def judged(seed: int, sweep: Path, many: Path, hours: float) -> Found:
 
 
 def chosen_again(sweep: Path, table: pd.DataFrame) -> BBCResult:
-    """The choice among the trials that finished, held against the default settings."""
+    """Compare the choice among the finished trials with the default settings."""
     ended = table[table[FIGURE].notna()]
     runs = [sweep / str(run) / VAL_LOSSES for run in ended["run"]]
     gains = pd.concat(
@@ -146,13 +146,13 @@ def chosen_again(sweep: Path, table: pd.DataFrame) -> BBCResult:
 
 
 def luck(figures: Sequence[float], trials: int) -> float:
-    """What the best of so many equal trials is expected to show, with the spread of these."""
+    """Return the expected best of this many equal trials, with the spread of the given ones."""
     mean = math.fsum(figures) / len(figures)
-    return mean + expected_maximum(trials, spread=sample_std(figures))
+    return mean + expected_maximum(trials, spread=robust_std(figures))
 
 
 def searched(row: pd.Series, table: pd.DataFrame) -> str:
-    """The values of the searched keys, which stand between the reason and the figures."""
+    """Return the values of the searched keys, the columns between the reason and the figures."""
     columns = list(table.columns)
     keys = columns[columns.index("reason") + 1 : columns.index(FIGURE)]
     values = (f"{row[key]:.3g}" if isinstance(row[key], float) else row[key] for key in keys)
@@ -160,7 +160,7 @@ def searched(row: pd.Series, table: pd.DataFrame) -> str:
 
 
 def shown(found: Sequence[Found]) -> Table:
-    """A column a market."""
+    """Return a table with one column per market."""
     table = Table(title="the best of a search, and the default settings; skill over the constant")
     table.add_column("market")
     for one in found:
@@ -184,18 +184,18 @@ def shown(found: Sequence[Found]) -> Table:
 
 
 def share(figure: float) -> str:
-    """As it is printed."""
+    """Format a fraction in percent."""
     return f"{100 * figure:+.3f} %"
 
 
 def over_default(one: Found) -> Interval:
-    """How far the best is above the default settings, deflated."""
+    """Format the deflated gain of the best trial over the default settings."""
     assert one.deflated.difference is not None
     return one.deflated.difference
 
 
 def words_of(found: Sequence[Found]) -> list[str]:
-    """What was shown, in sentences."""
+    """Summarise the results in sentences."""
     counts = {
         "val/skill above that of the default settings": lambda one: one.best > one.default,
         "the same deflated, its interval above 0": lambda one: over_default(one).is_above(0),
@@ -209,7 +209,7 @@ def words_of(found: Sequence[Found]) -> list[str]:
 
 
 def main() -> None:
-    """Search, judge, print."""
+    """Search, judge and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

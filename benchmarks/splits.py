@@ -1,11 +1,11 @@
 """python benchmarks/splits.py [--quick] [--rows N] [--json FILE].
 
-Seconds that each split takes to cut all its folds, over one-minute bars whose labels end 1 to 60
-bars ahead: in the first call of the process, as the median of five more, and as the median where
-the folds are taken one after the other and not kept (passing). The same for `purgedcv` and
-`skfolio` where they are installed (once, for purgedcv takes its time), with the ratio to our
-median, and whether the index sets are the same; skfolio purges by a count of rows, so its sets are
-others. "all" is with an embargo of a trading date, a val span and a lockbox.
+Measures the seconds in which each split computes all its folds, on one-minute bars whose labels end
+1 to 60 bars ahead: the first call of the process, the median of five more calls, and the median
+when the folds are iterated without keeping them (passing). The same is measured for `purgedcv` and
+`skfolio` if they are installed (once, because purgedcv is slow), with the ratio to our median and
+whether the index sets are equal; skfolio purges by a number of rows, so its sets differ. "all" has
+an embargo of one trading date, a val span and a lockbox.
 """
 
 import argparse
@@ -57,7 +57,7 @@ Pairs = Iterable[tuple[np.ndarray, np.ndarray]]  # train and test of each fold
 
 
 def bars(rows: int) -> dict[str, Any]:
-    """What a split is given: one bar a minute, horizons that vary from row to row."""
+    """Create the rows to split: one bar per minute, with horizons that vary by row."""
     number, draw = np.arange(rows), np.random.default_rng(0)
     start = np.datetime64("2020-01-01", "ns") + number * MINUTE
     dates = np.datetime64("2020-01-01", "D") + number // BARS_A_DATE
@@ -71,21 +71,21 @@ def bars(rows: int) -> dict[str, Any]:
 
 
 def split_of(words: Sequence[str]) -> Split:
-    """The split that the command line would make."""
+    """Build the split from the config."""
     register_schema()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return instantiate(compose("train", overrides=[f"split={words[0]}", *words[1:]]).split)
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes, once."""
+    """Time a single call."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def ours(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """One row of the table."""
+    """Return one row of the table."""
     split = split_of(SCHEMES[name])
 
     def one_by_one() -> int:
@@ -105,7 +105,7 @@ def ours(name: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def purgedcv_pairs(package: ModuleType, scheme: str, given: dict[str, Any]) -> Pairs:
-    """The folds of purgedcv."""
+    """Return the folds of purgedcv."""
     known = {"prediction_times": given["time"], "evaluation_times": given["label_end"]}
     if scheme == "cpcv":
         return package.CombinatorialPurgedCV(6, 2, **known).split(given["time"])
@@ -113,7 +113,7 @@ def purgedcv_pairs(package: ModuleType, scheme: str, given: dict[str, Any]) -> P
 
 
 def skfolio_pairs(package: ModuleType, scheme: str, given: dict[str, Any]) -> Pairs:
-    """The folds of skfolio, its purge as many rows as the longest label reaches ahead."""
+    """Return the folds of skfolio, purging as many rows as the longest label reaches ahead."""
     if scheme != "cpcv":
         return []
     make = package.CombinatorialPurgedCV
@@ -129,7 +129,7 @@ OTHERS = {
 
 
 def theirs(name: str, scheme: str, given: dict[str, Any]) -> dict[str, Any] | None:
-    """One row of the table; None where the package is not installed or has no such split."""
+    """Return one row of the table; None if the package is not installed or lacks the split."""
     module, pairs = OTHERS[name]
     try:
         package = importlib.import_module(module)
@@ -151,12 +151,12 @@ def theirs(name: str, scheme: str, given: dict[str, Any]) -> dict[str, Any] | No
 
 
 def same(fold: Fold, train: np.ndarray, test: np.ndarray) -> bool:
-    """Whether both index sets are equal."""
+    """Return True if both index sets are equal."""
     return np.array_equal(fold.train, train) and np.array_equal(fold.test, test)
 
 
 def measured(rows: int) -> list[dict[str, Any]]:
-    """All rows of the table."""
+    """Return all rows of the table."""
     given = bars(rows)
     found = [ours(name, given) for name in SCHEMES]
     for scheme in ("purged_kfold", "cpcv"):
@@ -167,7 +167,7 @@ def measured(rows: int) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """For the console."""
+    """Format the rows for the console."""
     text = Table(title=f"All folds of {rows[0]['rows']:,} rows", title_justify="left")
     text.add_column("split", no_wrap=True)
     for name in COLUMNS:
@@ -180,7 +180,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    """Measure, print, and write the rows where asked."""
+    """Measure, print the table, and write the file given on the command line."""
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--quick", action="store_true", help=f"{QUICK:,} rows")
     words.add_argument("--rows", type=int, help="a size of your own")

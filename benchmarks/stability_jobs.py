@@ -1,4 +1,4 @@
-"""The jobs of a sweep, read from its numbered folders."""
+"""Read the jobs of a sweep from its numbered folders."""
 
 import json
 import re
@@ -22,13 +22,13 @@ class Job:
     """One job of a sweep.
 
     Attributes:
-        folder: of the run.
-        config: as it was resolved.
-        about: its provenance.
-        metrics: empty where it did not finish.
-        members: entries of members.json; empty where there is none.
-        reason: why it ended early; empty where it finished.
-        nonfinite: steps that were not finite; of a population the members that had one.
+        folder: run folder.
+        config: resolved config.
+        about: provenance.
+        metrics: metrics.json; empty if the job did not finish.
+        members: entries of members.json; empty without a population.
+        reason: why the job failed; empty if it finished.
+        nonfinite: number of non-finite steps; in a population, of members that had one.
     """
 
     folder: Path
@@ -41,23 +41,23 @@ class Job:
 
     @property
     def stress(self) -> str:
-        """What was done to the bars or the features."""
+        """Name the stress applied to the bars or the features."""
         if self.config.source.spikes is not None:
             return SPIKED
         return AS_IT_IS if self.config.transform.steps else UNSCALED
 
     @property
     def stopped_at(self) -> str:
-        """The optimizer step that was not finite, where the reason names it."""
+        """Return the non-finite optimizer step if the reason names it."""
         found = re.search(r"\bstep (\d+)", self.reason)
         return found[1] if found else "?"
 
 
 def read_sweep(folder: Path) -> list[Job]:
-    """Every job of a sweep that has ended, in its order.
+    """Read all ended jobs of a sweep, in order.
 
     Args:
-        folder: with numbered run folders.
+        folder: folder with numbered run folders.
     """
     numbered = sorted((int(one.name), one) for one in folder.iterdir() if one.name.isdigit())
     ended = [one for _, one in numbered if any((one / n).is_file() for n in (METRICS, FAILURE))]
@@ -84,7 +84,7 @@ def _read_job(run: Path) -> Job:
 
 
 def described(jobs: Sequence[Job]) -> str:
-    """Size of the data, date and commit of a sweep, as a line."""
+    """Describe data size, date and commit of a sweep in one line."""
     finished = sorted((one for one in jobs if one.metrics), key=lambda one: one.stress != AS_IT_IS)
     parts = []
     if finished:
@@ -100,7 +100,7 @@ def described(jobs: Sequence[Job]) -> str:
 
 
 def data_name(job: Job) -> str:
-    """File, or what kind of synthetic bars."""
+    """Return the file name, or describe the synthetic bars."""
     if job.config.source.path is not None:
         return Path(job.config.source.path).name
     synthetic = job.config.source.synthetic
@@ -111,7 +111,7 @@ def data_name(job: Job) -> str:
 
 
 def percent(share: float, digits: int = 3) -> str:
-    """A share in percent, with its sign."""
+    """Format a fraction in percent, with its sign."""
     return f"{100 * share:+.{digits}f} %"
 
 

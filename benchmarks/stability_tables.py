@@ -1,8 +1,8 @@
 """python benchmarks/stability_tables.py SWEEP_FOLDER ... writes the tables of docs/stability.md.
 
-The folders are those of `+experiment=ladder` and `+experiment=ablation`, one or more of each: one a
-data set. Everything between the marks is read from finished runs, words included; nothing there is
-typed by hand. A kind of sweep that is not given keeps its tables.
+The folders are sweeps of `+experiment=ladder` and `+experiment=ablation`, one per data set.
+Everything between the markers is computed from finished runs, including the text. Tables of an
+experiment without a given folder are kept.
 """
 
 import argparse
@@ -18,7 +18,7 @@ WRITERS: dict[str, Callable[[Sequence[Job]], str]] = {"ladder": ladder, "ablatio
 
 
 def marks(name: str) -> tuple[str, str]:
-    """What stands before and after the tables of an experiment."""
+    """Return the markers before and after the tables of an experiment."""
     return (
         f"<!-- {name}: written by benchmarks/stability_tables.py -->",
         f"<!-- end of {name} -->",
@@ -26,7 +26,7 @@ def marks(name: str) -> tuple[str, str]:
 
 
 def main(folders: Sequence[Path], *, document: Path = DOCUMENT) -> None:
-    """Put the tables between their marks."""
+    """Write the tables between their markers."""
     sweeps = [read_sweep(folder) for folder in folders]
     text = document.read_text(encoding="utf-8")
     for name, write in WRITERS.items():
@@ -41,7 +41,7 @@ def main(folders: Sequence[Path], *, document: Path = DOCUMENT) -> None:
 
 
 def replaced(text: str, name: str, tables: str) -> str:
-    """The document with other tables between the marks of an experiment."""
+    """Return the document with new tables between the markers of an experiment."""
     begin, end = marks(name)
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)

@@ -1,11 +1,11 @@
-"""Seconds and memory of the study's whole job, from the file to metrics.json.
+"""Measure seconds and memory of the study's complete job, from the file to metrics.json.
 
 python benchmarks/study_job.py [--bars FILE] [--quick] [--json FILE]
 
-Each row is a process of its own: `cold` compiles into an empty cache, `warm` finds what `cold`
-left, `plain` (not with --quick) is Lightning's own loop. Without --bars the bars are synthetic, as
-many as the ES file has. Wall seconds count from the start of the process; memory is its largest
-resident set.
+Each row is a separate process: `cold` compiles into an empty cache, `warm` reuses the cache of
+`cold`, and `plain` (not with --quick) is Lightning's own loop. Without --bars the bars are
+synthetic, as many as in the ES file. Wall seconds count from the start of the process; memory is
+the peak resident set.
 """
 
 import argparse
@@ -26,7 +26,7 @@ ROWS = 1_073_305  # of the ES file
 
 
 def job(run: Path, cache: Path, words: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak memory in MB of one training process."""
+    """Return the wall seconds and peak memory in MB of one training process."""
     command = [sys.executable, "-m", "robust_fin.train", "+experiment=study"]
     command += [f"hydra.run.dir={run}", "trainer.enable_progress_bar=false", *words]
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache)}
@@ -41,7 +41,7 @@ def job(run: Path, cache: Path, words: list[str]) -> tuple[float, float]:
 
 
 def measure(bars: Path | None, quick: bool) -> list[dict[str, Any]]:
-    """One row a job."""
+    """Measure all jobs, one row each."""
     rows = 100_000 if quick else ROWS
     source = f"source.path={bars}" if bars else f"source.synthetic.rows={rows}"
     kinds = (
@@ -69,7 +69,7 @@ def measure(bars: Path | None, quick: bool) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure, print, and write where asked."""
+    """Measure, print the table, and write the file given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bars", type=Path)
     parser.add_argument("--quick", action="store_true")

@@ -1,13 +1,13 @@
-"""How many optimizer steps a second each path makes, in one run.
+"""Measure the optimizer steps per second of each training path, in one run.
 
 python benchmarks/training_speed.py [--batch 16] [--workers 1] [--quick] [--json FILE]
 
 The net is the study's (299 parameters, dropout 0.1, Huber, clip 1.0, AdamW, warmup). `stock` is
 Lightning's Trainer with DataLoader(TensorDataset), the way most people start; `bare` is a PyTorch
-loop with tensor slices and fused AdamW; `plain` and `compiled` are the engines of this project,
-inside the Trainer, with its callbacks, checkpoints and TensorBoard logger on, and so is
-`population_E`: an epoch of E members, each with rows in an order of its own, in member-steps a
-second. Ratios are to `stock`. Compiling is not in the figures; its seconds stand apart.
+loop with tensor slices and fused AdamW; `plain` and `compiled` are the engines of this project
+inside the Trainer, with callbacks, checkpoints and TensorBoard logger. `population_E` is an epoch
+of E members, each with its own row order, in member-steps per second. Ratios are relative to
+`stock`. Compile time is not included; it has its own column.
 """
 
 import argparse
@@ -41,7 +41,7 @@ LIMIT = 379_000  # steps/s of hand-written C++ of this net at batch 16, quoted f
 
 
 def net() -> ResidualMLP:
-    """The study's net."""
+    """Build the study's net."""
     torch.manual_seed(0)
     return ResidualMLP(
         5,
@@ -55,19 +55,19 @@ def net() -> ResidualMLP:
 
 
 def objective(score: Tensor, target: Tensor) -> Tensor:
-    """The study's loss, after its link."""
+    """Return the study's loss, after its link."""
     return nn.functional.huber_loss(torch.sigmoid(score), target, delta=0.1)
 
 
 def settings(batch: int, *words: str) -> DictConfig:
-    """The study's config on synthetic bars."""
+    """Compose the study's config on synthetic bars."""
     register_schema()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return compose("train", overrides=["+experiment=study", f"batch_size={batch}", *words])
 
 
 class Stock(L.LightningModule):
-    """A LightningModule as the documentation writes it."""
+    """A LightningModule as in Lightning's documentation."""
 
     def __init__(self) -> None:
         """Build the net."""
@@ -75,13 +75,13 @@ class Stock(L.LightningModule):
         self.net = net()
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
-        """The loss, logged."""
+        """Return and log the loss."""
         loss = objective(self.net(batch[0]), batch[1])
         self.log("train/loss", loss)
         return loss
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a step-wise warmup."""
+        """Return AdamW with a warmup per step."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-4, weight_decay=1e-4)
         warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min(1.0, (s + 1) / 1000))
         return {
@@ -91,7 +91,7 @@ class Stock(L.LightningModule):
 
 
 def stock(x: Tensor, target: Tensor, batch: int, steps: int) -> float:
-    """Steps a second of stock Lightning."""
+    """Return the steps per second of stock Lightning."""
     loader = DataLoader(TensorDataset(x, target), batch_size=batch, shuffle=True, drop_last=True)
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
@@ -110,7 +110,7 @@ def stock(x: Tensor, target: Tensor, batch: int, steps: int) -> float:
 
 
 def bare(x: Tensor, target: Tensor, batch: int, steps: int) -> float:
-    """Steps a second of a PyTorch loop with slices and fused AdamW."""
+    """Return the steps per second of a PyTorch loop with slices and fused AdamW."""
     model = net().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
     an_epoch = len(target) // batch
@@ -127,7 +127,7 @@ def bare(x: Tensor, target: Tensor, batch: int, steps: int) -> float:
 
 
 def engine(data: BarDataModule, batch: int, steps: int, name: str) -> tuple[float, float]:
-    """Steps a second inside the Trainer, and seconds of the whole fit outside of it."""
+    """Return the steps per second inside the Trainer, and the other seconds of the fit."""
     config = settings(
         batch, f"engine={name}", f"trainer.max_steps={steps}", "trainer.max_epochs=-1",
         "trainer.enable_progress_bar=false",
@@ -143,7 +143,7 @@ def engine(data: BarDataModule, batch: int, steps: int, name: str) -> tuple[floa
 
 
 def population(batch: int, members: int, rows: int, workers: int) -> tuple[float, float]:
-    """Member-steps a second of one epoch inside the Trainer, and seconds of the set-up."""
+    """Return the member-steps per second of one epoch inside the Trainer, and the setup seconds."""
     config = settings(
         batch, f"population.members={members}", f"population.workers={workers}",
         "trainer.max_epochs=1", "trainer.enable_progress_bar=false",
@@ -159,7 +159,7 @@ def population(batch: int, members: int, rows: int, workers: int) -> tuple[float
 
 
 def measure(batch: int, quick: bool, workers: int) -> list[dict[str, Any]]:
-    """One row a path."""
+    """Measure all paths, one row each."""
     few, many = (700, 60_000) if quick else (5000, 600_000)
     if batch > 100:
         many //= 50
@@ -191,7 +191,7 @@ def measure(batch: int, quick: bool, workers: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure, print, and write where asked."""
+    """Measure, print the table, and write the file given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, nargs="+", default=[16, 1024])
     parser.add_argument("--quick", action="store_true")

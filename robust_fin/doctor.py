@@ -30,6 +30,7 @@ from rich.table import Table
 
 from robust_fin.cli.command import run_command
 from robust_fin.errors import ConfigError, RobustFinError
+from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.devices import CPU, GPU, Hardware, Machine, check_devices, this_machine
 from robust_fin.runtime.launcher import LAUNCHED, launch, read_task
 from robust_fin.runtime.machine_checks import (
@@ -219,7 +220,7 @@ def diagnose(config: DictConfig) -> None:
     show(f"{len(findings)} checks in {time.perf_counter() - start:.0f} s", level=RESULT)
     if config.out is not None:
         text = json.dumps([asdict(finding) for finding in findings], indent=2) + "\n"
-        Path(config.out).expanduser().write_text(text, encoding="utf-8")
+        write_atomic(Path(config.out).expanduser(), text.encode())
     bad = [finding.check for finding in findings if finding.status == BAD]
     if bad:
         raise FailedCheckError(

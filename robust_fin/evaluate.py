@@ -1,6 +1,7 @@
 """Judge the test span of a finished run, open its lockbox, or compare several runs.
 
-python -m robust_fin.evaluate run=RUN_FOLDER [lockbox=true]
+python -m robust_fin.evaluate run=RUN_FOLDER [lockbox=true] [instrument=NAME]
+python -m robust_fin.evaluate run=RUN_FOLDER void="the bars had a wrong time zone"
 python -m robust_fin.evaluate run=[A,B]
 """
 
@@ -13,11 +14,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
 from robust_fin.bundle.folder import read_provenance
 from robust_fin.cli.command import make_module_callable, run_command
 from robust_fin.errors import ConfigError
+from robust_fin.evaluation.breakdowns import Instrument
 from robust_fin.evaluation.run_selection import (
     compare_runs,
     comparison_tables,
@@ -26,8 +29,14 @@ from robust_fin.evaluation.run_selection import (
 )
 from robust_fin.evaluation.significance import Judgement
 from robust_fin.evaluation.tables import compare_table, judgement_tables, metric_tables
-from robust_fin.evaluation.verdict import verdict
-from robust_fin.ledger.record import LOCKBOX, open_lockbox, read_daily_series, summarize_trials
+from robust_fin.evaluation.verdict import MIN_TEST_DATES, format_figures, verdict
+from robust_fin.ledger.record import (
+    LOCKBOX,
+    open_lockbox,
+    read_daily_series,
+    summarize_trials,
+    void_trial,
+)
 from robust_fin.runs.results import publish
 from robust_fin.runs.run import Run
 from robust_fin.runtime.terminal import RESULT, show
@@ -61,14 +70,20 @@ def evaluate(run: Run | Path | str) -> Judgement:
     return finished.judgement
 
 
-def evaluate_run(folder: Path) -> None:
+def evaluate_run(folder: Path, *, instrument: Instrument | None = None) -> None:
     """Print the metrics of a finished run beside its baselines and the verdict; write its report.
+
+    Args:
+        folder: the run folder.
+        instrument: costs of the contracts; None takes those of the run.
 
     Raises:
         BundleError: the folder is not that of a finished run.
     """
     run = Run.open(folder)
     metrics, judgement = run.metrics, evaluate(run)
+    if instrument is not None:
+        judgement = run.judged(instrument)
     show(*metric_tables(metrics, title=f"{run.config.name}, {folder.name}"))
     trials = summarize_trials(folder)
     report = publish(
@@ -87,6 +102,9 @@ def evaluate_lockbox(run: Path) -> None:
     Run.open(run).metrics  # noqa: B018  # raises unless the run has finished
     opened = open_lockbox(run)
     show(*judgement_tables(opened.judgement), opened.message)
+    net = opened.judgement.net
+    if net.dates < MIN_TEST_DATES:  # the verdict then names no figure
+        show(f"Lockbox: {format_figures(net)}", level=RESULT)
     show(f"Lockbox: {verdict(opened.judgement)}", level=RESULT)
     show(f"written to   {run / LOCKBOX}")
 
@@ -117,20 +135,27 @@ def evaluate_config(config: DictConfig) -> None:
     """Evaluate the run or the runs of a config.
 
     Raises:
-        ConfigError: `run` is an empty list, or `lockbox=true` comes with several runs.
+        ConfigError: `run` is an empty list, `lockbox=true` or `void` comes with several runs, or
+            there is no trial to void.
     """
     if isinstance(config.run, ListConfig):
         if not config.run:
             raise ConfigError("run=[] names no run folder; run=[A,B] compares two")
         if config.lockbox:
-            raise ConfigError("lockbox=true takes one run folder: a look at many is a choice")
+            raise ConfigError("lockbox=true needs one run folder; several would allow a choice")
+        if config.void is not None:
+            raise ConfigError("void=REASON takes one run folder")
         compare([Path(folder).expanduser() for folder in config.run])
         return
     folder = Path(config.run).expanduser()
-    if config.lockbox:
+    if config.void is not None:
+        Run.open(folder).metrics  # noqa: B018  # raises unless the run has finished
+        show(void_trial(folder, reason=str(config.void)), level=RESULT)
+    elif config.lockbox:
         evaluate_lockbox(folder)
     else:
-        evaluate_run(folder)
+        costs = config.get("instrument")
+        evaluate_run(folder, instrument=None if costs is None else instantiate(costs))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,9 @@ from rich.table import Table
 from robust_fin.cli.command import run_command
 from robust_fin.errors import RobustFinError
 from robust_fin.leaks.checks import check_leaks
+from robust_fin.leaks.feature_check import UNCHANGED
 from robust_fin.leaks.perturbations import CheckedColumn, Leak
+from robust_fin.market.schema import log_warnings
 from robust_fin.runs.schema import register_schema
 from robust_fin.runtime.terminal import RESULT, show
 
@@ -33,15 +35,20 @@ def leakcheck(config: DictConfig) -> None:
     """
     started, source = time.perf_counter(), instantiate(config.source)
     parts = {key: instantiate(config[key]) for key in ("features", "target", "split", "transform")}
-    findings = check_leaks(source.load(), labeller=source.labeller(), **parts, **config.leaks)
+    bars = source.load()
+    log_warnings(bars.findings.facts(), origin=source.origin)
+    findings = check_leaks(bars, labeller=source.labeller(), **parts, **config.leaks)
     if findings.leaks:
         raise LeakError(leak_message(findings.leaks))
     columns = len({line.column for line in findings.checked})
     values = sum(line.rows for line in findings.checked)
     show(checks_table(findings.checked, origin=source.origin), *notes(findings.checked))
     seconds = time.perf_counter() - started
+    unmoved = [line.column for line in findings.checked if line.note == UNCHANGED]
+    but = f". Nothing was checked of {', '.join(unmoved)}: no bar moves it" if unmoved else ""
     show(
-        f"No leak: {columns} columns, {values:,} values compared, in {seconds:.0f} s", level=RESULT
+        f"No leak: {columns} columns, {values:,} values compared, in {seconds:.0f} s{but}",
+        level=RESULT,
     )
 
 

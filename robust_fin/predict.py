@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pandas as pd
 import torch
@@ -19,18 +20,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from robust_fin.bundle.folder import load_bundle, read_config
+from robust_fin.bundle.folder import load_bundle, read_config, read_provenance
 from robust_fin.cli.command import make_module_callable, run_command
 from robust_fin.cli.composition import compose_config
 from robust_fin.errors import ConfigError
-from robust_fin.market.schema import write_bars
+from robust_fin.market.frames import write_bars
 from robust_fin.runs.run import Run
+from robust_fin.runtime.atomic_files import replacing
 from robust_fin.runtime.process_state import preserve_process_state
 from robust_fin.runtime.terminal import RESULT, show
 
 
 def predict(run: Run | Path | str, bars: pd.DataFrame | Path | str, *words: str) -> pd.DataFrame:
-    """Score every bar that has all features.
+    """Score every bar that has all features; bars that lack one have no row.
+
+    Bars before the first test row of the run are in sample: the net was trained or chosen on them.
 
     Args:
         run: a finished run, or its folder.
@@ -59,7 +63,8 @@ def predict(run: Run | Path | str, bars: pd.DataFrame | Path | str, *words: str)
         source = compose_config("predict", overrides).config.source
         path = Path(scratch) / "bars.parquet"
         if isinstance(bars, pd.DataFrame):
-            write_bars(bars, path, length=_bar_length(folder, source, overrides))
+            bar, columns = (_setting(folder, source, overrides, key) for key in ("bar", "columns"))
+            write_bars(bars, path, length=str(bar), columns=dict(columns or {}))
             overrides += [f"source.{k}" for k in ("timezone", "time_format", "stamp", "fraction")]
         else:
             path = Path(bars)
@@ -77,17 +82,18 @@ def score_source(run: Path, source: DictConfig, *, overrides: Sequence[str]) -> 
     """
     bundle = load_bundle(run)
     torch.set_num_threads(bundle.config.threads)
-    merged = bundle.config.source
+    merged = bundle.config.source.copy()  # the bundle compares the bars with its own
     OmegaConf.update(merged, "spikes", source.spikes)  # the run's spikes were a test of the run
     for word in overrides:
         key = word.partition("=")[0].lstrip("+").removeprefix("source.")
         OmegaConf.update(merged, key, OmegaConf.select(source, key))
-    return bundle.predict_source(instantiate(merged))
+    return bundle.predict_source(instantiate(merged), trained_on=read_provenance(run))
 
 
-def _bar_length(run: Path, source: DictConfig, overrides: Sequence[str]) -> str:
-    overridden = any(word.startswith("source.bar=") for word in overrides)
-    return str(source.bar if overridden else read_config(run).source.bar)
+def _setting(run: Path, source: DictConfig, overrides: Sequence[str], key: str) -> Any:
+    """Return a key of the source: as overridden, else as the run has it."""
+    overridden = any(word.startswith(f"source.{key}=") for word in overrides)
+    return source[key] if overridden else read_config(run).source.get(key)
 
 
 def write_predictions(config: DictConfig) -> None:
@@ -104,7 +110,8 @@ def write_predictions(config: DictConfig) -> None:
     table = score_source(Path(config.run).expanduser(), config.source, overrides=overrides)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_parquet(out, index=False)
+        with replacing(out) as part:
+            table.to_parquet(part, index=False)
     except OSError as error:
         raise ConfigError(f"out={out} cannot be written: {error}") from error
     unknown = int(table["outcome"].isna().sum())

@@ -24,7 +24,7 @@ from robust_fin.data.folds import Market, cut_folds
 from robust_fin.evaluation.verdict import format_interval, format_percent_interval
 from robust_fin.ranking.candidates import NOTES, FeatureSelector, FoldRanking, ranking_table
 from robust_fin.ranking.learners import TrainingSpan
-from robust_fin.runs.schema import check_ranges, register_schema
+from robust_fin.runs.schema import check_settings, register_schema
 from robust_fin.runtime.atomic_files import null_for_nan, write_atomic, write_json
 from robust_fin.runtime.terminal import RESULT, show
 
@@ -39,7 +39,7 @@ def select(config: DictConfig, run: Path) -> list[FoldRanking]:
         run: the run folder.
     """
     started, cpu_started = time.perf_counter(), time.process_time()
-    check_ranges(config)
+    check_settings(config)
     torch.set_num_threads(config.threads)
     selector = FeatureSelector(instantiate(config.select), config.seed, config.threads)
     features, split = instantiate(config.features), instantiate(config.split)

@@ -1,7 +1,7 @@
 """Train a net on bars and judge it on the test span.
 
 python -m robust_fin.train +experiment=NAME [source.path=FILE] [group=choice] [key=value] [-m]
-python -m robust_fin.train resume=RUN_FOLDER [trainer.max_epochs=N]
+python -m robust_fin.train resume=RUN_FOLDER [trainer.max_epochs=N] [verbose=N]
 
 The first form starts a run, or with `-m` a sweep of runs. The second form continues an interrupted
 run or sweep in its own folder. `robust_fin/runs/training.py` tells what one run does: it reads the
@@ -9,6 +9,7 @@ bars, fits on train, chooses on val, scores test once and writes the results.
 """
 
 from robust_fin.cli.command import print_help_if_asked
+from robust_fin.cli.suggestions import unquote
 
 if __name__ == "__main__":
     print_help_if_asked("train")  # before torch is imported
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from robust_fin.bundle.folder import read_config
 from robust_fin.cli.command import report_errors, run_command
@@ -60,23 +62,27 @@ def resume_run(words: Sequence[str]) -> None:
     """Continue an interrupted run in its own folder.
 
     Args:
-        words: resume=RUN_FOLDER, and the limits of the Trainer to change.
+        words: resume=RUN_FOLDER, verbose, and the limits of the Trainer to change.
 
     Raises:
-        ConfigError: a key other than trainer.max_* is overridden.
+        ConfigError: a key other than trainer.max_* and verbose is overridden.
         BundleError: the folder is not a run folder.
     """
     values = dict(word.partition("=")[::2] for word in words)
-    folder = Path(values.pop("resume")).expanduser()
+    folder = Path(unquote(values.pop("resume"))).expanduser()
     config = read_config(folder)
     limits = {f"trainer.{name}" for name in config.trainer if name.startswith("max_")}
     for key in values:
-        if key not in limits:
+        if key not in {*limits, "verbose"}:
             raise ConfigError(
                 f"{key}={values[key]} cannot be changed on resume; only trainer.max_epochs, "
-                "trainer.max_steps and trainer.max_time can. Start another run for other settings"
+                "trainer.max_steps, trainer.max_time and verbose can. Start another run for other "
+                "settings"
             )
-    changes = OmegaConf.from_dotlist([f"{key}={value}" for key, value in values.items()])
+    try:
+        changes = OmegaConf.from_dotlist([f"{key}={value}" for key, value in values.items()])
+    except YAMLError as error:
+        raise ConfigError(f"{' '.join(words)} cannot be read: {error}") from error
     merged = OmegaConf.merge(apply_schema(config), changes)
     assert isinstance(merged, DictConfig)
     job = Job(merged, folder.absolute(), resume=True)

@@ -1,4 +1,4 @@
-"""Bars for the tests of features and data: hand-made tables, and synthetic ones from the source."""
+"""Bars for tests of features and data: hand-written tables and synthetic bars."""
 
 import copy
 from functools import cache
@@ -19,21 +19,21 @@ MINUTE = pd.Timedelta("1min")
 LEVELS = ["open", "high", "low", "close"]
 
 
-def config(*words: str, verb: str = "train") -> DictConfig:
-    """The config of a verb, as its command line composes it: composed once, a copy each time."""
-    return copy.deepcopy(_composed(words, verb))
+def config(*overrides: str, command: str = "train") -> DictConfig:
+    """Compose the config of a command with these overrides; cached, a copy per call."""
+    return copy.deepcopy(_composed(overrides, command))
 
 
 @cache
-def _composed(words: tuple[str, ...], verb: str) -> DictConfig:
+def _composed(overrides: tuple[str, ...], command: str) -> DictConfig:
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return compose(verb, overrides=list(words))
+        return compose(command, overrides=list(overrides))
 
 
 def hand_bars(text: str) -> pd.DataFrame:
-    """A labelled bar table from lines of `contract, Chicago time, high, low, close, volume`.
+    """Parse lines of `contract, Chicago time, high, low, close, volume` into a labelled bar table.
 
-    A bar opens at its low. Rows stay in the order written.
+    A bar opens at its low. Rows keep their order.
     """
     lines = [line.split() for line in text.strip().splitlines()]
     clock = pd.DatetimeIndex([pd.Timestamp(line[1], tz="America/Chicago") for line in lines])
@@ -44,15 +44,15 @@ def hand_bars(text: str) -> pd.DataFrame:
 
 
 def close_bars(text: str) -> pd.DataFrame:
-    """`hand_bars` from lines of `contract, Chicago time, close`: flat bars of volume 1."""
+    """Parse lines of `contract, Chicago time, close` into flat bars of volume 1."""
     lines = [line.split() for line in text.strip().splitlines()]
     return hand_bars("\n".join(f"{code} {time} {c} {c} {c} 1" for code, time, c in lines))
 
 
 def zigzag(rows: int, *, step: float = 1.0, roll: int | None = None) -> pd.DataFrame:
-    """Flat bars of volume 1 at 100, 100 + step, 100 and so on, a minute apart from noon on.
+    """Create flat bars of volume 1 at 100, 100 + step, 100 and so on, one per minute from noon.
 
-    From row `roll` on they are of the next contract, ten times as high.
+    From row `roll` they belong to the next contract, at ten times the price.
     """
     minutes = pd.date_range("2024-02-06T12:00", periods=rows, freq="1min")
     lines = []
@@ -63,7 +63,7 @@ def zigzag(rows: int, *, step: float = 1.0, roll: int | None = None) -> pd.DataF
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
-    """With trading dates, and contracts in the order of expiry."""
+    """Add trading dates, and order the contract categories by expiry."""
     labels = TradingCalendar.named("CME_Equity").label(table["time"])
     codes = contracts_by_expiry(table["contract"], table["time"])
     return table.assign(
@@ -81,7 +81,7 @@ def as_bars(table: pd.DataFrame) -> Bars:
 def synthetic_bars(
     rows: int, *, seed: int = 0, signal: float = 0.0, start: str = "2022-03-02"
 ) -> Bars:
-    """Synthetic bars through the default source; from 2022-03-02 on they roll after 11,000 rows."""
+    """Load synthetic bars with the default source; from 2022-03-02 they roll after 11,000 rows."""
     source = instantiate(
         config().source, synthetic={"rows": rows, "seed": seed, "signal": signal, "start": start}
     )
@@ -93,12 +93,12 @@ def file_bars(path: Path) -> Bars:
 
 
 def roll_rows(bars: pd.DataFrame) -> list[int]:
-    """The first row of every contract but the first, where contracts follow each other."""
+    """Return the first row of every contract after the first, for non-overlapping contracts."""
     return (np.flatnonzero(np.diff(bars["contract"].cat.codes)) + 1).tolist()
 
 
 def shocked(bars: pd.DataFrame, rows: np.ndarray, *, seed: int = 0) -> pd.DataFrame:
-    """Those rows changed beyond recognition, each in its own way; still valid bars."""
+    """Scale each of these rows by its own random factor; the bars stay valid."""
     draw = np.random.default_rng(seed)
     level = draw.uniform(0.5, 2.0, rows.size)
     changed = bars.copy()

@@ -1,4 +1,4 @@
-"""What several test files share: where real data lies, and bars made by hand."""
+"""Shared fixtures and hooks: real data, hand-made bars, the smoke run, skipped tests."""
 
 import logging
 import os
@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from robust_fin.runs.schema import register_schema
-from tests.ctrl_c import restore_ctrl_c
 from tests.made_once import made_once
-from tests.skipping import fail_instead_of_skipping
-from tests.small_runs import run_training
+from tests.pytest_setup import (
+    compose_once_for_the_mode,
+    fail_instead_of_skipping,
+    precompile_headers,
+    restore_ctrl_c,
+)
 
 restore_ctrl_c()
-torch.set_num_threads(1)  # tiny kernels on shared cores wait for each other
-register_schema()  # what the verbs do before Hydra composes
 
 ROOT = Path(__file__).parent.parent
 MakeBars = Callable[..., pd.DataFrame]
@@ -26,9 +25,9 @@ MakeBars = Callable[..., pd.DataFrame]
 
 @pytest.fixture(scope="session")
 def real_data() -> Callable[[str], Path]:
-    """Path of a file of real data by its name; the test skips, naming the file, where it is absent.
+    """Return a function that finds a file of real data by name, and skips if it is absent.
 
-    The folder is that of the environment variable ROBUST_FIN_DATA, else ../shared/data.
+    The folder is the environment variable ROBUST_FIN_DATA, by default ../shared/data.
     """
 
     def find(name: str) -> Path:
@@ -40,9 +39,23 @@ def real_data() -> Callable[[str], Path]:
     return find
 
 
+def pytest_collection(session: pytest.Session) -> None:
+    """Prepare a process that runs tests; the one that distributes them needs no torch."""
+    if session.config.pluginmanager.has_plugin("dsession"):
+        return
+    import torch
+
+    from robust_fin.runs.schema import register_schema
+
+    torch.set_num_threads(1)  # tiny kernels on shared cores wait for each other
+    register_schema()  # as the commands do before Hydra composes
+    compose_once_for_the_mode()
+    precompile_headers()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _ledger_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Runs that name no ledger are counted in one of the tests' own, not in the checkout's."""
+    """Count runs of the tests in a temporary ledger instead of the one of the checkout."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROBUST_FIN_LEDGER", str(tmp_path_factory.mktemp("ledger") / "trials.jsonl"))
         yield
@@ -50,29 +63,31 @@ def _ledger_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of `+experiment=smoke`, trained once; tests only look at it."""
+    """Run folder of `+experiment=smoke`, trained once; tests only read it."""
+    from tests.small_runs import run_training
+
     return made_once(tmp_path_factory, "smoke", run_training)
 
 
 @pytest.fixture(autouse=True)
-def _close_log_files() -> Iterator[None]:
-    """Close the log files of runs in this process; Hydra leaves the last one open."""
+def _close_log_handlers() -> Iterator[None]:
+    """Remove the log handlers that Hydra leaves behind: an open file, a stream that is closed."""
     yield
     root = logging.getLogger()
     for handler in list(root.handlers):
-        if isinstance(handler, logging.FileHandler) and handler.baseFilename != os.devnull:
+        if type(handler) in (logging.StreamHandler, logging.FileHandler):
             root.removeHandler(handler)
             handler.close()
 
 
 @pytest.fixture(scope="session")
 def make_bars() -> MakeBars:
-    """A valid bar table, as a file would hold it.
+    """Return a function that makes a valid bar table as read from a file.
 
     `make_bars(rows=8, start="2024-03-04 15:00", every="1min", contract="ESH24", seed=0)` has the
     columns time (datetime64[ns, UTC], the bar's start), open, high, low, close (a random walk in
-    ticks of 0.25 from 5000, each open the close before), volume (whole numbers of 1 to 99, as
-    float64) and contract (text). It has no session and no VIX, and knows no holidays.
+    ticks of 0.25 from 5000, each open is the previous close), volume (integers from 1 to 99, as
+    float64) and contract (text). It has no sessions, VIX or holidays.
     """
 
     def make(
@@ -103,7 +118,7 @@ def make_bars() -> MakeBars:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long counts to `-m slow`, which is make test-slow."""
+    """Skip slow tests unless -m is given; make test-slow runs them."""
     if config.option.markexpr:
         return
     for item in items:
@@ -113,7 +128,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In continuous integration, fail a test that is skipped without need."""
+    """Fail a skipped test in continuous integration if it could run there."""
     report = yield
     fail_instead_of_skipping(report)
     return report
@@ -121,7 +136,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """The same for a file that skips all its tests."""
+    """Fail a file that skips all its tests, likewise."""
     report = yield
     fail_instead_of_skipping(report)
     return report

@@ -1,4 +1,4 @@
-"""A file on a disk that has room for so many bytes."""
+"""A file on a disk that becomes full."""
 
 import errno
 import os
@@ -6,30 +6,29 @@ from typing import Any, BinaryIO
 
 
 class FullAfter:
-    """Writes what there is room for, then fails as the operating system does.
+    """A file whose writes fail with ENOSPC if they are longer than `room`.
 
     Args:
         file: open for writing.
-        room: bytes.
+        room: bytes of a write that still fit.
     """
 
     def __init__(self, file: BinaryIO, room: int) -> None:
-        """Nothing written yet."""
         self.file, self.room = file, room
 
     def write(self, content: bytes) -> int:
-        """As many bytes as fit."""
+        """Write the bytes that fit; raise OSError if there are more."""
         self.file.write(content[: self.room])
         if len(content) > self.room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return len(content)
 
     def __getattr__(self, name: str) -> Any:
-        """Everything else is the file's."""
+        """Delegate to the file."""
         return getattr(self.file, name)
 
     def __enter__(self) -> "FullAfter":
-        """Itself."""
+        """Return self."""
         return self
 
     def __exit__(self, *_: object) -> None:

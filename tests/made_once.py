@@ -1,4 +1,4 @@
-"""Folders that one worker of a test run makes and all workers read."""
+"""Folders made once per test run and shared by all pytest-xdist workers."""
 
 import os
 import time
@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE = 300.0  # seconds
+PATIENCE = 900.0  # seconds; a shared machine can be slow
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """The folder `name` of this test run; the first worker to ask makes it, others wait for it.
+    """Return the folder `name` of this test run; the first caller makes it, the others wait.
 
     Args:
-        factory: of the session.
-        name: of the folder.
-        make: fills the folder that it is given; the folder is not there yet.
+        factory: the session's factory of temporary folders.
+        name: name of the folder.
+        make: creates and fills the folder at the given path.
     """
     base = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # of the whole run: each worker has its own below it
+        base = base.parent  # shared by the workers; each has its own folder below it
     folder, done, lock = (base / f"{name}{ending}" for ending in ("", ".done", ".lock"))
     deadline = time.monotonic() + PATIENCE
     while not done.exists():

@@ -1,4 +1,4 @@
-"""Populations, and the single runs that their members are held against."""
+"""Populations, and the single runs that their members are compared with."""
 
 import copy
 import signal
@@ -23,7 +23,7 @@ GROUPS = {path.name for path in conf_folder().iterdir()}
 
 
 class Foreign(nn.Module):
-    """A net that is not ours: a buffer, a frozen parameter, and a part that its config names."""
+    """A user-defined net with a buffer, a frozen parameter and a submodule from its config."""
 
     def __init__(self, features: int, *, width: int, inner: nn.Module) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Foreign(nn.Module):
 
 
 class PoisonAt(L.Callback):
-    """Makes a weight of one member NaN before the call that begins at or after a step."""
+    """Sets a weight of one member to NaN before the first call that begins at or after a step."""
 
     def __init__(self, step: int, member: int) -> None:
         self.step, self.member, self.done = step, member, False
@@ -53,17 +53,23 @@ class PoisonAt(L.Callback):
 
 @cache
 def _composed(*choices: str) -> DictConfig:
-    """Once: Hydra takes longer than the run."""
+    """Compose once; Hydra takes longer than the run."""
     return composed(
         "+experiment=smoke", "trainer.enable_progress_bar=false", "cache.folder=null",
         "split.refit=false", *choices,
     )  # fmt: skip
 
 
-def settings(engine: str, *words: str, model: dict[str, object] | None = None) -> DictConfig:
-    """Of a short run without refit, 35 steps of 256 rows an epoch; `model` replaces the net's."""
-    choices = [word for word in words if word.partition("=")[0] in GROUPS]
-    values = OmegaConf.from_dotlist([word for word in words if word not in choices])
+def settings(engine: str, *overrides: str, model: dict[str, object] | None = None) -> DictConfig:
+    """Compose a short run without refit, 35 steps of 256 rows per epoch.
+
+    Args:
+        engine: choice of the group `engine`.
+        overrides: further overrides.
+        model: replaces the config of the net.
+    """
+    choices = [one for one in overrides if one.partition("=")[0] in GROUPS]
+    values = OmegaConf.from_dotlist([one for one in overrides if one not in choices])
     chosen = OmegaConf.merge(_composed(f"engine={engine}", *choices), values)
     assert isinstance(chosen, DictConfig)
     if model is not None:
@@ -73,7 +79,7 @@ def settings(engine: str, *words: str, model: dict[str, object] | None = None) -
 
 
 def with_callback(config: DictConfig, target: str, **values: int | str) -> DictConfig:
-    """The config with a callback more."""
+    """Return the config with another callback."""
     chosen = copy.deepcopy(config)
     with open_dict(chosen):
         chosen.callbacks.added = {"_target_": target, **values}
@@ -81,9 +87,9 @@ def with_callback(config: DictConfig, target: str, **values: int | str) -> DictC
 
 
 def stopped_at(config: DictConfig, step: int) -> DictConfig:
-    """The config with a Ctrl-C once the call is done that ends with a step."""
-    asked = {"hook": "on_train_batch_end", "step": step, "number": int(signal.SIGINT), "times": 1}
-    return with_callback(config, TARGET, **asked, refit=False)
+    """Return the config with a Ctrl-C after the call that ends with this step."""
+    options = {"hook": "on_train_batch_end", "step": step, "number": int(signal.SIGINT), "times": 1}
+    return with_callback(config, TARGET, **options, refit=False)
 
 
 def bars_of(config: DictConfig) -> BarDataModule:
@@ -95,7 +101,7 @@ def bars_of(config: DictConfig) -> BarDataModule:
 def train_single(
     folder: Path, config: DictConfig, data: BarDataModule, *, order_seed: int | None = None
 ) -> Fit:
-    """The run of one net with the config's seed, which is also that of the order of rows."""
+    """Train one net with the config's seed; `order_seed` shuffles the rows (default: the seed)."""
     own = copy.copy(data)
     own.seed, own.calls = config.seed if order_seed is None else order_seed, None
     return fit(fit_settings(config), own, FitPlan(folder, stage="", max_steps=None, resume=False))
@@ -104,7 +110,7 @@ def train_single(
 def train_members(
     folder: Path, config: DictConfig, *data: BarDataModule, resume: bool = False
 ) -> tuple[Fit, ...]:
-    """A population on each fold."""
+    """Train a population on each fold."""
     plan = FitPlan(folder, "", max_steps=None, resume=resume)
     return fit_population(fit_settings(config), data, plan)
 
@@ -114,25 +120,25 @@ def single_weights(fitted: Fit) -> Weights:
 
 
 def member_weights(fitted: Fit, place: int) -> Weights:
-    """Of the living member at a place among the living."""
+    """Return the weights of the member at this position among those not frozen."""
     assert fitted.nets.stack is not None
     return {name: value[place] for name, value in fitted.nets.stack.items()}
 
 
 def same(one: Weights, other: Weights) -> bool:
-    """To the last bit."""
+    """Compare bit for bit."""
     assert one.keys() == other.keys()
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
 def relative(one: Weights, other: Weights) -> float:
-    """L2 of the difference over the L2 of the other."""
+    """Return the L2 norm of the difference over that of `other`."""
     a, b = (torch.cat([w[name].double().flatten() for name in other]) for w in (one, other))
     return float((a - b).norm() / b.norm())
 
 
 def equal(one: Fit, other: Fit) -> bool:
-    """The same members, chosen at the same steps, with the same weights to the last bit."""
+    """Compare members, their chosen steps, and their weights bit for bit."""
     assert one.members == other.members
     places = range(one.nets.members)
     return all(same(member_weights(one, k), member_weights(other, k)) for k in places)

@@ -1,4 +1,4 @@
-"""Signals at a moment of a fit that a test chooses."""
+"""A callback that sends signals at a chosen step of a fit."""
 
 import os
 
@@ -12,20 +12,19 @@ class SignalAt(Callback):
     """Sends signals to its own process when a hook is first called at a step.
 
     Args:
-        hook: its name.
-        step: optimizer steps done by then.
-        number: of the signal.
-        times: how often it is sent, one right after the other.
-        refit: in the refit, else in the fit that choices are made on.
+        hook: name of the hook.
+        step: number of optimizer steps done.
+        number: number of the signal.
+        times: how often the signal is sent, without pause.
+        refit: act in the refit instead of the first fit.
     """
 
     def __init__(self, *, hook: str, step: int, number: int, times: int, refit: bool) -> None:
-        """Nothing sent yet."""
         self.step, self.number, self.times, self.refit = step, number, times, refit
         setattr(self, hook, self.act)
 
     def act(self, trainer: L.Trainer, *_: object) -> None:
-        """What the hook does."""
+        """Send the signals if the step is reached."""
         if trainer.global_step == self.step and self.refit == (trainer.max_steps > 0):
             for _time in range(self.times):
                 os.kill(os.getpid(), self.number)

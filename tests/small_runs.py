@@ -1,4 +1,4 @@
-"""Short training runs for the tests: the verbs called in this process."""
+"""Short training runs for tests, in this process."""
 
 import json
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from robust_fin import train
 QUICK = ("trainer.enable_progress_bar=false", "cache.folder=null", "report.pictures=false")
 
 
-def run_training(folder: Path, *words: str, experiment: str = "smoke") -> dict[str, Any]:
-    """Train in `folder`; what metrics.json then holds."""
-    code = train.main([f"+experiment={experiment}", f"hydra.run.dir={folder}", *QUICK, *words])
+def run_training(folder: Path, *options: str, experiment: str = "smoke") -> dict[str, Any]:
+    """Train in `folder`; return its metrics.json."""
+    code = train.main([f"+experiment={experiment}", f"hydra.run.dir={folder}", *QUICK, *options])
     assert code == 0
     return read_metrics(folder)
 

@@ -1,4 +1,4 @@
-"""What workers of one test run share."""
+"""Tests of folders shared by the workers of a test run."""
 
 import multiprocessing
 import time
@@ -10,7 +10,7 @@ from tests.made_once import made_once
 
 
 class Factory:
-    """Stands for the factory of a worker."""
+    """Stand-in for the TempPathFactory of a worker."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -26,12 +26,12 @@ def fill(folder: Path) -> None:
         file.write("made\n")
 
 
-def ask(base: str) -> None:
+def make_shared(base: str) -> None:
     folder = made_once(Factory(Path(base)), "shared", fill)
     assert (folder.parent / "made.txt").read_text() == "made\n"
 
 
-def test_workers_that_ask_at_the_same_time_share_one_folder(
+def test_concurrent_workers_share_one_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
@@ -39,14 +39,14 @@ def test_workers_that_ask_at_the_same_time_share_one_folder(
     workers = []
     for number in range(3):
         (tmp_path / str(number)).mkdir()
-        workers.append(context.Process(target=ask, args=(str(tmp_path / str(number)),)))
+        workers.append(context.Process(target=make_shared, args=(str(tmp_path / str(number)),)))
         workers[-1].start()
-    for one in workers:
-        one.join(60)
-        assert one.exitcode == 0
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
 
 
-def test_a_folder_that_failed_is_made_by_the_next_who_asks(
+def test_failed_folder_is_made_by_the_next_caller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)

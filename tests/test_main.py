@@ -1,4 +1,4 @@
-"""robust-fin: the verbs by one name, with completion."""
+"""Tests of the console script robust-fin and its completion."""
 
 import shutil
 import subprocess
@@ -14,15 +14,17 @@ from tests.conftest import ROOT
 Capture = pytest.CaptureFixture[str]
 
 
-def test_no_verb_lists_them_and_a_wrong_one_is_answered(capfd: Capture) -> None:
+def test_no_command_prints_the_list_and_a_wrong_one_gets_a_suggestion(capfd: Capture) -> None:
     assert main([]) == 0
     assert capfd.readouterr().out == format_command_list()
     assert main(["trian"]) == 1
-    said = "error: trian is not a command; did you mean train? Commands: train, predict, evaluate, "
-    assert capfd.readouterr().err.startswith(said)
+    message = (
+        "error: trian is not a command; did you mean train? Commands: train, predict, evaluate, "
+    )
+    assert capfd.readouterr().err.startswith(message)
 
 
-def test_a_verb_gets_the_rest_of_the_words(capfd: Capture) -> None:
+def test_command_gets_the_remaining_arguments(capfd: Capture) -> None:
     assert main(["evaluate", "--help"]) == 0
     assert capfd.readouterr().out == format_help("evaluate")
     assert main(["evaluate", "run=gone"]) == 1
@@ -45,7 +47,7 @@ def test_a_verb_gets_the_rest_of_the_words(capfd: Capture) -> None:
         ("robust-fin evaluate lock", ["lockbox="]),
     ],
 )  # fmt: skip
-def test_tab_offers_verbs_choices_and_keys(
+def test_completion_offers_commands_choices_and_keys(
     monkeypatch: pytest.MonkeyPatch, capfd: Capture, line: str, offered: list[str]
 ) -> None:
     monkeypatch.setenv("COMP_LINE", line)
@@ -54,7 +56,7 @@ def test_tab_offers_verbs_choices_and_keys(
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-def test_bash_completes(tmp_path: Path) -> None:
+def test_completion_works_in_bash(tmp_path: Path) -> None:
     program = tmp_path / "robust-fin"
     program.write_text(
         f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"

@@ -1,4 +1,4 @@
-"""The parts of make test-slow."""
+"""Tests of the parts of make test-slow."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ TESTS = ROOT / "tests"
 
 
 def parts() -> dict[str, list[Path]]:
-    """Files of each part."""
+    """Return the files of each part."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
     found = {}
     for name, words in re.findall(r"^SLOW_(\w+) := (.*)$", text, re.MULTILINE):
@@ -37,7 +37,7 @@ def test_every_file_with_a_slow_test_is_in_exactly_one_part() -> None:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
-def test_an_unknown_part_is_refused_with_the_known_ones() -> None:
+def test_unknown_part_is_an_error_that_lists_the_parts() -> None:
     done = subprocess.run(
         ["make", "--dry-run", "slow-nothing"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -11,6 +11,7 @@ bundle/provenance.json         data fingerprint, versions, commit
 
 import json
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,9 +39,11 @@ from robust_fin.data.targets import ForwardReturn, RankTarget
 from robust_fin.data.transforms import FeatureTransform, arrays_below
 from robust_fin.errors import BundleError
 from robust_fin.features.registry import FeatureSet
+from robust_fin.market.intake.continuity import format_length
 from robust_fin.market.schema import BarSummary
 from robust_fin.market.sources import Bars, BarSource
 from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.terminal import command_hint
 
 BUNDLE = "bundle"
 _VERSIONED = ("torch", "lightning", "numpy", "pandas", "scipy", "hydra-core", "robust-fin")
@@ -82,9 +85,21 @@ class Bundle:
         """
         return self._scored(self.examples(bars))
 
-    def predict_source(self, source: BarSource) -> pd.DataFrame:
-        """Score the bars of a source; with `block_rows` they are read block by block."""
+    def predict_source(
+        self, source: BarSource, *, trained_on: Mapping[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Score the bars of a source; with `block_rows` they are read block by block.
+
+        Args:
+            source: the new bars.
+            trained_on: provenance of the run; None skips the comparison with it.
+
+        Raises:
+            BundleError: the bars have another length or product than those of the run, and
+                `source.accept` names neither.
+        """
         market = Market.read(source, features=self.features, target=self.label, cache=NO_CACHE)
+        _check_same_market(source, market.bars, self.config.source.bar, trained_on or {})
         return self._scored(market.examples)
 
     def _scored(self, examples: Examples) -> pd.DataFrame:
@@ -92,6 +107,24 @@ class Bundle:
         forecast = mean_forecast(self.nets.scores(x))
         rows = np.arange(examples.time.size)
         return predictions_table(examples, rows, {"net": forecast}, target=self.target)
+
+
+def _check_same_market(
+    source: BarSource, bars: BarSummary, trained_bar: str, trained_on: Mapping[str, Any]
+) -> None:
+    """Raise BundleError for bars of another length or product than those of the run."""
+    length, product = pd.Timedelta(trained_bar), bars.facts.get("product")
+    if source.length != length and "bar" not in source.accept:
+        raise BundleError(
+            f"{bars.origin} has bars of {format_length(source.length)}, but the run was trained on "
+            f"bars of {format_length(length)}. Give such bars, or write source.accept=[bar]"
+        )
+    trained = trained_on.get("product")
+    if product and trained and product != trained and "products" not in source.accept:
+        raise BundleError(
+            f"{bars.origin} holds {product}, but the run was trained on {trained}. Give bars of "
+            f"{trained}, or write source.accept=[products]"
+        )
 
 
 def write_config(run: Path, config: DictConfig) -> None:
@@ -142,10 +175,22 @@ def read_config(run: Path) -> DictConfig:
     try:
         config = OmegaConf.load(path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path} is damaged, it is no YAML of plain values: {error}") from error
+        raise BundleError(f"{path} is damaged, it cannot be read as YAML: {error}") from error
     if not isinstance(config, DictConfig):
         raise BundleError(f"{path} is damaged: it holds no settings")
     return config
+
+
+def planted_rank_ic(source: Mapping[str, Any]) -> float:
+    """Return the rank IC planted in the synthetic bars of a `source`; 0 for the bars of a market.
+
+    Args:
+        source: settings of the source in a run's config.
+    """
+    synthetic = source.get("synthetic")
+    if synthetic is None or source.get("path") is not None:
+        return 0.0
+    return abs(float(synthetic.get("signal", 0.0)))
 
 
 def read_plain_config(run: Path) -> dict[str, Any]:
@@ -204,7 +249,7 @@ def load_bundle(run: Path) -> Bundle:
     except (FileNotFoundError, SafetensorError) as error:
         raise BundleError(
             f"{folder} is not a whole bundle: {error}. The run has not finished, or a file is "
-            f"damaged; python -m robust_fin.train resume={run} continues an unfinished run"
+            f"damaged; {command_hint('train', 'resume', run)} continues an unfinished run"
         ) from error
     features: FeatureSet = instantiate(config.features)
     net: nn.Module = instantiate(config.model, features=len(features.names))
@@ -238,6 +283,7 @@ def provenance(bars: BarSummary) -> dict[str, Any]:
         "rows_in": bars.rows_in,
         "first_bar": str(bars.first_bar),
         "last_bar": str(bars.last_bar),
+        **bars.facts,
         "versions": {name: library_version(name) for name in _VERSIONED},
         "commit": commit(),
     }
@@ -257,7 +303,10 @@ def commit() -> str | None:
 
 def _git(root: Path, *words: str) -> str:
     done = subprocess.run(
-        ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+        ["git", "--no-optional-locks", "-C", str(root), *words],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout.strip()
 

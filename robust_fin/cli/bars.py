@@ -9,6 +9,8 @@ from hydra.utils import instantiate
 from robust_fin.cli.composition import compose_config
 from robust_fin.errors import SchemaError
 from robust_fin.features.registry import FeatureSet, compute_features
+from robust_fin.market.schema import log_warnings
+from robust_fin.market.sources import Bars
 
 _LABELS = ("contract", "trading_date", "trading_day")
 
@@ -40,8 +42,9 @@ def load_bars(path: Path | str | None = None, *words: str) -> pd.DataFrame:
     source = compose_config("train", words).config.source
     if path is not None:
         source.path = str(path)
-    bars: pd.DataFrame = instantiate(source).load().table
-    return bars
+    bars: Bars = instantiate(source).load()
+    log_warnings(bars.findings.facts(), origin=bars.origin)
+    return bars.table
 
 
 def make_features(bars: pd.DataFrame, names: Sequence[str] | str) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Run a command: help, Hydra composition, and errors as one message with exit code 1."""
 
 import functools
+import inspect
 import os
 import sys
 import traceback
@@ -19,14 +20,16 @@ from robust_fin.cli.composition import (
     EXPERIMENT,
     Composition,
     check_added_keys,
+    check_choices,
     compose_config,
     conf_folder,
+    describe_option,
     explain_error,
     first_comment,
     group_choices,
 )
-from robust_fin.errors import Interrupted
-from robust_fin.runs.schema import USER_ERRORS, format_error, get_verbosity
+from robust_fin.errors import ConfigError, Interrupted
+from robust_fin.runs.schema import USER_ERRORS, check_values, format_error, get_verbosity
 from robust_fin.runtime.terminal import verbosity
 
 HELP = ("--help", "-h")
@@ -94,6 +97,20 @@ COMMANDS = {
             ("select.learner", "ridge or lightgbm"),
         ),
         ("features=rich source.path=es.parquet",),
+        experiments=True,
+    ),
+    "inspect": CommandHelp(
+        "compare a bar file with the settings before training on it",
+        (
+            _SOURCE,
+            ("source.timezone", "zone of times without one"),
+            ("source.bar", "length of a bar"),
+            ("source.stamp", "start or end: the end of the bar that a time marks"),
+            ("source.calendar", "a name of pandas_market_calendars, or 24/7"),
+            ("source.product", "keep the rows of one product"),
+            ("source.accept", "checks whose disagreements do not stop"),
+        ),
+        ("source.path=es.csv", "source.path=es.csv source.timezone=America/Chicago"),
         experiments=True,
     ),
     "leakcheck": CommandHelp(
@@ -191,7 +208,7 @@ def _section(heading: str, rows: Sequence[tuple[str, str]]) -> list[str]:
 def _default(composition: Composition, key: str) -> str:
     """Format a default as an override; a group's choice; `?` where a value is required."""
     if key in composition.choices:
-        return composition.choices[key]
+        return composition.choices[key] or "null"
     if OmegaConf.is_missing(composition.config, key):
         return "?"
     value = OmegaConf.select(composition.config, key)
@@ -203,6 +220,17 @@ def _default(composition: Composition, key: str) -> str:
 
 
 ConfigJob = Callable[[DictConfig], None]
+_CONFIGS = ("job", "hydra", "all")
+_INFOS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+# Hydra's options: None takes no value, () any value
+_OPTIONS: dict[str, tuple[str, ...] | None] = {
+    **dict.fromkeys(("--hydra-help", "--version", "--resolve"), None),
+    **dict.fromkeys(("--run", "-r", "--multirun", "-m", "--shell-completion", "-sc"), None),
+    **dict.fromkeys(("--cfg", "-c"), _CONFIGS),
+    **dict.fromkeys(("--info", "-i"), _INFOS),
+    **dict.fromkeys(("--package", "-p", "--config-dir", "-cd"), ()),
+}
+_OPTIONAL_VALUE = ("--info", "-i")
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
@@ -218,10 +246,16 @@ def make_module_callable(function: Callable[..., object]) -> None:
     """Make the module of a function callable as that function.
 
     `robust_fin.predict` is a module, because `python -m` runs it. `from robust_fin import predict`
-    must give a function, whether or not the module has been imported before.
+    must give a function, whether or not the module has been imported before. help() of the module
+    shows the parameters and the docstring of the function.
     """
-    if function.__module__ != "__main__":
-        sys.modules[function.__module__].__class__ = CallableModule
+    if function.__module__ == "__main__":
+        return
+    module, signature = sys.modules[function.__module__], inspect.signature(function)
+    module.__class__ = CallableModule
+    module.__dict__["__signature__"] = signature  # for help() and editors
+    call = f"{function.__name__}{signature}"
+    module.__doc__ = "\n\n".join(filter(None, (call, inspect.getdoc(function), module.__doc__)))
 
 
 def run_command(job: ConfigJob, *, config_name: str, argv: Sequence[str] | None = None) -> int:
@@ -239,7 +273,6 @@ def run_command(job: ConfigJob, *, config_name: str, argv: Sequence[str] | None 
     if wants_help(words):
         sys.stdout.write(format_help(config_name))
         return 0
-    words.sort(key=lambda word: not word.startswith("-"))  # Hydra wants its flags first
     entry = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)
     errors: list[Exception] = []
 
@@ -247,6 +280,7 @@ def run_command(job: ConfigJob, *, config_name: str, argv: Sequence[str] | None 
         """Run the job; keep its error, which Hydra would print, except in a sweep."""
         try:
             check_added_keys(config, verb=config_name, words=HydraConfig.get().overrides.task)
+            check_values(config, verb=config_name)
             with verbosity(get_verbosity(config)):
                 job(config)
         except USER_ERRORS as error:
@@ -255,12 +289,14 @@ def run_command(job: ConfigJob, *, config_name: str, argv: Sequence[str] | None 
             errors.append(error)
 
     def run_hydra() -> None:
+        options, overrides = split_options(words, verb=config_name)
+        check_choices(overrides)
+        sys.argv = [previous[0], *options, *overrides]  # Hydra wants its options first
         entry(run_job)()
         if errors:
             raise errors[0]
 
     previous = sys.argv
-    sys.argv = [previous[0], *words]
     try:
         return report_errors(
             run_hydra,
@@ -269,6 +305,39 @@ def run_command(job: ConfigJob, *, config_name: str, argv: Sequence[str] | None 
         )
     finally:
         sys.argv = previous
+
+
+def split_options(words: Sequence[str], *, verb: str) -> tuple[list[str], list[str]]:
+    """Divide the words of a command line into Hydra's options with their values, and overrides.
+
+    Args:
+        words: arguments after the command, in any order.
+        verb: the command.
+
+    Raises:
+        ConfigError: an option does not exist, or lacks its value.
+    """
+    options, overrides, rest = [], [], list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        option, equals, value = word.partition("=")
+        if option not in _OPTIONS:
+            following = rest[0] if rest and "=" not in rest[0] else ""
+            raise ConfigError(describe_option(option, value if equals else following, verb=verb))
+        options.append(word)
+        choices = _OPTIONS[option]
+        if choices is None or equals:
+            continue
+        if rest and (rest[0] in choices or not choices):
+            options.append(rest.pop(0))
+        elif option in _OPTIONAL_VALUE:
+            options.append(_INFOS[0])  # otherwise it would take the next override as its value
+        else:
+            raise ConfigError(f"{option} needs a value: {', '.join(choices) or 'a name'}")
+    return options, overrides
 
 
 def report_errors(

@@ -9,11 +9,12 @@ from omegaconf import OmegaConf
 
 from robust_fin.cli.composition import Composition, compose_config
 from robust_fin.errors import ConfigError
-from robust_fin.market.schema import write_bars
+from robust_fin.market.frames import write_bars
 from robust_fin.runs.job import Job, start_job
 from robust_fin.runs.run import Run
 from robust_fin.runs.schema import without_sweep_keys
 from robust_fin.runs.training import TRAIN_MODULE, run_training
+from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.process_state import preserve_process_state
 from robust_fin.runtime.terminal import NOTHING, console_level
 
@@ -81,7 +82,7 @@ def _save_bars(composition: Composition, bars: pd.DataFrame, path: Path) -> None
     source = composition.config.source
     if source.path is not None:
         raise ConfigError(f"source.path={source.path} and bars= were both given; give one of them")
-    write_bars(bars, path, length=source.bar)
+    write_bars(bars, path, length=source.bar, columns=dict(source.columns or {}))
     source.path = str(path)
 
 
@@ -89,6 +90,10 @@ def _write_hydra_folder(run: Path, composition: Composition, overrides: Sequence
     """Write .hydra as the command line does."""
     folder = run / ".hydra"
     folder.mkdir(exist_ok=True)
-    OmegaConf.save(composition.config, folder / "config.yaml")
-    OmegaConf.save(OmegaConf.create(list(overrides)), folder / "overrides.yaml")
-    (folder / "hydra.yaml").write_text(composition.hydra, encoding="utf-8")
+    files = {
+        "config": OmegaConf.to_yaml(composition.config),
+        "overrides": OmegaConf.to_yaml(OmegaConf.create(list(overrides))),
+        "hydra": composition.hydra,
+    }
+    for name, text in files.items():
+        write_atomic(folder / f"{name}.yaml", text.encode())

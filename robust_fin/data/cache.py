@@ -1,7 +1,6 @@
 """Prepared arrays kept on disk under a cache key: a hash of files, settings, code and versions.
 
-Everything that could change an array is part of its key. If it cannot be determined, nothing is
-kept.
+Everything that could change an array is part of its key; what has no fingerprint is not kept.
 """
 
 import contextlib
@@ -12,6 +11,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -29,6 +29,8 @@ from numpy.lib import format as npy
 from robust_fin.errors import ConfigError
 from robust_fin.features.registry import FeatureSet, get_feature
 from robust_fin.market.sources import BarSource
+from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.owned_folders import claim_cache_folder, remove_written_files, trim_cache
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,9 @@ _WITHOUT_EFFECT = ("block_rows",)  # settings that change how the bars are read,
 
 _MANIFEST = "manifest.json"
 _UNFINISHED = ".unfinished-"
+_SUFFIXES = {".npy", ".json", ".column", ".part"}  # of the files in entries and scratch folders
+_ENTRY = re.compile(r"[0-9a-f]{32}")
+_OURS = re.compile(rf"{_ENTRY.pattern}|{re.escape(_UNFINISHED)}.*")
 _ABANDONED_AFTER = 86_400.0  # seconds after which an unfinished folder is removed
 
 
@@ -131,8 +136,10 @@ def _source_fingerprint(source: BarSource) -> Any:
     fields = _field_fingerprints(source, without=(*_SOURCE_FILES, *_WITHOUT_EFFECT, *unused))
     for name in _SOURCE_FILES:
         fields[name] = path = getattr(source, name)
-        if path is not None and (file := Path(path).expanduser()).is_file():
-            fields[name] = [file.name, _sha256(file)]
+        file = None if path is None else Path(path).expanduser()
+        if file is not None and file.exists():
+            parts = sorted(p for p in (file, *file.rglob("*")) if p.is_file())
+            fields[name] = [file.name, *(str(p.relative_to(file)) for p in parts), _sha256(*parts)]
     return fields
 
 
@@ -231,7 +238,7 @@ class FolderSink:
         files = {name: _crc32(self._path(name)) for name in self._shapes}
         content = {"files": files, "metadata": dict(metadata)}
         manifest = {"content": content, "crc32": _crc32_of_json(content)}
-        (self._folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        write_atomic(self._folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.npy"
@@ -328,7 +335,7 @@ class Cache:
         if entry is not None:
             return entry
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            claim_cache_folder(folder, setting="cache.folder", is_entry=_OURS.fullmatch)
             entry = _build_on_disk(folder, path, build)
         except OSError as error:
             log.warning("cannot write to cache.folder=%s (%s); using memory", folder, error)
@@ -348,14 +355,14 @@ def _build_in_memory(build: Build) -> CacheEntry:
 
 
 def _open_entry(path: Path) -> CacheEntry | None:
-    if not path.is_dir():
+    if not path.is_dir() or path.is_symlink():
         return None
     try:
         entry = read_entry(path)
         os.utime(path)  # the modification time orders entries by their last use
     except (DamagedEntryError, OSError) as error:
         log.warning("cache entry %s is damaged (%s); removing and rebuilding it", path, error)
-        shutil.rmtree(path, ignore_errors=True)
+        remove_written_files(path, suffixes=_SUFFIXES)
         return None
     log.info("using prepared arrays from %s", path)
     return entry
@@ -372,8 +379,8 @@ def _build_on_disk(folder: Path, path: Path, build: Build) -> CacheEntry:
         try:
             unfinished.rename(path)
         except OSError:
-            if not path.is_dir():  # otherwise another process has built the same entry
-                raise
+            if not path.is_dir() or path.is_symlink():
+                raise  # otherwise another process has built the same entry
         return read_entry(path)
     except DamagedEntryError as error:
         raise OSError(str(error)) from error
@@ -382,19 +389,12 @@ def _build_on_disk(folder: Path, path: Path, build: Build) -> CacheEntry:
 
 
 def _remove_old_entries(folder: Path, *, max_bytes: float, newest: Path) -> None:
-    """Remove the least recently used entries; other processes may remove the same ones."""
-    entries = []
-    for path in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            used, size = path.stat().st_mtime, sum(file.stat().st_size for file in path.iterdir())
-            if not path.name.startswith(_UNFINISHED):
-                entries.append((used, size, path))
-            elif time.time() - used > _ABANDONED_AFTER:
+    """Remove abandoned builds, and the least recently used entries beyond `max_bytes`."""
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_AFTER:
                 log.warning("removing %s, which was never finished", path)
-                shutil.rmtree(path, ignore_errors=True)
-    total = 0
-    for _, size, path in sorted(entries, reverse=True):
-        total += size
-        if total > max_bytes and path != newest:
-            log.info("removing %s: cache.max_gb is reached", path)
-            shutil.rmtree(path, ignore_errors=True)
+                remove_written_files(path, suffixes=_SUFFIXES)
+    kept = [path for path in folder.iterdir() if _ENTRY.fullmatch(path.name) and path != newest]
+    max_bytes -= sum(file.stat().st_size for file in newest.iterdir())
+    trim_cache(kept, manifest=_MANIFEST, suffixes=_SUFFIXES, max_bytes=max_bytes)

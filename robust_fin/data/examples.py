@@ -136,7 +136,10 @@ def make_examples(bars: Bars, *, names: Sequence[str], target: ForwardReturn) ->
     keep = ~np.logical_or.reduce(list(undefined.values()))
     if not keep.any():
         dates = int(table["trading_day"].nunique())
-        raise SourceError(_no_row_message(bars.origin, names, rows=len(table), dates=dates))
+        has_volume = bool((table["volume"] > 0).any())
+        raise SourceError(
+            _no_row_message(bars.origin, names, rows=len(table), dates=dates, has_volume=has_volume)
+        )
     missing = np.isnan(labels.outcome) & keep
     return Examples(
         **_columns(table, values, labels, keep=keep, names=names),
@@ -166,9 +169,10 @@ def write_examples(
         SourceError: no row has all features, for example because the history is too short.
     """
     features = FeatureStream(columns_of(names))
-    labelling = LabelStream(target, bar=stream.source.length)
+    labelling = LabelStream(target, bar=stream.bars.bar)
     undefined: Counter[str] = Counter()
     kept = labelled = over_gap = rows = 0
+    has_volume = False
     days: set[int] = set()
     for table in stream:
         values = features.push(table)
@@ -186,18 +190,23 @@ def write_examples(
             labelled += int((~np.isnan(part.outcome)).sum())
             over_gap += int(part.over_gap.sum())
         kept, rows = kept + int(keep.sum()), rows + len(table)
+        has_volume |= bool((table["volume"] > 0).any())
         days.update(np.unique(table["trading_day"]).tolist())
     if not kept:
-        raise SourceError(_no_row_message(stream.source.origin, names, rows=rows, dates=len(days)))
+        raise SourceError(
+            _no_row_message(
+                stream.source.origin, names, rows=rows, dates=len(days), has_volume=has_volume
+            )
+        )
     ordered = {f"{name} undefined": undefined[f"{name} undefined"] for name in names}
     missing = {OVER_GAP: over_gap, NO_BAR: kept - labelled - over_gap}
     return {
-        "rows_in": stream.rows_in,
-        "dropped": stream.dropped | {name: count for name, count in ordered.items() if count},
+        "rows_in": stream.bars.rows_in,
+        "dropped": stream.bars.dropped | {name: count for name, count in ordered.items() if count},
         "unlabelled": {name: count for name, count in missing.items() if count},
         "reports": stream.reports(),
         "contracts": stream.contracts,
-        "used": stream.used.tolist(),
+        "used": list(range(len(stream.contracts))),
     }
 
 
@@ -243,7 +252,16 @@ def _columns(
     }
 
 
-def _no_row_message(origin: str, names: Sequence[str], *, rows: int, dates: int) -> str:
+def _no_row_message(
+    origin: str, names: Sequence[str], *, rows: int, dates: int, has_volume: bool
+) -> str:
+    if not has_volume:
+        return (
+            f"{origin}: no row has all features, and the volume is 0 in all {rows} bars, as in "
+            "many files of currencies and indices. Choose features that read no volume, such as "
+            "features.names=[close_change_pct,price_range], or name a column that has it with "
+            "source.columns={volume: NAME}"
+        )
     lookbacks = "; ".join(f"{name} needs {get_feature(name).lookback}" for name in names)
     return (
         f"{origin}: no row has all features. It holds {rows} bars on {dates} "

@@ -78,7 +78,9 @@ class Market:
 
         entry = cache.get_or_build(content, build)
         examples = Examples.from_arrays(entry.arrays, entry.metadata["examples"])
-        return cls(BarSummary.from_dict(entry.metadata["bars"]), examples, content)
+        bars = BarSummary.from_dict(entry.metadata["bars"])
+        bars.log_warnings()
+        return cls(bars, examples, content)
 
 
 def read_examples(

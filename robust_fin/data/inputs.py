@@ -132,7 +132,7 @@ class Inputs:
         if context < 0 or length < 1 or not 0 <= offset < length:
             raise ConfigError(
                 f"chunks of context={context}, length={length}, offset={offset} bars cannot be "
-                "cut: needed are context >= 0, length >= 1 and 0 <= offset < length"
+                "cut; required: context >= 0, length >= 1 and 0 <= offset < length"
             )
         has_loss = np.zeros(len(self.contract), dtype=bool)
         has_loss[index] = True

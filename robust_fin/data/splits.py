@@ -207,7 +207,7 @@ class Split(ABC):
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1 or self.embargo < 0:
             raise ConfigError(
-                f"split.val_fraction={self.val_fraction}, split.embargo={self.embargo}: needed are "
+                f"split.val_fraction={self.val_fraction}, split.embargo={self.embargo}; required: "
                 "0 <= val_fraction < 1, embargo >= 0"
             )
         if not 0 <= self.lockbox < 1:
@@ -253,7 +253,7 @@ class Holdout(Split):
         if val < 0 or test <= 0 or val + test + self.lockbox >= 1 or self.embargo < 0:
             raise ConfigError(
                 f"split.val_fraction={val}, split.test_fraction={test}, "
-                f"split.embargo={self.embargo}: needed are val >= 0, test > 0, "
+                f"split.embargo={self.embargo}; required: val >= 0, test > 0, "
                 f"val + test + lockbox < 1 (split.lockbox={self.lockbox}), embargo >= 0"
             )
         Split.__post_init__(self)  # super() does not work in a dataclass with slots

@@ -260,7 +260,7 @@ def _blocks(line: Timeline, *, groups: int, embargo: int) -> list[_Block]:
         if test.size == 0:
             raise SplitError(
                 f"group {number} of {groups} has no row to test: {line.end} labelled rows before "
-                "the lockbox are too few, as rows of one stamp stay together. Use fewer folds "
+                "the lockbox are too few, as rows of one timestamp stay together. Use fewer folds "
                 "or groups, or more bars"
             )
         free = int(np.searchsorted(line.time, line.label_end[test].max(), side="left"))

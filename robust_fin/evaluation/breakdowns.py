@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 
 from robust_fin.errors import ConfigError
 from robust_fin.evaluation.intervals import (
+    COLUMNS,
     DateBootstrap,
     DatedRows,
     DrawnSums,
@@ -24,8 +25,7 @@ from robust_fin.evaluation.intervals import (
 )
 
 BINS = 10
-ZONE = "America/Chicago"
-SESSION_START = 17  # hour in Chicago at which a trading date starts
+_PATH_DRAWS = 2000
 MIN_DATES = 5  # for an interval of a group
 
 
@@ -111,11 +111,26 @@ def by_month(
 
 
 def by_hour(
-    net: pd.DataFrame, *, trivial: Float[np.ndarray, " rows"], draws: int, block: float
+    net: pd.DataFrame,
+    *,
+    trivial: Float[np.ndarray, " rows"],
+    draws: int,
+    block: float,
+    zone: str,
+    first_hour: int,
 ) -> tuple[GroupMetrics, ...]:
-    """Compute metrics by hour of the bar's start in Chicago, from 17:00 on; see `group_metrics`."""
-    hours = pd.DatetimeIndex(net["time"]).tz_convert(ZONE).hour.to_numpy()
-    session = [(SESSION_START + offset) % 24 for offset in range(24)]
+    """Compute metrics by hour of the bar's start; see `group_metrics`.
+
+    Args:
+        net: labelled rows of the net.
+        trivial: constant forecast of each row, in rank units.
+        draws: bootstrap samples.
+        block: mean length of a bootstrap block, in dates.
+        zone: time zone of the exchange.
+        first_hour: hour of its clock at which a session starts.
+    """
+    hours = pd.DatetimeIndex(net["time"]).tz_convert(zone).hour.to_numpy()
+    session = [(first_hour + offset) % 24 for offset in range(24)]
     order = [f"{hour:02d}:00" for hour in session if (hours == hour).any()]
     names = np.array([f"{hour:02d}:00" for hour in range(24)])[hours]
     return group_metrics(net, names, order, trivial=trivial, draws=draws, block=block)
@@ -160,6 +175,55 @@ def group_metrics(
     return tuple(groups)
 
 
+def backtest_paths(predictions: pd.DataFrame) -> tuple[GroupMetrics, ...]:
+    """Compute the net's metrics on each backtest path; empty unless rows were tested several times.
+
+    A path tests every row once, group by group, each by a fold that did not train on it. Paths
+    share rows, outcomes and training data, so they are not independent: the spread over paths
+    shows how much the choice of the training rows matters, and is no confidence interval.
+
+    Args:
+        predictions: of a run; the column path is there if rows were tested several times.
+
+    Source: Lopez de Prado (2018), Advances in financial machine learning, section 12.4.
+    """
+    if "path" not in predictions:
+        return ()
+    labelled = predictions[predictions["outcome"].notna()]
+    net = labelled[labelled["model"] == "net"]
+    trivial = labelled.loc[labelled["model"] == "constant", "score"].to_numpy(dtype=np.float64)
+    paths = []
+    for number in np.unique(net["path"]):
+        inside = (net["path"] == number).to_numpy()
+        rows = DatedRows.from_frame(net[inside], trivial=trivial[inside])
+        sums = rows.sums(net["score"].to_numpy(dtype=np.float64)[inside])
+        saved = sums[:, COLUMNS.index("trivial")] - sums[:, COLUMNS.index("loss")]
+        samples = DateBootstrap.for_series(
+            saved, sums[:, COLUMNS.index("xy")], draws=_PATH_DRAWS, seed=0
+        )
+        metrics = [samples.interval(sums, figure) for figure in (rank_ic_of, skill_of)]
+        paths.append(GroupMetrics(f"path {number}", int(inside.sum()), len(sums), *metrics))
+    return tuple(paths)
+
+
+def path_metrics(paths: Sequence[GroupMetrics]) -> dict[str, float]:
+    """Flatten the distribution over backtest paths for metrics.json; empty without paths.
+
+    Returns:
+        paths/count, and paths/NAME_mean, _std (ddof=1), _min and _max of rank_ic and skill.
+    """
+    if not paths:
+        return {}
+    metrics: dict[str, float] = {"paths/count": len(paths)}
+    for name in ("rank_ic", "skill"):
+        values = np.array([getattr(path, name).estimate for path in paths])
+        spread = float(values.std(ddof=1)) if values.size > 1 else math.nan
+        metrics |= {f"paths/{name}_mean": float(values.mean()), f"paths/{name}_std": spread}
+        ends = {f"paths/{name}_min": values.min(), f"paths/{name}_max": values.max()}
+        metrics |= {key: float(value) for key, value in ends.items()}
+    return metrics
+
+
 @dataclass(frozen=True, slots=True)
 class Instrument:
     """A futures contract to trade.
@@ -168,24 +232,39 @@ class Instrument:
         root: prefix of its contract codes.
         tick: smallest price step, in the price units of the bars; None if unknown.
         half_spread_ticks: cost of crossing the spread per side, in ticks.
+        multiplier: value of one price unit per contract, in the currency of the fee; None, as in
+            older runs, if unknown.
+        fee: commission and exchange fees per contract and side; None if unknown.
     """
 
     root: str
     tick: float | None
     half_spread_ticks: float
+    multiplier: float | None = None
+    fee: float | None = None
 
     def __post_init__(self) -> None:
-        """Raise ConfigError unless tick is positive and the half-spread is not negative."""
+        """Raise ConfigError unless tick and multiplier are positive, and no cost is negative."""
         if self.tick is not None and not (self.tick > 0 and math.isfinite(self.tick)):
             raise ConfigError(f"instrument.tick={self.tick} must be a positive price, or null")
-        if not 0 <= self.half_spread_ticks < math.inf:
-            raise ConfigError(
-                f"instrument.half_spread_ticks={self.half_spread_ticks} must be >= 0 and finite"
-            )
+        if self.multiplier is not None and not 0 < self.multiplier < math.inf:
+            raise ConfigError(f"instrument.multiplier={self.multiplier} must be > 0 and finite")
+        for name in ("half_spread_ticks", "fee"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ConfigError(f"instrument.{name}={value} must be >= 0 and finite")
+
+    @property
+    def round_trip_ticks(self) -> float:
+        """Two half-spreads and two fees, in ticks; NaN if tick, multiplier or fee is unknown."""
+        if self.tick is None or self.multiplier is None or self.fee is None:
+            return math.nan
+        return 2 * self.half_spread_ticks + 2 * self.fee / (self.tick * self.multiplier)
 
     def trades(self, contracts: Iterable[str]) -> bool:
         """Return True if all contracts are this instrument's, so that its tick applies."""
-        return all(code.startswith(self.root) for code in contracts)
+        codes = list(contracts)
+        return bool(codes) and all(code.startswith(self.root) for code in codes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +278,12 @@ class Edge:
         top_ticks: like top_bp, in ticks; NaN if tick size or price is unknown.
         bottom_ticks: likewise.
         trade_ticks: likewise.
-        half_spread_ticks: cost per side; NaN if the tick size is unknown.
+        half_spread_ticks: spread paid per side; NaN if the tick size is unknown.
         half_spread_bp: the same, at the mean price of the traded rows.
+        round_trip_ticks: two half-spreads and two fees; NaN if one of them is unknown.
+        round_trip_bp: the same, at the mean price of the traded rows.
         trades: number of rows in the two deciles.
+        contracts: codes of the traded contracts, to say whose costs are unknown.
     """
 
     top_bp: Interval
@@ -212,7 +294,10 @@ class Edge:
     trade_ticks: Interval
     half_spread_ticks: float
     half_spread_bp: float
+    round_trip_ticks: float
+    round_trip_bp: float
     trades: int
+    contracts: tuple[str, ...] = ()
 
     @property
     def break_even_ticks(self) -> float:
@@ -230,6 +315,7 @@ def edge(
     *,
     close: Float[np.ndarray, " rows"] | None,
     instrument: Instrument | None,
+    contracts: Sequence[str] = (),
 ) -> Edge:
     """Compute what the highest and the lowest decile of the forecast earn, with intervals.
 
@@ -238,7 +324,8 @@ def edge(
         score: forecasts of the net.
         samples: of trading dates.
         close: price at the start of each outcome, in the price units of the bars.
-        instrument: provides tick size and half-spread.
+        instrument: provides tick size and costs.
+        contracts: codes of the traded contracts.
     """
     decile = decile_index(score)
     top, bottom = decile == BINS - 1, decile == 0
@@ -254,12 +341,19 @@ def edge(
             intervals[f"{name}_{unit}"] = samples.interval(sums, statistic)
     traded = price[top | bottom]
     mean_price = float(traded.mean()) if traded.size else math.nan
-    cost = math.nan if tick is None or instrument is None else instrument.half_spread_ticks
+    tick_bp = 1e4 * (tick or math.nan) / mean_price
+    known = None if tick is None else instrument
+    half_spread, round_trip = (
+        (math.nan, math.nan) if known is None else (known.half_spread_ticks, known.round_trip_ticks)
+    )
     return Edge(
         **intervals,
-        half_spread_ticks=cost,
-        half_spread_bp=1e4 * cost * (tick or math.nan) / mean_price,
+        half_spread_ticks=half_spread,
+        half_spread_bp=half_spread * tick_bp,
+        round_trip_ticks=round_trip,
+        round_trip_bp=round_trip * tick_bp,
         trades=int(traded.size),
+        contracts=tuple(contracts),
     )
 
 

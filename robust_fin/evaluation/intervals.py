@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.stats import norm, rankdata
 from scipy.stats import t as student
 
@@ -173,6 +173,8 @@ def date_weights(
     return np.bincount(flat, minlength=draws * dates).reshape(draws, dates).astype(np.float64)
 
 
+SHORT_SHARE = 0.25  # of the rows of a usual date; a date with fewer is short
+
 COLUMNS = (
     "loss", "trivial", "n", "x", "y", "xx", "yy", "xy", "hits", "ties", "dates", "ic", "ic_squared",
 )  # fmt: skip
@@ -182,9 +184,14 @@ COLUMNS = (
 class DatedRows:
     """Labelled rows of a test span, grouped by trading date.
 
+    A short date has too few rows to be an observation of its own: it gets no daily rank IC, and the
+    bootstrap resamples its rows with the date before it (the first date with the one after it).
+
     Attributes:
-        dates: distinct trading dates, increasing.
+        dates: distinct trading dates that are not short, increasing.
         date: index into `dates` of each row.
+        short: rows that belong to a short date.
+        short_dates: number of short dates.
         target: rank of the outcome among the training returns.
         outcome: forward return, a fraction.
         trivial: constant forecast of each row: the training median of its fold, in rank units.
@@ -192,6 +199,8 @@ class DatedRows:
 
     dates: np.ndarray
     date: Int[np.ndarray, " rows"]
+    short: Bool[np.ndarray, " rows"]
+    short_dates: int
     target: Float[np.ndarray, " rows"]
     outcome: Float[np.ndarray, " rows"]
     trivial: Float[np.ndarray, " rows"]
@@ -209,7 +218,10 @@ class DatedRows:
         dates, date = np.unique(rows["trading_date"].to_numpy(), return_inverse=True)
         target, outcome = (rows[name].to_numpy(dtype=np.float64) for name in ("target", "outcome"))
         constant = np.broadcast_to(np.asarray(trivial, dtype=np.float64), target.shape)
-        return cls(dates, date, target, outcome, constant)
+        full = full_dates(np.bincount(date, minlength=dates.size))
+        position = np.maximum(np.cumsum(full) - 1, 0)[date]
+        short = ~full[date]
+        return cls(dates[full], position, short, int((~full).sum()), target, outcome, constant)
 
     def sum_by_date(self, values: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " dates"]:
         """Sum values over the rows of each date."""
@@ -234,14 +246,35 @@ class DatedRows:
         return np.stack([*columns, known.astype(np.float64), daily, daily * daily], axis=1)
 
     def daily_ic(self, score: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " dates"]:
-        """Return the rank IC within each date; NaN where forecast or outcome is constant."""
+        """Return the rank IC within each date; NaN where forecast or outcome is constant.
+
+        Rows of short dates are left out.
+        """
+        full = ~self.short
         table = pd.DataFrame({"x": score, "y": self.outcome})
+        table[self.short] = math.nan
         ranks = table.groupby(self.date).rank().to_numpy()
-        middle = (self.sum_by_date(np.ones(score.size)) + 1) / 2
-        x, y = (ranks - middle[self.date][:, None]).T
+        middle = (self.sum_by_date(full.astype(np.float64)) + 1) / 2
+        x, y = np.where(full[:, None], ranks - middle[self.date][:, None], 0.0).T
         scale = self.sum_by_date(x * x) * self.sum_by_date(y * y)
         unknown = np.full(self.dates.size, math.nan)
         return np.divide(self.sum_by_date(x * y), np.sqrt(scale), out=unknown, where=scale > 0)
+
+
+def full_dates(rows: Int[np.ndarray, " dates"]) -> Bool[np.ndarray, " dates"]:
+    """Return False for short dates: those with less than `SHORT_SHARE` of the rows of a usual date.
+
+    A usual date is the one that holds the median row of all rows sorted by the size of their date,
+    so that many short dates do not make each other usual.
+
+    Args:
+        rows: number of rows of each date.
+    """
+    if rows.size == 0:
+        return np.zeros(0, dtype=bool)
+    sizes = np.sort(rows)
+    usual = sizes[np.searchsorted(np.cumsum(sizes), rows.sum() / 2)]
+    return rows >= SHORT_SHARE * usual
 
 
 def column(sums: DrawnSums, name: str) -> Float[np.ndarray, " draws"]:

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,6 +33,7 @@ from robust_fin.evaluation.significance import (
     significance_from_sums,
 )
 from robust_fin.evaluation.verdict import format_interval, format_percent_interval
+from robust_fin.market.labelling import product_of
 
 _ROW = ["time", "contract"]
 _MIN_AGREEMENT = 0.95  # share of equal outcomes below which runs differ in bars or target
@@ -61,8 +64,8 @@ def daily_series(predictions: pd.DataFrame) -> pd.DataFrame:
         predictions: of a run; rows without outcome are left out.
 
     Returns:
-        By trading date: ic, the rank IC within the date (NaN if undefined), and gain, the mean
-        Huber loss of the constant minus that of the net.
+        By trading date, without short dates: ic, the rank IC within the date (NaN if undefined),
+        and gain, the mean Huber loss of the constant minus that of the net.
     """
     labelled = predictions[predictions["outcome"].notna()]
     net = labelled[labelled["model"] == NET]
@@ -72,6 +75,31 @@ def daily_series(predictions: pd.DataFrame) -> pd.DataFrame:
     sums = rows.sums(score)
     gain = (column(sums, "trivial") - column(sums, "loss")) / column(sums, "n")
     return pd.DataFrame({"ic": rows.daily_ic(score), "gain": gain}, index=pd.Index(rows.dates))
+
+
+def read_tested_rows(run: Path) -> dict[str, Any]:
+    """Return the products and the first and last date of a run's labelled test rows."""
+    rows = pd.read_parquet(
+        run / "predictions.parquet",
+        columns=["trading_date", "contract", "outcome"],
+        filters=[("model", "==", "net")],
+    )
+    return describe_rows(rows[rows["outcome"].notna()])
+
+
+def describe_rows(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return products, first and last trading date of rows, as the ledger writes them.
+
+    Args:
+        rows: with columns trading_date and contract.
+    """
+    dates = rows["trading_date"].to_numpy().astype("datetime64[D]")
+    codes = (str(code) for code in rows["contract"].unique())
+    return {
+        "products": sorted({product_of(code) for code in codes}),
+        "first": str(dates.min()),
+        "last": str(dates.max()),
+    }
 
 
 def judge_selection(
@@ -172,13 +200,13 @@ def compare_runs(
     if both.empty or equal.mean() < _MIN_AGREEMENT:
         return None
     both = both[equal]
-    first_sums, second_sums = (_sums(both, suffix) for suffix in ("first", "second"))
+    (first_sums, short), (second_sums, _) = (_sums(both, name) for name in ("first", "second"))
     samples = date_bootstrap(first_sums, draws=draws, seed=seed)
     return RunComparison(
         rows=len(both),
         dates=len(first_sums),
-        first=significance_from_sums(first_sums, samples),
-        second=significance_from_sums(second_sums, samples),
+        first=significance_from_sums(first_sums, samples, short_dates=short),
+        second=significance_from_sums(second_sums, samples, short_dates=short),
         difference=paired_difference(first_sums, second_sums, samples),
     )
 
@@ -197,11 +225,12 @@ def net_rows(predictions: pd.DataFrame) -> pd.DataFrame:
     return rows.groupby([*_ROW, "trading_date"], as_index=False)[_MEASURED].mean()
 
 
-def _sums(both: pd.DataFrame, suffix: str) -> Sums:
+def _sums(both: pd.DataFrame, suffix: str) -> tuple[Sums, int]:
+    """Return the sums per date of one run's net, and the number of short dates."""
     table = pd.DataFrame({name: both[f"{name}_{suffix}"] for name in _MEASURED})
     table = table.assign(trading_date=both["trading_date_first"])
     rows = DatedRows.from_frame(table, trivial=table["trivial"].to_numpy())
-    return rows.sums(table["score"].to_numpy())
+    return rows.sums(table["score"].to_numpy()), rows.short_dates
 
 
 def comparison_tables(

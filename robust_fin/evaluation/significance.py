@@ -1,7 +1,8 @@
 """Judge a test span: metrics with intervals, and paired differences to the baselines."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,7 @@ from robust_fin.runtime.terminal import progress_bar
 
 DRAWS = 2000
 NET, CONSTANT = "net", "constant"
+_MINUTE_LABEL = 3.0  # minutes; the next one-minute bar, entered at its close or its open
 _KEYS = ("fold", "time", "contract")
 
 
@@ -68,8 +70,9 @@ class Significance:
         hit_rate: share of rows with the right direction relative to the constant; rows whose
             forecast or outcome has no direction count half, so chance is 0.5.
         tie_share: share of rows without direction.
-        dates: number of trading dates.
+        dates: number of trading dates, without short dates.
         block: mean length of a bootstrap block, in dates.
+        short_dates: number of short dates, see `robust_fin.evaluation.intervals.DatedRows`.
     """
 
     skill: Interval
@@ -80,6 +83,7 @@ class Significance:
     tie_share: float
     dates: int
     block: float
+    short_dates: int = 0
 
     def intervals(self) -> dict[str, Interval]:
         """Return the metrics that have an interval, by name."""
@@ -101,6 +105,41 @@ class PairedDifference:
 
 
 @dataclass(frozen=True, slots=True)
+class PlausibleLimits:
+    """Figures beyond which a leak is more likely than skill.
+
+    Attributes:
+        rank_ic: about twice the largest rank IC measured without a leak on futures bars: 0.070 at
+            one minute, 0.039 at 5 to 60 minutes.
+        skill: several times the largest Huber skill, 0.34 % at one minute.
+    """
+
+    rank_ic: float
+    skill: float
+
+    @classmethod
+    def for_labels(
+        cls, label_minutes: float = math.nan, *, planted: float = 0.0
+    ) -> "PlausibleLimits":
+        """Return the limits for labels of some length.
+
+        Args:
+            label_minutes: from the start of a bar to the end of its label; NaN, where unknown,
+                takes the wider limits.
+            planted: rank IC planted in synthetic bars, by which the limit is raised; 0 for a
+                market.
+        """
+        is_long = label_minutes > _MINUTE_LABEL
+        rank_ic, skill = (0.1, 0.01) if is_long else (0.15, 0.015)
+        return cls(rank_ic + planted, skill + (rank_ic + planted) ** 2 - rank_ic**2)
+
+    def exceeded_by(self, net: Significance) -> bool:
+        """Return True if an estimate is above its limit, and its interval not across 0."""
+        pairs = ((net.rank_ic, self.rank_ic), (net.skill, self.skill))
+        return any(figure.estimate > limit and not figure.low <= 0 for figure, limit in pairs)
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """Results of a net on its test span.
 
@@ -110,6 +149,8 @@ class Judgement:
         against: difference of the net to each baseline.
         calibration: of the net, by decile of its forecasts.
         edge: mean outcome of the net's highest and lowest decile.
+        accepted: disagreements of the bars with their settings that the user accepted.
+        limits: figures beyond which a leak is suspected.
     """
 
     net: Significance
@@ -117,6 +158,8 @@ class Judgement:
     against: Mapping[str, PairedDifference]
     calibration: Calibration
     edge: Edge
+    accepted: tuple[str, ...] = ()
+    limits: PlausibleLimits = field(default_factory=PlausibleLimits.for_labels)
 
 
 def significance(
@@ -138,13 +181,16 @@ def significance(
     """
     rows = DatedRows.from_frame(predictions, trivial=trivial)
     sums = rows.sums(predictions["score"].to_numpy(dtype=np.float64))
-    return significance_from_sums(sums, date_bootstrap(sums, draws=draws, seed=seed))
+    samples = date_bootstrap(sums, draws=draws, seed=seed)
+    return significance_from_sums(sums, samples, short_dates=rows.short_dates)
 
 
 def judge(
     predictions: pd.DataFrame,
     *,
     instrument: Instrument | None = None,
+    accepted: Sequence[str] = (),
+    planted: float = 0.0,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Judgement:
@@ -152,7 +198,11 @@ def judge(
 
     Args:
         predictions: of a run; rows without outcome are left out.
-        instrument: provides tick size and half-spread; None gives basis points only.
+        instrument: provides tick size and costs; None gives basis points only.
+        accepted: disagreements of the bars with their settings that the user accepted; the verdict
+            names them.
+        planted: rank IC planted in synthetic bars, beyond which a leak is suspected; 0 for the bars
+            of a market.
         draws: bootstrap samples.
         seed: of the bootstrap.
 
@@ -171,28 +221,32 @@ def judge(
     metrics, against = dict[str, Significance](), dict[str, PairedDifference]()
     with progress_bar("intervals", total=len(models) + len(baselines)) as advance:
         for name in models:
-            metrics[name] = significance_from_sums(sums[name], samples)
+            metrics[name] = significance_from_sums(
+                sums[name], samples, short_dates=rows.short_dates
+            )
             advance(1)
         for name in baselines:
             against[name] = paired_difference(sums[NET], sums[name], samples)
             advance(1)
     close = shared["close"].to_numpy(dtype=np.float64) if "close" in shared else None
-    traded = _instrument_of(shared, instrument)
+    codes = [str(code) for code in shared["contract"].unique()] if "contract" in shared else []
+    traded = instrument if instrument is not None and instrument.trades(codes) else None
     return Judgement(
         net=metrics[NET],
         baselines={name: metrics[name] for name in baselines},
         against=against,
         calibration=calibration(rows, scores[NET], samples),
-        edge=edge(rows, scores[NET], samples, close=close, instrument=traded),
+        edge=edge(rows, scores[NET], samples, close=close, instrument=traded, contracts=codes),
+        accepted=tuple(accepted),
+        limits=PlausibleLimits.for_labels(_label_minutes(shared), planted=planted),
     )
 
 
-def _instrument_of(rows: pd.DataFrame, instrument: Instrument | None) -> Instrument | None:
-    """Return the instrument if the rows are of its contracts."""
-    if instrument is None or "contract" not in rows:
-        return None
-    codes = [str(code) for code in rows["contract"].unique()]
-    return instrument if instrument.trades(codes) else None
+def _label_minutes(rows: pd.DataFrame) -> float:
+    """Return the median time from the start of a bar to the end of its label; NaN if unknown."""
+    if "label_end" not in rows:
+        return math.nan
+    return float((rows["label_end"] - rows["time"]).dt.total_seconds().median()) / 60
 
 
 def rows_by_model(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -224,8 +278,14 @@ def date_bootstrap(sums: Sums, *, draws: int, seed: int) -> DateBootstrap:
     return DateBootstrap.for_series(saved, column(sums, "xy"), draws=draws, seed=seed)
 
 
-def significance_from_sums(sums: Sums, samples: DateBootstrap) -> Significance:
-    """Compute the metrics of one model from its sums per date."""
+def significance_from_sums(sums: Sums, samples: DateBootstrap, *, short_dates: int) -> Significance:
+    """Compute the metrics of one model from its sums per date.
+
+    Args:
+        sums: per date, from `DatedRows.sums`.
+        samples: of the same dates.
+        short_dates: number of short dates, whose rows are in the sums of another date.
+    """
     return Significance(
         skill=samples.interval(sums, skill_of),
         rank_ic=samples.interval(sums, rank_ic_of),
@@ -235,6 +295,7 @@ def significance_from_sums(sums: Sums, samples: DateBootstrap) -> Significance:
         tie_share=float(tie_share_of(sums.sum(axis=0, keepdims=True))[0]),
         dates=len(sums),
         block=samples.block,
+        short_dates=short_dates,
     )
 
 
@@ -297,6 +358,7 @@ def judgement_metrics(judgement: Judgement) -> dict[str, float]:
     metrics = {
         "test/tie_share": net.tie_share,
         "test/dates": net.dates,
+        "test/short_dates": net.short_dates,
         "test/block_dates": net.block,
         "test/calibration_error": judgement.calibration.error,
     }
@@ -313,6 +375,8 @@ def judgement_metrics(judgement: Judgement) -> dict[str, float]:
     return metrics | {
         "edge/half_spread_ticks": edge.half_spread_ticks,
         "edge/half_spread_bp": edge.half_spread_bp,
+        "edge/round_trip_ticks": edge.round_trip_ticks,
+        "edge/round_trip_bp": edge.round_trip_bp,
         "edge/break_even_ticks": edge.break_even_ticks,
         "edge/trades": edge.trades,
     }

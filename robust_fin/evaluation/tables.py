@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from robust_fin.evaluation.verdict import (
     format_percent,
     format_percent_interval,
     model_label,
+    unknown_costs,
 )
 from robust_fin.metrics import excess_kurtosis
 
@@ -36,6 +37,28 @@ _RUN_ROWS = (
     "fit_seconds", "nonfinite_steps", "rollbacks", "train/objective", "train/objective_trivial",
     "train/gradient_norm_max", "seed",
 )  # fmt: skip
+
+
+_METRIC_LABELS = {
+    "loss": "Huber loss",
+    "loss_trivial": "Huber loss of the constant",
+    "skill": "skill over the constant",
+    "skill_squared": "skill in squared error",
+    "mae": "mean absolute error",
+    "mae_trivial": "mean absolute error of the constant",
+    "rank_ic": "rank IC",
+    "train_rows": "training rows",
+    "fit_seconds": "seconds of training",
+    "nonfinite_steps": "steps that were not finite",
+    "train/objective": "training objective",
+    "train/objective_trivial": "training objective of a constant",
+    "train/gradient_norm_max": "largest gradient norm",
+}
+
+
+def metric_label(name: str) -> str:
+    """Return the name of a metric as shown to readers of the report."""
+    return _METRIC_LABELS.get(name, name.replace("/", ", ").replace("_", " "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +120,12 @@ def spans_table(metrics: Mapping[str, Metric], *, caption: str) -> PlainTable:
     return PlainTable(caption, ("", "net, val", "net, test", *labels), rows)
 
 
+def with_metric_labels(table: PlainTable) -> PlainTable:
+    """Return a table whose rows are named in words, not by the keys of metrics.json."""
+    rows = [[metric_label(name), *cells] for name, *cells in table.rows]
+    return replace(table, rows=rows)
+
+
 def judgement_tables(judgement: Judgement) -> list[Table]:
     """Tabulate for the console the net's intervals, its differences to baselines and its edge."""
     net = judgement.net
@@ -146,12 +175,13 @@ def edge_table(edge: Edge) -> PlainTable:
 
 
 def edge_cost(edge: Edge) -> str:
-    """State the half-spread and the cost at which a trade breaks even."""
-    if math.isnan(edge.half_spread_ticks):
-        return "Tick size and half-spread of these contracts are unknown."
+    """State the cost of a round trip and the cost at which a trade breaks even."""
+    if math.isnan(edge.round_trip_ticks):
+        return unknown_costs(edge)
     return (
-        f"The half-spread is {edge.half_spread_ticks:g} ticks ({edge.half_spread_bp:.3f} bp), paid "
-        f"on entry and exit; a trade breaks even at {edge.break_even_ticks:.3f} ticks per side."
+        f"A round trip costs {edge.round_trip_ticks:.2f} ticks ({edge.round_trip_bp:.3f} bp): two "
+        f"half-spreads of {edge.half_spread_ticks:g} and two fees. A trade breaks even at "
+        f"{edge.break_even_ticks:.3f} ticks per side."
     )
 
 
@@ -273,12 +303,12 @@ def _describe_net(judgement: Judgement) -> str:
         f"ICIR {format_interval(net.icir, digits=3)}",
         f"hit rate {format_interval(net.hit_rate)} (chance: 0.5)",
     ]
-    ticks, cost = edge.trade_ticks, edge.half_spread_ticks
+    ticks, cost = edge.trade_ticks, edge.round_trip_ticks
+    costs = "costs unknown" if math.isnan(cost) else f"round trip {cost:.2f}"
     if not math.isnan(ticks.estimate):
-        half_spread = "" if math.isnan(cost) else f" (half-spread {cost:g})"
-        parts.append(f"edge per trade {format_interval(ticks, digits=2)} ticks{half_spread}")
+        parts.append(f"edge per trade {format_interval(ticks, digits=2)} ticks ({costs})")
     elif not math.isnan(edge.trade_bp.estimate):
-        parts.append(f"edge per trade {format_interval(edge.trade_bp, digits=2)} bp")
+        parts.append(f"edge per trade {format_interval(edge.trade_bp, digits=2)} bp ({costs})")
     return f"net: {'; '.join(parts)}"
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +14,14 @@ import torch
 from hydra.utils import instantiate
 from jaxtyping import Float, Int
 
-from robust_fin.bundle.folder import Bundle, commit, load_bundle, read_plain_config, read_provenance
+from robust_fin.bundle.folder import (
+    Bundle,
+    commit,
+    load_bundle,
+    planted_rank_ic,
+    read_plain_config,
+    read_provenance,
+)
 from robust_fin.bundle.predictions import Forecast, mean_forecast, predictions_table
 from robust_fin.data.examples import Examples
 from robust_fin.data.folds import Market
@@ -23,14 +29,16 @@ from robust_fin.data.splits import Timeline
 from robust_fin.data.targets import KEPT
 from robust_fin.errors import BundleError, ConfigError
 from robust_fin.evaluation.multiple_testing import SharpeMoments
-from robust_fin.evaluation.run_selection import daily_series
+from robust_fin.evaluation.run_selection import daily_series, describe_rows, read_tested_rows
 from robust_fin.evaluation.significance import Judgement, interval_metrics, judge
 from robust_fin.ledger.trials import (
     LedgerTrial,
     Look,
     Trials,
+    Void,
     append_entry,
     config_hash,
+    path_from_ledger,
     settings_tried,
 )
 from robust_fin.runtime.atomic_files import null_for_nan, write_json
@@ -60,15 +68,9 @@ def find_ledger(run: Path) -> Path | None:
 
 def _contains(ledger: Path, run: Path) -> bool:
     path = path_from_ledger(ledger, run)
-    return any(trial.run == path for trial in Trials.read(ledger).trials)
-
-
-def path_from_ledger(ledger: Path, run: Path) -> str:
-    """Return the run folder's path relative to the folder of the ledger."""
-    try:
-        return Path(os.path.relpath(run.absolute(), ledger.absolute().parent)).as_posix()
-    except ValueError:  # on another drive
-        return run.absolute().as_posix()
+    trials = Trials.read(ledger)
+    known = (*trials.trials, *(trial for trial, _ in trials.voided))
+    return any(trial.run == path for trial in known)
 
 
 def utc_now() -> str:
@@ -118,12 +120,45 @@ def summarize_trials(run: Path) -> str:
     return _summarize(ledger, _trial(run, ledger, daily), daily)
 
 
+def count_trials(run: Path) -> int | None:
+    """Count the trials that share test rows with a finished run; None without a ledger."""
+    ledger = find_ledger(run)
+    if ledger is None or not ledger.is_file():
+        return None
+    trial = _trial(run, ledger, _daily_ic(run))
+    return Trials.read(ledger).same_rows(trial).count()
+
+
+def void_trial(run: Path, *, reason: str) -> str:
+    """Append a line by which the trials of a run no longer count; return `summarize_trials`.
+
+    The trials stay in the ledger, and the reason is shown wherever trials are counted.
+
+    Args:
+        run: the folder of a finished run.
+        reason: why its result means nothing, such as a wrong time zone.
+
+    Raises:
+        ConfigError: there is no reason, or no trial of the run to void.
+    """
+    ledger = find_ledger(run)
+    if not reason.strip():
+        raise ConfigError('void="" gives no reason; write void="the bars had a wrong time zone"')
+    path = None if ledger is None else path_from_ledger(ledger, run)
+    if ledger is None or all(trial.run != path for trial in Trials.read(ledger).trials):
+        raise ConfigError(f"no trial of {run} counts in the ledger {ledger}: nothing to void")
+    append_entry(ledger, Void(utc_now(), str(path), reason.strip()))
+    return summarize_trials(run)
+
+
 def _summarize(ledger: Path, trial: LedgerTrial, daily: Float[np.ndarray, " dates"]) -> str:
     if trial.labels != KEPT:
         return "This run is a control: it is in the trial ledger but does not count as a trial."
-    trials = Trials.read(ledger).same_data(trial.data_sha256)
+    trials = Trials.read(ledger).same_rows(trial)
     distinct = trials.distinct()
     keys = [other.key() for other in distinct]
+    if trial.key() not in keys and any(other.run == trial.run for other, _ in trials.voided):
+        return f"This run does not count as a trial. {_describe_voided(trials)}"
     if trial.key() not in keys:
         return f"This run is not in the trial ledger {ledger}; its ICIR cannot be deflated."
     number = keys.index(trial.key())
@@ -132,10 +167,17 @@ def _summarize(ledger: Path, trial: LedgerTrial, daily: Float[np.ndarray, " date
     numbers = f"Trial {first}" if first == last else f"Trials {first} to {last}"
     total = f" of {count}" if count > 1 else ""
     sentences = [f"{numbers}{total} on these bars.", _describe_icir(trials, daily)]
+    if trials.voided:
+        sentences.append(_describe_voided(trials))
     if trials.damaged:
         lines = ", ".join(map(str, trials.damaged))
         sentences.append(f"Line {lines} of {trials.path} is damaged and not counted.")
     return " ".join(sentences)
+
+
+def _describe_voided(trials: Trials) -> str:
+    reasons = dict.fromkeys(f"{trial.run} ({void.reason})" for trial, void in trials.voided)
+    return f"Voided, not counted: {'; '.join(reasons)}."
 
 
 def _daily_ic(run: Path) -> Float[np.ndarray, " dates"]:
@@ -163,6 +205,7 @@ def _trial(run: Path, ledger: Path, daily: Float[np.ndarray, " dates"]) -> Ledge
         test=test | null_for_nan(icir),
         commit=provenance["commit"],
         settings=settings_tried(config),
+        tested=read_tested_rows(run),
     )
 
 
@@ -237,7 +280,12 @@ def open_lockbox(run: Path) -> LockboxResult:
     torch.set_num_threads(config["threads"])
     table = score_lockbox(bundle, run, share=share)
     instrument = config.get("instrument")
-    judgement = judge(table, instrument=None if instrument is None else instantiate(instrument))
+    judgement = judge(
+        table,
+        instrument=None if instrument is None else instantiate(instrument),
+        planted=planted_rank_ic(config["source"]),
+        accepted=read_provenance(run).get("accepted", []),
+    )
     figures, net = lockbox_figures(judgement), table[table["model"] == "net"]
     look = Look(
         time=utc_now(),
@@ -249,8 +297,9 @@ def open_lockbox(run: Path) -> LockboxResult:
         rows=len(net),
         scored={name: figures[name] for name in _LOGGED},
         commit=commit(),
+        tested=describe_rows(net),
     )
-    before = Trials.read(ledger).same_data(look.data_sha256)
+    before = Trials.read(ledger).same_rows(look)
     append_entry(ledger, look)
     span = {"first_bar": str(net["time"].iloc[0]), "last_bar": str(net["time"].iloc[-1])}
     logged = {"look": look.time, "looks_before": len(before.looks)}

@@ -7,8 +7,8 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from robust_fin.evaluation.multiple_testing import (
     DeflatedSharpe,
     SharpeMoments,
     deflated_sharpe,
-    sample_std,
+    robust_std,
 )
 
 if sys.platform != "win32":
@@ -38,6 +38,7 @@ NOT_HASHED = frozenset({
     "stability.keep_every_n_steps", "stability.diagnose_every_n_steps", "population.workers",
     "population.steps_per_call",
     "population.block", "source.path", "source.vix_path", "source.block_rows",
+    "source.root", "source.tick", "source.accept",
     "trainer.accelerator", "trainer.strategy", "trainer.log_every_n_steps",
     "trainer.enable_checkpointing", "trainer.enable_progress_bar",
     "trainer.enable_model_summary", "trainer.enable_autolog_hparams", "trainer.benchmark",
@@ -66,6 +67,7 @@ class LedgerTrial:
         test: skill and rank_ic on test; icir, dates, skew and kurtosis of the daily rank IC.
         commit: commit of the code, if known.
         settings: number of settings tried; above 1 if members have different settings.
+        tested: products (sorted list) and first and last trading date of the test rows.
     """
 
     KIND: ClassVar[str] = "trial"
@@ -83,6 +85,7 @@ class LedgerTrial:
     test: Figures
     commit: str | None
     settings: int = 1  # absent in lines written before populations could be swept
+    tested: Mapping[str, Any] = field(default_factory=dict)  # absent in lines of older runs
 
     @property
     def icir(self) -> float:
@@ -113,6 +116,7 @@ class Look:
         rows: number of scored rows.
         scored: figures, with the ends of their intervals.
         commit: commit of the code, if known.
+        tested: as in `LedgerTrial`, of the locked rows.
     """
 
     KIND: ClassVar[str] = "look"
@@ -125,9 +129,41 @@ class Look:
     rows: int
     scored: Figures
     commit: str | None
+    tested: Mapping[str, Any] = field(default_factory=dict)
 
 
-Entry = LedgerTrial | Look
+@dataclass(frozen=True, slots=True)
+class Void:
+    """A statement that the earlier trials of a run do not count.
+
+    Attributes:
+        time: UTC time.
+        run: run folder, relative to the folder of the ledger.
+        reason: shown wherever the trials are counted.
+    """
+
+    KIND: ClassVar[str] = "void"
+    time: str
+    run: str
+    reason: str
+
+
+Scored = LedgerTrial | Look
+Entry = Scored | Void
+
+
+def share_test_rows(first: Scored, second: Scored) -> bool:
+    """Return True if two entries scored rows of the same product on overlapping dates.
+
+    Entries on the same file always count together; they are the only match for the lines of older
+    runs, which do not say what they tested.
+    """
+    if first.data_sha256 == second.data_sha256:
+        return True
+    one, other = first.tested, second.tested
+    if not one or not other or not set(one["products"]) & set(other["products"]):
+        return False
+    return bool(one["first"] <= other["last"] and other["first"] <= one["last"])
 
 
 def format_line(entry: Entry) -> str:
@@ -144,11 +180,11 @@ def parse_line(line: str) -> Entry:
     content = json.loads(line)
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
-    kinds = {kind.KIND: kind for kind in (LedgerTrial, Look)}
+    kinds = {kind.KIND: kind for kind in (LedgerTrial, Look, Void)}
     kind = kinds.get(content.pop("kind", None))
     if kind is None:
         raise ValueError(f"kind must be one of {', '.join(kinds)}")
-    for name in ("split", "val", "test", "scored"):
+    for name in ("split", "val", "test", "scored", "tested"):
         if not isinstance(content.get(name, {}), dict):
             raise ValueError(f"{name} of a {kind.KIND} must be an object")
     try:
@@ -192,6 +228,14 @@ def _nan_for_null(value: float | int | None) -> float:
     return math.nan if value is None else float(value)
 
 
+def path_from_ledger(ledger: Path, run: Path) -> str:
+    """Return the run folder's path relative to the folder of the ledger."""
+    try:
+        return Path(os.path.relpath(run.absolute(), ledger.absolute().parent)).as_posix()
+    except ValueError:  # on another drive
+        return run.absolute().as_posix()
+
+
 def append_entry(path: Path, entry: Entry) -> None:
     """Append an entry as a complete line, even if other processes append at the same time.
 
@@ -227,15 +271,17 @@ class Trials:
 
     Attributes:
         path: the file.
-        trials: all trials, in the order of the lines.
+        trials: all trials that count, in the order of the lines.
         looks: all lockbox looks, in the order of the lines.
         damaged: numbers of the lines that cannot be parsed, from 1.
+        voided: trials that do not count, each with the line that says why.
     """
 
     path: Path
     trials: tuple[LedgerTrial, ...]
     looks: tuple[Look, ...]
     damaged: tuple[int, ...]
+    voided: tuple[tuple[LedgerTrial, Void], ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> "Trials":
@@ -251,16 +297,21 @@ class Trials:
             except ValueError as error:
                 log.warning("line %d of %s cannot be counted: %s", number, path, error)
                 damaged.append(number)
-        trials = tuple(entry for entry in entries if isinstance(entry, LedgerTrial))
+        trials, voided = _split_voided(entries)
         looks = tuple(entry for entry in entries if isinstance(entry, Look))
-        return cls(path, trials, looks, tuple(damaged))
+        return cls(path, trials, looks, tuple(damaged), voided)
 
-    def same_data(self, sha256: str) -> "Trials":
-        """Keep the entries on the same bars, and all damaged lines."""
+    def same_rows(self, scored: Scored) -> "Trials":
+        """Keep the entries that share test rows with another, and all damaged lines.
+
+        Args:
+            scored: see `share_test_rows`.
+        """
         return replace(
             self,
-            trials=tuple(trial for trial in self.trials if trial.data_sha256 == sha256),
-            looks=tuple(look for look in self.looks if look.data_sha256 == sha256),
+            trials=tuple(trial for trial in self.trials if share_test_rows(trial, scored)),
+            looks=tuple(look for look in self.looks if share_test_rows(look, scored)),
+            voided=tuple(pair for pair in self.voided if share_test_rows(pair[0], scored)),
         )
 
     def distinct(self) -> tuple[LedgerTrial, ...]:
@@ -282,8 +333,25 @@ class Trials:
             daily: rank IC of each test date of the run.
         """
         moments = SharpeMoments.from_daily(daily)
-        spread = sample_std([trial.icir for trial in self.distinct()])
+        spread = robust_std([trial.icir for trial in self.distinct()])
         return deflated_sharpe(moments, trials=max(1, self.count()), spread=spread)
+
+
+def _split_voided(
+    entries: Sequence[Entry],
+) -> tuple[tuple[LedgerTrial, ...], tuple[tuple[LedgerTrial, Void], ...]]:
+    """Separate the trials that a later line voids; a run trained again after it counts again."""
+    last = {entry.run: place for place, entry in enumerate(entries) if isinstance(entry, Void)}
+    kept, voided = list[LedgerTrial](), list[tuple[LedgerTrial, Void]]()
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, LedgerTrial):
+            continue
+        by = entries[last[entry.run]] if place < last.get(entry.run, -1) else None
+        if isinstance(by, Void):
+            voided.append((entry, by))
+        else:
+            kept.append(entry)
+    return tuple(kept), tuple(voided)
 
 
 def _read_lines(path: Path) -> list[str]:

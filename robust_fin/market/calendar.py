@@ -5,6 +5,7 @@ zones are converted once per session, not once per bar, so a million rows take 0
 """
 
 import difflib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,12 @@ LATE_NS = 30 * 60 * 1_000_000_000
 DAY_NS = 86_400 * 1_000_000_000
 CHICAGO_HOURS = frozenset({"CME_Equity", "CBOT_Equity", "CME Globex Equity"})
 ALWAYS_OPEN = "24/7"
+_OF_EXCHANGE = {
+    "NYMEX": ("CMEGlobex_CL", "CMEGlobex_NG", "CMEGlobex_HO", "CMEGlobex_RB"),
+    "COMEX": ("CMEGlobex_GC", "CMEGlobex_SI"),
+}
+# what a calendar raises whose class lacks holidays or hours
+_INCOMPLETE = (ValueError, NotImplementedError, LookupError, TypeError, AttributeError)
 
 Dates = Shaped[np.ndarray, " sessions"]
 Stamps = Int[np.ndarray, " sessions"]
@@ -48,6 +55,21 @@ class BarLabels(NamedTuple):
     rth: Bool[np.ndarray, " rows"]
     late: Bool[np.ndarray, " rows"]
     outside: Bool[np.ndarray, " rows"]
+
+
+def exchange_hours(name: str) -> tuple[str, int]:
+    """Return the time zone of an exchange, and the hour of its clock at which a session starts.
+
+    Args:
+        name: a name of pandas_market_calendars, or "24/7".
+
+    >>> exchange_hours("CME_Equity"), exchange_hours("24/7")
+    (('America/Chicago', 17), ('UTC', 0))
+    """
+    if name == ALWAYS_OPEN:
+        return "UTC", 0
+    exchange = pandas_market_calendars.get_calendar(name)
+    return str(exchange.tz), exchange.open_time.hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +196,7 @@ class TradingCalendar:
             )
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _schedule(name: str, first: str, last: str) -> tuple[Dates, Stamps, Stamps]:
     if name == ALWAYS_OPEN:
         date = np.arange(np.datetime64(first, "D"), np.datetime64(last, "D") + 1).astype("M8[s]")
@@ -182,12 +204,23 @@ def _schedule(name: str, first: str, last: str) -> tuple[Dates, Stamps, Stamps]:
         return _read_only(date, opened, opened + DAY_NS)
     known = pandas_market_calendars.get_calendar_names()
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=4, cutoff=0.4) or ["CME_Equity", "NYSE"]
+        close = [*_OF_EXCHANGE.get(name.upper(), ())]
+        close = close or difflib.get_close_matches(name, known, n=4, cutoff=0.4)
+        close = close or ["CME_Equity", "NYSE"]
         raise ConfigError(
             f"source.calendar={name!r} is not a calendar of pandas_market_calendars; similar: "
             f"{', '.join(close)}. Use source.calendar={ALWAYS_OPEN} for a market that never closes"
         )
-    table = pandas_market_calendars.get_calendar(name).schedule(first, last)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of pandas, on NYSE's calendar
+            table = pandas_market_calendars.get_calendar(name).schedule(first, last)
+    except _INCOMPLETE as error:
+        raise ConfigError(
+            f"source.calendar={name!r} is incomplete in pandas_market_calendars "
+            f"({type(error).__name__}: {error}). Use the calendar of another market with the same "
+            f"hours, source.calendar={ALWAYS_OPEN}, or correct one with source.calendar_overrides"
+        ) from error
     date = table.index.to_numpy().astype("M8[s]")
     return _read_only(date, _ns(table["market_open"]), _ns(table["market_close"]))
 

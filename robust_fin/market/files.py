@@ -1,74 +1,108 @@
 """Read a CSV or Parquet file of bars into columns under the schema's names."""
 
-import io
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.csv
 import pyarrow.parquet
 
 from robust_fin.errors import RobustFinError, SchemaError, SourceError
-from robust_fin.market.parsing import NUMBERS, match_headers
-from robust_fin.runtime.terminal import Advance, progress_bar
+from robust_fin.market.columns import (
+    NO_COLUMNS,
+    header_roles,
+    match_headers,
+    plain_header,
+    unread_columns,
+)
+from robust_fin.market.csv_files import csv_batches, csv_headers, csv_table, sniff_file
+from robust_fin.market.intake.layout import FOOTERS, REPEATED_HEADERS, Layout
+from robust_fin.market.intake.sniffing import CsvForm
+from robust_fin.market.parquet_files import parquet_batches, read_folder, read_parquet
 
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 _CODES = pa.dictionary(pa.int32(), pa.string())
-_CSV_OPTIONS = pyarrow.csv.ReadOptions(block_size=8 << 20)  # bytes that a thread parses at once
-_FIRST_READ = 1 << 20  # bytes of a CSV read before parsing starts; they contain the header
-_COLUMN_BUFFER = 1 << 20  # bytes of a Parquet column read at once when reading in blocks
-_BINARY = (pa.binary(), pa.large_binary(), pa.binary_view())
-# Verify the checksums that the writer stored. 96-bit timestamps would overflow in nanoseconds.
-_PARQUET_OPTIONS = {"page_checksum_verification": True, "coerce_int96_timestamp_unit": "us"}
-_LF, _CR = 10, 13
+_UNNAMED = ("", "unnamed:_0", "index")  # headers of the index that pandas writes
+_FOLDER = "a folder of Parquet files"
+_TEXTS = ("time", "date", "contract", "session")
+_FULL_STAMP = (
+    r"^\s*\d{4}[-/.]?\d{1,2}[-/.]?\d{1,2}[T ]+\d{1,2}:?\d{2}|^\s*\d{1,2}[-/.]\d{1,2}[-/.]\d{4}[T ]"
+)
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read the schema's columns of a file.
+def read_table(
+    path: Path, *, columns: Mapping[str, str] = NO_COLUMNS, as_text: bool = False
+) -> tuple[pd.DataFrame, Layout]:
+    """Read the schema's columns of a file, and those that are asked for.
 
     Args:
-        path: a .csv, .parquet or .pq file, or one of these with .gz or .zst.
+        path: a .csv, .parquet or .pq file, or one of these with .gz or .zst; or a folder of
+            Parquet files.
+        columns: source.columns: schema name, or a name of your own -> column of the file.
+        as_text: read the numbers of a CSV as text even if all are plain numbers.
 
     Returns:
-        One column for each schema name that the file has. Parquet columns keep their type; CSV
-        columns are text, or float64 if all cells are plain numbers.
+        One column for each schema name that the file has, and its layout. Parquet columns keep
+        their type; CSV columns are text, or float64 if all cells are plain numbers.
 
     Raises:
         SourceError: the file is missing, empty, has another extension, or cannot be parsed.
         SchemaError: a required column is missing, two columns match the same name, or a column has
             an unsupported type.
-    """
-    kind, compression = _file_kind(path)
-    with _name_file_in_errors(path, kind):
-        read = _read_csv if kind == ".csv" else _read_parquet
-        return _to_pandas(_join_date_and_time(read(path, compression), path.name))
-
-
-def read_blocks(path: Path, rows: int, *, names: Collection[str] = ()) -> Iterator[pd.DataFrame]:
-    """Read a file as `read_table` does, in blocks.
-
-    Args:
-        path: a .csv, .parquet or .pq file, or one of these with .gz or .zst.
-        rows: rows of a block; the last block may have fewer.
-        names: schema columns to read, of those the file has; empty reads all.
-
-    Raises:
-        SourceError: the file is missing, empty, has another extension, or cannot be parsed.
-        SchemaError: a required column is missing, two columns match the same name, or a column has
-            an unsupported type.
+        ConfigError: `columns` names a column that the file lacks.
     """
     kind, compression = _file_kind(path)
     with _name_file_in_errors(path, kind):
         if kind == ".csv":
-            batches = _csv_batches(path, compression, names=names)
+            table, layout = _read_csv(path, compression, columns, as_text=as_text)
+        elif kind == _FOLDER:
+            table, layout = read_folder(path, columns)
         else:
-            batches = _parquet_batches(path, compression, rows=rows, names=names)
+            table, layout = read_parquet(path, compression, columns)
+        return _finish(table, layout, path.name)
+
+
+def read_blocks(
+    path: Path, rows: int, *, columns: Mapping[str, str] = NO_COLUMNS
+) -> Iterator[tuple[pd.DataFrame, Layout]]:
+    """Read a file as `read_table` does, in blocks; the numbers of a CSV are text.
+
+    Args:
+        path: a .csv, .parquet or .pq file, or one of these with .gz or .zst.
+        rows: rows of a block; the last block may have fewer.
+        columns: as for `read_table`.
+
+    Returns:
+        Blocks, each with the layout, whose counts of dropped rows grow while the file is read.
+
+    Raises:
+        SourceError: the file is missing, empty, has another extension, or cannot be parsed.
+        SchemaError: a required column is missing, two columns match the same name, or a column has
+            an unsupported type.
+    """
+    kind, compression = _file_kind(path)
+    if kind == _FOLDER:
+        raise SourceError(f"{path} is a folder, which is read at once; set source.block_rows=null")
+    with _name_file_in_errors(path, kind):
+        if kind == ".csv":
+            batches, layout = _csv_batches(path, compression, columns)
+        else:
+            batches, layout = parquet_batches(path, compression, rows=rows, columns=columns)
         for table in _split_rows(batches, rows):
-            yield _to_pandas(_join_date_and_time(table, path.name))
+            yield _finish(table, layout, path.name)
+
+
+def _finish(table: pa.Table, layout: Layout, origin: str) -> tuple[pd.DataFrame, Layout]:
+    stamps = [name for name in ("date", "time") if name in table.column_names]
+    joined = _join_date_and_time(table, origin)
+    if "date" in stamps and joined is not table and not _is_joined(table):
+        stamps = ["time"]
+    found = tuple(layout.columns[name] for name in stamps)
+    return _to_pandas(joined), replace(layout, stamp_columns=found)
 
 
 def read_texts(path: Path) -> pd.DataFrame:
@@ -101,6 +135,8 @@ def _name_file_in_errors(path: Path, kind: str) -> Iterator[None]:
 
 def _file_kind(path: Path) -> tuple[str, str | None]:
     """Return the extension (.csv, .parquet or .pq) and the compression of a file."""
+    if path.is_dir():
+        return _FOLDER, None
     if not path.is_file():
         raise SourceError(f"there is no file {path}; set source.path to a CSV or Parquet file")
     if path.stat().st_size == 0:
@@ -119,132 +155,80 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
     return table.to_pandas(ignore_metadata=True, date_as_object=False, split_blocks=True)
 
 
-def csv_headers(path: Path, compression: str | None) -> list[str]:
-    """Return the values of the first line that is not empty."""
-    with (
-        pa.input_stream(str(path), compression=compression) as stream,
-        pyarrow.csv.open_csv(_LineCounter(stream)) as reader,
-    ):
-        return list(reader.schema.names)
+def _read_csv(
+    path: Path, compression: str | None, columns: Mapping[str, str], *, as_text: bool
+) -> tuple[pa.Table, Layout]:
+    form = sniff_file(path, compression, columns=columns)
+    names, headers = _csv_columns(path, compression, form, columns)
+    texts = _csv_types(headers)
+    numbers = {header: pa.float64() for name, header in headers.items() if name not in _TEXTS}
+    footers: list[str] = []
+    try:
+        types = texts if as_text else texts | numbers
+        table = csv_table(path, compression, types, form=form, footers=footers)
+    except pa.ArrowInvalid:  # some cell is not a plain number; read the columns as text
+        footers.clear()
+        table = csv_table(path, compression, texts, form=form, footers=footers)
+    kept = _drop_repeated_headers(table.rename_columns(list(headers)), headers)
+    dropped = Counter({REPEATED_HEADERS: table.num_rows - kept.num_rows, FOOTERS: len(footers)})
+    return _add_constants(kept, form), _csv_layout(form, names, headers, +dropped)
 
 
-def csv_table(path: Path, compression: str | None, columns: Mapping[str, pa.DataType]) -> pa.Table:
-    """Read columns of a CSV; an empty number is null, an empty text is "".
+def _csv_layout(
+    form: CsvForm, names: Sequence[str], headers: Mapping[str, str], dropped: Mapping[str, int]
+) -> Layout:
+    return Layout(
+        "csv",
+        encoding={"utf-8-sig": "utf-8"}.get(form.encoding, form.encoding),
+        delimiter=form.delimiter,
+        skipped_lines=form.skipped_lines,
+        header_lines=form.header_lines,
+        columns=headers,
+        unread=unread_columns(names, headers),
+        dropped=dropped,
+    )
 
-    Args:
-        path: the file.
-        compression: "gzip", "zstd" or None.
-        columns: type of each column to read, by header.
 
-    Raises:
-        SchemaError: a quoted value runs over the end of its line.
-    """
-    with _open_lines(path, compression) as lines:
-        table = pyarrow.csv.read_csv(
-            lines, read_options=_CSV_OPTIONS, convert_options=_convert(columns)
+def _csv_columns(
+    path: Path, compression: str | None, form: CsvForm, columns: Mapping[str, str]
+) -> tuple[list[str], dict[str, str]]:
+    """Return all columns of a CSV, and the column of each schema name."""
+    if form.first_row < 0 and form.delimiter != ",":  # no line looks like a header or a row
+        names = list(form.names)
+    else:
+        names = csv_headers(path, compression) if form.is_plain else list(form.names)
+    if form.header_lines == 0 and names[0] == "1" and not columns:
+        pairs = zip(("time", "open", "high", "low", "close", "volume"), names, strict=False)
+        raise SchemaError(
+            f"{path.name} has no header and {len(names)} columns, whose order is not certain. Name "
+            f"them by their number: source.columns={{{', '.join(f'{n}: {c}' for n, c in pairs)}}}"
         )
-    _check_line_count(path, compression, lines=lines.count, rows=table.num_rows)
+    known = {"time", *columns} & (header_roles(names) | set(columns))
+    if "time" not in known and plain_header(names[0]) in _UNNAMED:
+        columns = {"time": names[0], **columns}
+    return names, match_headers(names, origin=path.name, columns=columns)
+
+
+def _add_constants(table: pa.Table, form: CsvForm) -> pa.Table:
+    for name, value in form.constants.items():
+        if name not in table.column_names:
+            codes = pa.array([value] * table.num_rows, pa.string()).dictionary_encode()
+            table = table.append_column(name, codes)
     return table
 
 
-def csv_batches(
-    path: Path, compression: str | None, columns: Mapping[str, pa.DataType]
-) -> Iterator[pa.RecordBatch]:
-    """Read what `csv_table` reads, a few megabytes at a time.
-
-    Raises:
-        SchemaError: a quoted value runs over the end of its line; raised after the last batch.
-    """
-    rows = 0
-    with _open_lines(path, compression) as lines:
-        for batch in pyarrow.csv.open_csv(
-            lines, read_options=_CSV_OPTIONS, convert_options=_convert(columns)
-        ):
-            rows += batch.num_rows
-            yield batch
-    _check_line_count(path, compression, lines=lines.count, rows=rows)
-
-
-@contextmanager
-def _open_lines(path: Path, compression: str | None) -> Iterator["_LineCounter"]:
-    size = path.stat().st_size if compression is None else None
-    with (
-        pa.input_stream(str(path), compression=compression) as stream,
-        progress_bar(f"reading {path.name}", total=size) as advance,
-    ):
-        yield _LineCounter(stream, advance)
-
-
-def _convert(columns: Mapping[str, pa.DataType]) -> pyarrow.csv.ConvertOptions:
-    return pyarrow.csv.ConvertOptions(
-        column_types=columns, include_columns=list(columns), null_values=[""]
-    )
-
-
-class _LineCounter:
-    """Byte stream that counts non-empty lines as it is read, and ends the last line.
-
-    An unpaired quotation mark merges many lines into one value, perhaps in a column that is not
-    read. Comparing the number of lines with the number of rows reveals it. pyarrow ignores a header
-    without a line end, so the last line always gets one.
-    """
-
-    closed = False
-
-    def __init__(self, stream: pa.NativeFile, advance: Advance | None = None) -> None:
-        self.count = 0
-        self._advance = advance
-        self._stream, self._ahead = stream, stream.read(_FIRST_READ)
-        self._at_line_start = True
-
-    def read(self, size: int) -> bytes:
-        chunk, self._ahead = self._ahead, self._stream.read(size) if self._ahead else b""
-        if chunk and not self._ahead:
-            chunk += b"\n"  # after a line end this is an empty line
-        if self._advance is not None:
-            self._advance(len(chunk))
-        if chunk:
-            chars = np.frombuffer(chunk, dtype=np.uint8)
-            ends = (chars == _LF) | (chars == _CR)
-            starts = ~ends
-            starts[0] &= self._at_line_start
-            starts[1:] &= ends[:-1]
-            self.count += int(np.count_nonzero(starts))
-            self._at_line_start = bool(ends[-1])
-        return chunk
-
-
-def _check_line_count(path: Path, compression: str | None, *, lines: int, rows: int) -> None:
-    if lines - 1 == rows:
-        return
-    raise SchemaError(
-        f"{path.name} has {lines - 1} lines after its header but {rows} rows: a quoted value runs "
-        f"over the end of its line{_find_unpaired_quote(path, compression)}. Close the quotation "
-        "mark or remove it"
-    )
-
-
-def _find_unpaired_quote(path: Path, compression: str | None) -> str:
-    """Describe the first line with an odd number of quotation marks."""
-    with (
-        pa.input_stream(str(path), compression=compression) as stream,
-        io.TextIOWrapper(stream, encoding="utf-8", errors="replace") as text,
-    ):
-        for number, line in enumerate(text, start=1):
-            if line.count('"') % 2:
-                return f", first in line {number}: {line[:80]!r}"
-    return ""
-
-
-def _read_csv(path: Path, compression: str | None) -> pa.Table:
-    headers = match_headers(csv_headers(path, compression), origin=path.name)
-    texts = _csv_types(headers)
-    numbers = {headers[name]: pa.float64() for name in NUMBERS if name in headers}
-    try:
-        table = csv_table(path, compression, texts | numbers)
-    except pa.ArrowInvalid:  # some cell is not a plain number; read the columns as text
-        table = csv_table(path, compression, texts)
-    return table.rename_columns(list(headers))
+def _drop_repeated_headers(table: pa.Table, headers: Mapping[str, str]) -> pa.Table:
+    """Drop rows whose prices and volume are their own headers, as in files that were joined."""
+    texts = [name for name in headers if name not in _TEXTS]
+    texts = [name for name in texts if pa.types.is_string(table.schema.field(name).type)]
+    mask = pa.scalar(value=True)
+    for name in texts:
+        mask = pyarrow.compute.and_(mask, pyarrow.compute.equal(table[name], headers[name]))
+        if not pyarrow.compute.any(mask).as_py():
+            return table
+    if not texts:
+        return table
+    return table.filter(pyarrow.compute.invert(mask))
 
 
 def _csv_types(headers: dict[str, str]) -> dict[str, pa.DataType]:
@@ -256,90 +240,25 @@ def _csv_types(headers: dict[str, str]) -> dict[str, pa.DataType]:
 
 
 def _csv_batches(
-    path: Path, compression: str | None, *, names: Collection[str]
-) -> Iterator[pa.RecordBatch]:
-    headers = match_headers(csv_headers(path, compression), origin=path.name)
-    headers = _select(headers, names)
-    for batch in csv_batches(path, compression, _csv_types(headers)):
-        yield batch.rename_columns(list(headers))
+    path: Path, compression: str | None, columns: Mapping[str, str]
+) -> tuple[Iterator[pa.RecordBatch], Layout]:
+    form = sniff_file(path, compression, columns=columns)
+    names, headers = _csv_columns(path, compression, form, columns)
+    dropped: Counter[str] = Counter()
 
+    def batches() -> Iterator[pa.RecordBatch]:
+        footers: list[str] = []
+        types = _csv_types(headers)
+        for batch in csv_batches(path, compression, types, form=form, footers=footers):
+            table = pa.Table.from_batches([batch]).rename_columns(list(headers))
+            kept = _drop_repeated_headers(table, headers)
+            if kept.num_rows < table.num_rows:
+                dropped[REPEATED_HEADERS] += table.num_rows - kept.num_rows
+            yield from _add_constants(kept, form).to_batches()
+        if footers:
+            dropped[FOOTERS] = len(footers)
 
-def _decompress(path: Path, compression: str | None) -> pa.BufferReader:
-    with pa.input_stream(str(path), compression=compression) as stream:
-        return pa.BufferReader(stream.read_buffer())
-
-
-def _read_parquet(path: Path, compression: str | None) -> pa.Table:
-    content = _decompress(path, compression)
-    with pyarrow.parquet.ParquetFile(content, **_PARQUET_OPTIONS) as file:
-        headers = _parquet_headers(file, path.name, names=())
-        table = _read_row_groups(file, path.name, columns=list(headers.values()))
-    return _normalise_zones(table.select(list(headers.values())).rename_columns(list(headers)))
-
-
-def _read_row_groups(
-    file: pyarrow.parquet.ParquetFile, name: str, *, columns: Sequence[str]
-) -> pa.Table:
-    """Read a file by row group, to show progress."""
-    count = file.metadata.num_row_groups
-    if not count:
-        return file.read(columns=columns)
-    tables = []
-    with progress_bar(f"reading {name}", total=file.metadata.num_rows) as advance:
-        for number in range(count):
-            tables.append(file.read_row_group(number, columns=columns))
-            advance(tables[-1].num_rows)
-    return pa.concat_tables(tables)
-
-
-def _parquet_batches(
-    path: Path, compression: str | None, *, rows: int, names: Collection[str]
-) -> Iterator[pa.RecordBatch]:
-    # Parquet's metadata is at the end, so a compressed file is decompressed first.
-    source = path if compression is None else _decompress(path, compression)
-    with pyarrow.parquet.ParquetFile(
-        source, pre_buffer=False, buffer_size=_COLUMN_BUFFER, **_PARQUET_OPTIONS
-    ) as file:
-        headers = _parquet_headers(file, path.name, names=names)
-        total = file.metadata.num_rows
-        with progress_bar(f"reading {path.name}", total=total) as advance:
-            for batch in file.iter_batches(batch_size=rows, columns=list(headers.values())):
-                batch = batch.select(list(headers.values())).rename_columns(list(headers))
-                yield _normalise_zones(batch)
-                advance(batch.num_rows)
-
-
-def _parquet_headers(
-    file: pyarrow.parquet.ParquetFile, origin: str, *, names: Collection[str]
-) -> dict[str, str]:
-    schema = file.schema_arrow
-    headers = _select(match_headers(schema.names, origin=origin), names)
-    for name, header in headers.items():
-        kind = schema.field(header).type
-        inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if pa.types.is_nested(inner) or inner in _BINARY or pa.types.is_fixed_size_binary(inner):
-            raise SchemaError(
-                f"{origin}: the column {header!r} has the type {kind}, which is not supported for "
-                f"{name}; write timestamps, numbers or text"
-            )
-    return headers
-
-
-def _normalise_zones(table: pa.Table | pa.RecordBatch) -> pa.Table | pa.RecordBatch:
-    """Validate the table and cast zoned timestamps to UTC, whatever their zone is called."""
-    table.validate(full=True)
-    for position, field in enumerate(table.schema):
-        if pa.types.is_timestamp(field.type) and field.type.tz is not None:
-            utc = table.column(position).cast(pa.timestamp(field.type.unit, "UTC"))
-            table = table.set_column(position, field.name, utc)
-    return table
-
-
-def _select(headers: dict[str, str], names: Collection[str]) -> dict[str, str]:
-    """Keep the headers of `names`; "date" comes along with "time"."""
-    if not names:
-        return headers
-    return {n: h for n, h in headers.items() if n in names or (n == "date" and "time" in names)}
+    return batches(), _csv_layout(form, names, headers, dropped)
 
 
 def _split_rows(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
@@ -360,10 +279,26 @@ def _split_rows(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Tab
         yield pa.concat_tables(held).unify_dictionaries()
 
 
+def _is_joined(table: pa.Table) -> bool:
+    """Return whether the date and the time column together make the stamp.
+
+    A time column that has the date too, beside a trading date, is the stamp by itself.
+    """
+    clock = table["time"]
+    if pa.types.is_timestamp(clock.type):
+        return False
+    if not (pa.types.is_string(clock.type) or pa.types.is_large_string(clock.type)):
+        return True
+    full = pyarrow.compute.match_substring_regex(clock.slice(0, 1000), _FULL_STAMP)
+    return not pyarrow.compute.all(full).as_py()
+
+
 def _join_date_and_time(table: pa.Table, origin: str) -> pa.Table:
     """Join a date and a time column into one text column."""
     if "date" not in table.column_names:
         return table
+    if not _is_joined(table):
+        return table.drop_columns("date")
     date, clock = table["date"], table["time"]
     if pa.types.is_integer(clock.type) or pa.types.is_floating(clock.type):
         raise SchemaError(

@@ -1,7 +1,6 @@
 """Label bars with trading date, session, contract order and the previous day's VIX close."""
 
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,32 +13,74 @@ from jaxtyping import Bool, Float, Shaped
 from robust_fin.errors import SchemaError, SourceError
 from robust_fin.market.calendar import TradingCalendar
 from robust_fin.market.files import read_texts
+from robust_fin.market.intake.continuity import silent_gaps
+from robust_fin.market.intake.products import MONTHS, Expiry, parse_code, parse_expiry
 from robust_fin.market.schema import bar_starts, excerpt
 
 log = logging.getLogger(__name__)
 
-_CODE = re.compile(r"^(?P<root>[A-Z0-9]{1,4}?)(?P<month>[FGHJKMNQUVXZ])(?P<year>\d{1,4})$")
-_MONTHS = "FGHJKMNQUVXZ"
 _MAX_VIX_AGE = 10  # calendar days; the longest closure since 1990 took seven
+
+
+def product_of(code: str) -> str:
+    """Return the product of a contract code: ES for ESZ24; an unknown form is its own product."""
+    return parse_code(code).product or code.strip().upper()
 
 
 def contract_expiry(code: str, *, first_year: int) -> tuple[int, int] | None:
     """Parse the year and month of expiry from a contract code; None if it has another form.
 
     Args:
-        code: such as ESZ24, ESZ4 or ESZ2024.
+        code: such as ESZ24, ESZ4, ESZ2024 or ES 12-24.
         first_year: year of the contract's first bar. One- and two-digit years mean the first
             matching year that is not before it.
     """
-    match = _CODE.match(code.strip().upper())
-    if match is None:
+    parts = parse_expiry(code)
+    if parts is None:
         return None
-    digits, month = match["year"], _MONTHS.index(match["month"]) + 1
-    if len(digits) == 3:
-        return None
-    cycle = 10 ** len(digits)
-    year = int(digits) if len(digits) == 4 else first_year + (int(digits) - first_year) % cycle
-    return year, month
+    return _full_year(parts.year, first_year), parts.month
+
+
+def _full_year(digits: str, first_year: int) -> int:
+    """Return the year of one, two or four digits, not before `first_year` unless it has four."""
+    year, cycle = int(digits), 10 ** len(digits)
+    return year if len(digits) == 4 else first_year + (year - first_year) % cycle
+
+
+def split_reused_codes(table: pd.DataFrame, *, origin: str) -> pd.DataFrame:
+    """Give the contracts that share a code with a one-digit year codes of their own.
+
+    ESH4 is the contract of March 2014 and, ten years later, that of March 2024: they become ESH2014
+    and ESH2024. A code is split where its contract is silent for longer than it traded, and only if
+    the bars after the silence have another year of expiry.
+
+    Args:
+        table: checked bars; the times of each contract increase.
+        origin: file name, for the log.
+    """
+    parsed = {code: parse_expiry(code) for code in table["contract"].cat.categories}
+    reusable = {code: parts for code, parts in parsed.items() if parts and len(parts.year) == 1}
+    if not reusable:
+        return table
+    start, names = bar_starts(table).view(np.int64), [*parsed]
+    number = table["contract"].cat.codes.to_numpy().astype(np.int64)
+    for code, parts in reusable.items():
+        rows = np.flatnonzero(table["contract"] == code)
+        first = [0, *silent_gaps(start[rows])]  # of each contract, among these rows
+        meant = [_with_full_year(parts, int(start[rows[at]])) for at in first]
+        if 1 < len(meant) == len(set(meant)):
+            log.info("%s: %s is the contracts %s", origin, code, ", ".join(meant))
+            names += [name for name in meant if name not in names]
+            for name, part in zip(meant, np.split(rows, first[1:]), strict=True):
+                number[part] = names.index(name)
+    contract = pd.Categorical.from_codes(number, pd.Index(names, dtype="str"))
+    return table.assign(contract=contract.remove_unused_categories())
+
+
+def _with_full_year(parts: Expiry, start: int) -> str:
+    """Return a code with four digits of the year, for a contract whose first bar is at `start`."""
+    year = _full_year(parts.year, pd.Timestamp(start).year)
+    return f"{parts.root}{MONTHS[parts.month - 1]}{year}"
 
 
 def contracts_by_expiry(contract: pd.Series, time: pd.Series) -> list[str]:
@@ -50,7 +91,7 @@ def contracts_by_expiry(contract: pd.Series, time: pd.Series) -> list[str]:
         time: start of each bar.
 
     Raises:
-        SchemaError: the codes belong to several products, or are ambiguous.
+        SchemaError: two codes mean the same contract, or a code is unprintable.
     """
     first = time.groupby(contract, observed=True).min()
     return sort_by_expiry({str(code): start for code, start in first.items()})
@@ -63,10 +104,9 @@ def sort_by_expiry(first: Mapping[str, pd.Timestamp]) -> list[str]:
         first: start of the first bar of each contract.
 
     Raises:
-        SchemaError: the codes belong to several products, or are ambiguous.
+        SchemaError: two codes mean the same contract, or a code is unprintable.
     """
     _check_printable(list(first))
-    _check_single_product(list(first))
     keys = {code: contract_expiry(code, first_year=start.year) for code, start in first.items()}
     _check_spellings(keys)
     if any(key is None for key in keys.values()):
@@ -88,8 +128,8 @@ def _check_spellings(keys: Mapping[str, tuple[int, int] | None]) -> None:
     seen: dict[object, str] = {}
     for code, key in keys.items():
         plain = code.strip().upper()
-        match = _CODE.match(plain)
-        root_and_expiry = None if match is None or key is None else (match["root"], *key)
+        parts = parse_expiry(plain)
+        root_and_expiry = None if parts is None or key is None else (parts.root, *key)
         for meaning in (plain, root_and_expiry):
             other = seen.setdefault(meaning, code)
             if meaning is not None and other != code:
@@ -98,17 +138,6 @@ def _check_spellings(keys: Mapping[str, tuple[int, int] | None]) -> None:
                     f"the contracts {first} and {second} are two spellings of the same contract; "
                     "use the same code in every row"
                 )
-
-
-def _check_single_product(codes: list[str]) -> None:
-    """Raise for several products: a contract takes history from the contract before it."""
-    matches = [_CODE.match(code.strip().upper()) for code in codes]
-    roots = sorted({match["root"] for match in matches if match is not None})
-    if len(roots) > 1 and all(matches):
-        raise SchemaError(
-            f"the contracts belong to {len(roots)} products, {', '.join(roots)}; a file must hold "
-            "a single product. Split the file and train on each part"
-        )
 
 
 def read_daily_closes(path: Path) -> pd.Series:

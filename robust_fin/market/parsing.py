@@ -17,7 +17,6 @@ it.
 """
 
 import re
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,79 +28,21 @@ from robust_fin.errors import ConfigError, SchemaError
 from robust_fin.market.schema import PRICES, excerpt
 
 NUMBERS = (*PRICES, "volume", "vix")
-_ALIASES = {
-    "time": ("time", "timestamp", "datetime", "date", "date_time", "ts"),
-    "open": ("open", "o"),
-    "high": ("high", "h"),
-    "low": ("low", "l"),
-    "close": ("close", "c", "last"),
-    "volume": ("volume", "vol", "v"),
-    "contract": ("contract", "symbol", "ticker"),
-    "session": ("session",),
-    "vix": ("vix", "vix_close"),
-}
-_MISSING_NUMBERS = ("", "nan", "-nan", "na", "n/a", "#n/a", "null", "none")
+MISSING_NUMBERS = ("", "nan", "-nan", "na", "n/a", "#n/a", "null", "none")
 _MISSING_CODES = ("", "nan", "NaN", "<NA>", "None", "none", "null", "NULL", "N/A", "#N/A")
 _NUMBER = r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$|^[+-]?(?i:inf(?:inity)?|nan(?:\(\w*\))?)$"
-_MAX_HEADERS = 40  # headers listed in a message, and characters of each
 
 _DATE = r"(?:\d{4}-\d{1,2}-\d{1,2}|\d{4}/\d{1,2}/\d{1,2}|\d{8})"
 _FRACTION = r"(?:\.\d{1,9})?"
 _COLONS = rf"\d{{1,2}}:\d{{2}}(?::\d{{2}}{_FRACTION})?"
 _COMPACT = rf"\d{{2}}(?:\d{{2}}(?:\d{{2}}{_FRACTION})?)?"
 _ZONE = r"(?:Z|[+-]\d{2}(?::?\d{2})?)"
-_ISO = rf"^{_DATE}(?:[T ](?:{_COLONS}|{_COMPACT})(?: ?{_ZONE})?)?$"
+ISO = rf"^{_DATE}(?:[T ](?:{_COLONS}|{_COMPACT})(?: ?{_ZONE})?)?$"
 _ENDS_IN_ZONE = rf"[T ].*{_ZONE}$"
 _PLAIN_NUMBER = r"^[+-]?\d+\.?\d*(?:[eE][+-]?\d+)?$"
 _WIDTHS = {"%Y": 4, "%j": 3} | dict.fromkeys(("%m", "%d", "%H", "%I", "%M", "%S", "%y"), 2)
 _RELATIVE_WORDS = ("now", "today")  # pandas parses both under any pattern
 _RANGE = ("1700-01-01", "2200-01-01")
-
-
-def match_headers(headers: Sequence[str], *, origin: str) -> dict[str, str]:
-    """Find the header of each schema column, ignoring case.
-
-    Args:
-        headers: the columns of the file, in order.
-        origin: file name, for the message.
-
-    Returns:
-        Schema name -> header. "date" is among the names if the file has both a date and a time
-        column, which together make the timestamp.
-
-    Raises:
-        SchemaError: a required column is missing, or two columns match the same name.
-    """
-    by_name: dict[str, list[str]] = {}
-    for header in headers:
-        by_name.setdefault(header.strip().lower().replace(" ", "_"), []).append(header)
-    matched = {}
-    if "date" in by_name and "time" in by_name:
-        matched["date"] = _single(by_name.pop("date"), "date", origin)
-    for name, aliases in _ALIASES.items():
-        matches = [header for alias in aliases for header in by_name.get(alias, [])]
-        if matches:
-            matched[name] = _single(matches, name, origin)
-    missing = [name for name in ("time", *PRICES, "volume") if name not in matched]
-    if missing:
-        known = "; ".join(f"{name}: {', '.join(_ALIASES[name])}" for name in missing)
-        raise SchemaError(
-            f"{origin} has no column for {', '.join(missing)}; its columns are "
-            f"{_list_headers(headers)}. Accepted names are {known}"
-        )
-    return matched
-
-
-def _single(matches: list[str], name: str, origin: str) -> str:
-    if len(matches) > 1:
-        raise SchemaError(f"{origin}: the columns {matches} all mean {name}; keep one of them")
-    return matches[0]
-
-
-def _list_headers(headers: Sequence[str]) -> str:
-    text = str([header[:_MAX_HEADERS] for header in headers[:_MAX_HEADERS]])
-    more = len(headers) - _MAX_HEADERS
-    return text if more <= 0 else f"{text} and {more} more"
 
 
 def to_numbers(column: pd.Series, *, origin: str) -> Float[np.ndarray, " rows"]:
@@ -135,7 +76,7 @@ def _to_floats(text: pa.Array | pa.ChunkedArray) -> Float[np.ndarray, " rows"]:
 
 def _mask_missing(text: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     trimmed = pc.utf8_trim(text, " \t")
-    missing = pc.is_in(pc.utf8_lower(trimmed), pa.array(_MISSING_NUMBERS, pa.large_string()))
+    missing = pc.is_in(pc.utf8_lower(trimmed), pa.array(MISSING_NUMBERS, pa.large_string()))
     return pc.if_else(missing, pa.scalar(None, pa.large_string()), trimmed)
 
 
@@ -217,23 +158,22 @@ def check_same_zoning(
 def _parse(stamps: pd.Series, time_format: str | None, origin: str) -> pd.Series:
     text = stamps.astype("str")
     if time_format is None:
-        parsed = _parse_plain_iso(text)
+        parsed = parse_plain_iso(text)
         if parsed is not None:
             return parsed
     text = text.str.strip()
     text = text.mask(text.str.lower().isin(_RELATIVE_WORDS))
     if time_format is None:
-        _check_no_numbers(text, _matches(text, _PLAIN_NUMBER), origin)
-        readable = text.where(_matches(text, _ISO))
+        _check_no_numbers(text, match_cells(text, _PLAIN_NUMBER), origin)
+        readable = text.where(match_cells(text, ISO))
         pattern, zoned = "ISO8601", _all_zoned(readable, origin)
-    elif "%" not in time_format:  # pandas accepts words such as "mixed", which guess
-        raise ConfigError(f"source.time_format={time_format!r} is not a strptime pattern: no %")
     else:
-        readable = text.where(_matches(text, _format_regex(time_format)))
+        check_time_format(time_format)
+        readable = text.where(match_cells(text, format_regex(time_format)))
         pattern, zoned = time_format, "%z" in time_format.lower()
     try:
         parsed = pd.to_datetime(readable, errors="coerce", utc=zoned, format=pattern)
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise ConfigError(
             f"source.time_format={time_format!r} is not a strptime pattern: {error}"
         ) from error
@@ -248,7 +188,21 @@ def _parse(stamps: pd.Series, time_format: str | None, origin: str) -> pd.Series
     return parsed
 
 
-def _parse_plain_iso(text: pd.Series) -> pd.Series | None:
+def check_time_format(time_format: str) -> None:
+    """Raise ConfigError unless a pattern has directives, and each of them once."""
+    if "%" not in time_format:  # pandas accepts words such as "mixed", which guess
+        raise ConfigError(f"source.time_format={time_format!r} is not a strptime pattern: no %")
+    directives = [token for token in re.findall(r"%.", time_format) if token != "%%"]
+    twice = sorted({token for token in directives if directives.count(token) > 1})
+    if twice:
+        raise ConfigError(
+            f"source.time_format={time_format!r} has {', '.join(twice)} more than once; a pattern "
+            "reads each part of a timestamp once. Where the time column has the date too, drop "
+            "the date from the pattern"
+        )
+
+
+def parse_plain_iso(text: pd.Series) -> pd.Series | None:
     """Parse quickly if all timestamps have the common ISO form and the same zoning; else None."""
     stamps = pa.array(text, type=pa.large_string())
     for zone in ("UTC", None):
@@ -260,12 +214,13 @@ def _parse_plain_iso(text: pd.Series) -> pd.Series | None:
     return None
 
 
-def _matches(text: pd.Series, pattern: str) -> Bool[np.ndarray, " rows"]:
+def match_cells(text: pd.Series, pattern: str) -> Bool[np.ndarray, " rows"]:
+    """Return which cells a regular expression matches; a missing cell does not match."""
     matches = pc.match_substring_regex(pa.array(text, type=pa.large_string()), pattern)
     return pc.fill_null(matches, pa.scalar(value=False)).to_pandas().to_numpy()
 
 
-def _format_regex(time_format: str) -> str:
+def format_regex(time_format: str) -> str:
     """Build a regex of the text that a pattern reads without guessing where a field ends.
 
     strptime reads 1000 by %H%M%S as 10:00:00, but a writer that drops leading zeros meant 00:10:00.
@@ -292,12 +247,19 @@ def _check_no_numbers(stamps: pd.Series, numbers: Bool[np.ndarray, " rows"], ori
         raise SchemaError(
             f"{origin}: the time column holds numbers (first: {excerpt(stamps.iloc[bad[0]])}); "
             "write timestamps such as 2024-03-08 14:31:00+00:00, or set their format, for example "
-            f"source.time_format='%Y%m%d%H%M'. {bad.size} of {len(stamps)} rows, first row {bad[0]}"
+            f"source.time_format='{_digits_format(stamps.iloc[bad[0]])}'. {bad.size} of "
+            f"{len(stamps)} rows, first row {bad[0]}"
         )
 
 
+def _digits_format(stamp: object) -> str:
+    """Return the pattern of a stamp that is written in digits only."""
+    patterns = {8: "%Y%m%d", 14: "%Y%m%d%H%M%S"}
+    return patterns.get(len(str(stamp).strip()), "%Y%m%d%H%M")
+
+
 def _all_zoned(text: pd.Series, origin: str) -> bool:
-    zoned = _matches(text, _ENDS_IN_ZONE)
+    zoned = match_cells(text, _ENDS_IN_ZONE)
     naive = ~zoned & text.notna().to_numpy()
     if zoned.any() and naive.any():
         row = int(np.argmax(naive))

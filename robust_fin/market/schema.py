@@ -1,29 +1,31 @@
 """Rules that every bar table must satisfy, its fingerprint, and writing it to Parquet."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Shaped
 
 from robust_fin.errors import SchemaError
 
+log = logging.getLogger(__name__)
+
 PRICES = ("open", "high", "low", "close")
 REQUIRED = ("time", *PRICES, "volume", "contract")
-_OPTIONAL = ("session", "vix")
+LABELS = ("session", "trading_date", "trading_day")  # set by the labeller
 _MAX_CELL = 80  # characters of a cell shown in a message
-_CHUNK = 1 << 20  # rows hashed at once
 
 
 def check_bars(bars: pd.DataFrame, *, origin: str) -> None:
     """Check a bar table against all rules.
 
     Args:
-        bars: table with the columns `REQUIRED`, rows in the order of the file.
+        bars: table with the columns `REQUIRED`, rows in the order of the file and labelled by
+            their number.
         origin: file name, for the message.
 
     Raises:
@@ -78,9 +80,22 @@ def excerpt(value: object) -> str:
 def _message(bars: pd.DataFrame, rule: str, broken: Bool[np.ndarray, " rows"], origin: str) -> str:
     row = int(np.argmax(broken))
     content = ", ".join(f"{name}={excerpt(value)}" for name, value in bars.iloc[row].items())
+    number = bars.index[row]
     return (
-        f"{origin}: {rule}. First at row {row} (0 is the first after the header): {content}. "
+        f"{origin}: {rule}. First at row {number} (0 is the first after the header): {content}. "
         f"{int(broken.sum())} of {len(bars)} rows break this rule; fix or remove them in the file"
+        f"{_hint(bars)}"
+    )
+
+
+def _hint(bars: pd.DataFrame) -> str:
+    """Explain what to do about negative prices."""
+    if not (bars["close"] <= 0).any():
+        return ""
+    return (
+        ". The return of a price at or below 0 is undefined, as for crude oil on 2020-04-20, for "
+        "spreads and for back-adjusted prices: leave out these dates, or use unadjusted prices "
+        "of outright contracts"
     )
 
 
@@ -94,6 +109,7 @@ class BarSummary:
         first_bar: start of the first bar.
         last_bar: start of the last bar.
         sha256: result of `fingerprint`.
+        facts: inferred bar length and product, accepted disagreements with the settings, warnings.
     """
 
     origin: str
@@ -101,11 +117,22 @@ class BarSummary:
     first_bar: pd.Timestamp
     last_bar: pd.Timestamp
     sha256: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to a dict for JSON."""
         bars = {"first_bar": str(self.first_bar), "last_bar": str(self.last_bar)}
-        return {"origin": self.origin, "rows_in": self.rows_in, **bars, "sha256": self.sha256}
+        rest = {"sha256": self.sha256, "facts": dict(self.facts)}
+        return {"origin": self.origin, "rows_in": self.rows_in, **bars, **rest}
+
+    @property
+    def accepted(self) -> list[str]:
+        """Accepted disagreements of the bars with their settings."""
+        return list(self.facts.get("accepted", ()))
+
+    def log_warnings(self) -> None:
+        """Log what is odd about the bars, such as holes."""
+        log_warnings(self.facts, origin=self.origin)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "BarSummary":
@@ -114,15 +141,30 @@ class BarSummary:
         return cls(**{**content, **bars})
 
 
+def log_warnings(facts: Mapping[str, Any], *, origin: str) -> None:
+    """Log the warnings among the facts about bars, one line each.
+
+    Args:
+        facts: what a run records about its bars.
+        origin: file name.
+    """
+    for text in facts.get("warnings", ()):
+        log.warning("%s: %s", origin, text)
+
+
 def hashed_columns(table: pd.DataFrame) -> dict[str, Shaped[np.ndarray, " rows"]]:
-    """Return the columns that `fingerprint` hashes before the contracts, in its order."""
-    names = (*PRICES, "volume", *(["vix"] if "vix" in table else []))
-    columns = {name: table[name].to_numpy() for name in names}
+    """Return the columns that `fingerprint` hashes before the contracts, in its order.
+
+    The columns that source.columns adds come last, by name.
+    """
+    names = [*PRICES, "volume", *(["vix"] if "vix" in table else [])]
+    extra = sorted(map(str, set(table) - {"time", "contract", *names, *LABELS}))
+    columns = {name: table[name].to_numpy() for name in [*names, *extra]}
     return {"time": bar_starts(table).view(np.int64)} | columns
 
 
 def fingerprint(table: pd.DataFrame) -> str:
-    """Return the SHA-256 of times, prices, volume, VIX and contracts, column by column."""
+    """Return the SHA-256 of all columns but the labels, column by column, in hexadecimal."""
     digest = hashlib.sha256()
     for name, values in hashed_columns(table).items():
         digest.update(name.encode())
@@ -131,83 +173,3 @@ def fingerprint(table: pd.DataFrame) -> str:
     digest.update(",".join(map(str, contract.categories)).encode())
     digest.update(np.ascontiguousarray(contract.codes.to_numpy()).data)
     return digest.hexdigest()
-
-
-class ColumnSpool:
-    """Fingerprint of bars that arrive in blocks.
-
-    The fingerprint hashes column by column, so the columns are kept in files until the last block.
-
-    Args:
-        folder: an empty folder for the files; the caller removes it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._dtypes: dict[str, np.dtype] = {}
-
-    def append(self, table: pd.DataFrame) -> None:
-        """Add a block; its contract categories are the same in every block."""
-        codes = table["contract"].cat.codes.to_numpy().astype(np.int32)
-        for name, values in (hashed_columns(table) | {"contract": codes}).items():
-            self._dtypes[name] = values.dtype
-            with (self._folder / f"{name}.column").open("ab") as file:
-                file.write(np.ascontiguousarray(values).data)
-
-    def fingerprint(self, contracts: Sequence[str], *, used: Int[np.ndarray, " used"]) -> str:
-        """Return the `fingerprint` of the concatenated table with unused categories removed.
-
-        Args:
-            contracts: contract categories of the blocks.
-            used: codes that occur in the blocks, increasing.
-        """
-        codes = np.zeros(len(contracts), dtype=np.int64)
-        codes[used] = np.arange(used.size)
-        smallest = pd.Categorical.from_codes(codes[used], pd.Index([contracts[c] for c in used]))
-        digest = hashlib.sha256()
-        for name in [name for name in self._dtypes if name != "contract"]:
-            digest.update(name.encode())
-            for chunk in self._chunks(name):
-                digest.update(chunk.data)
-        digest.update(",".join(contracts[code] for code in used).encode())
-        for chunk in self._chunks("contract"):
-            digest.update(codes[chunk].astype(smallest.codes.dtype).data)
-        return digest.hexdigest()
-
-    def _chunks(self, name: str) -> Iterator[Shaped[np.ndarray, " chunk"]]:
-        with (self._folder / f"{name}.column").open("rb") as file:
-            while (chunk := np.fromfile(file, dtype=self._dtypes[name], count=_CHUNK)).size:
-                yield chunk
-
-
-def write_bars(bars: pd.DataFrame, path: Path, *, length: str) -> None:
-    """Write the columns that a source reads; derived columns are left out.
-
-    Args:
-        bars: table with time, open, high, low, close and volume; contract, session and vix are
-            optional.
-        path: a .parquet file.
-        length: length of a bar, as in source.bar.
-
-    Raises:
-        SchemaError: the bars have another length.
-    """
-    kept = [name for name in (*REQUIRED, *_OPTIONAL) if name in bars]
-    table = bars[kept].reset_index(drop=True)
-    if "time" in table and pd.api.types.is_datetime64_any_dtype(table["time"]):
-        _check_length(table, pd.Timedelta(length))
-    table.to_parquet(path, index=False)
-
-
-def _check_length(table: pd.DataFrame, length: pd.Timedelta) -> None:
-    # the smallest step between two bars of a contract is their length; gaps are longer
-    times = table.groupby("contract", observed=True)["time"] if "contract" in table else None
-    steps = table["time"].diff() if times is None else times.diff()
-    steps = steps[steps > pd.Timedelta(0)]
-    if steps.empty or steps.min() == length:
-        return
-    seconds = steps.min().total_seconds()
-    raise SchemaError(
-        f"the smallest step between two bars is {seconds:g} s, but source.bar is "
-        f"{length.total_seconds():g} s; set source.bar={seconds:g}s"
-    )

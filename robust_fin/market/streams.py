@@ -6,164 +6,135 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
+from jaxtyping import Shaped
 
 from robust_fin.errors import SchemaError
-from robust_fin.market.labelling import LabelCounts, label_reports, sort_by_expiry
-from robust_fin.market.schema import BarSummary, ColumnSpool, bar_starts, check_bars
-from robust_fin.market.sources import BarSource, block_origin, sort_bars
+from robust_fin.market.labelling import LabelCounts, label_reports
+from robust_fin.market.schema import LABELS, BarSummary, bar_starts, fingerprint
+from robust_fin.market.sources import BarSource, no_rows
 
 
 class BarStream:
     """Labelled blocks of bars that concatenate to the table of `BarSource.load`.
 
-    The only difference is that contracts cut off by `source.fraction` stay among the categories.
-    The file is read twice: the first pass collects times and contracts, because the order of the
-    contracts is known only at the end of the file. Bars with the same time are in the same block.
-    `summary` and `reports` are complete after the last block.
+    The file is read once, in blocks, and its columns are kept in files; the checks of
+    `BarSource.load` run on them before the first block is labelled. `summary` and `reports` are
+    complete after the last block.
 
     Args:
         source: source with `block_rows` set.
         scratch: an empty folder for temporary files; the caller removes it.
+
+    Attributes:
+        source: the source.
+        bars: the sorted bars without labels, and what was found about them.
     """
 
     def __init__(self, source: BarSource, *, scratch: Path) -> None:
-        """Read times and contracts.
+        """Read and check the bars.
 
         Raises:
             SourceError: the file cannot be read.
-            SchemaError: a timestamp or contract code is invalid, or the contracts belong to more
-                than one product.
+            SchemaError: a row breaks a rule of the bar table, or the bars contradict the settings.
         """
-        self.source = source
-        self.contracts, self.rows_in = _scan(source)
-        self._remaining = max(1, int(self.rows_in * source.fraction))
-        self.dropped: dict[str, int] = {}
-        if self._remaining < self.rows_in:
-            self.dropped["beyond source.fraction"] = self.rows_in - self._remaining
-        self._spool = ColumnSpool(scratch)
+        assert source.block_rows is not None, "block_rows is None"
+        self.source, self._labeller = source, source.labeller()
+        self._rows = source.block_rows
+        spool = ColumnSpool(scratch / "read")
+        for block, found in source.raw_blocks():
+            spool.append(block)
+            layout = found
+        if not spool.rows:
+            raise SchemaError(no_rows(source.origin))
+        self.bars = source.prepare(spool.table(), layout, self._labeller)
+        self.bars.findings.check(source.origin)
+        self._labelled = ColumnSpool(scratch / "labelled")
         self._label_counts: list[LabelCounts] = []
         self._spiked: Counter[str] = Counter()
-        self._span: list[pd.Timestamp] = []
-        self._is_used = np.zeros(len(self.contracts), dtype=bool)
-
-    def __iter__(self) -> Iterator[pd.DataFrame]:
-        """Yield blocks of about `block_rows` rows.
-
-        Raises:
-            SchemaError: a row breaks a rule of the bar table, or the file is not sorted by time.
-        """
-        labeller = self.source.labeller()
-        for number, table in enumerate(self._sorted_blocks()):
-            if not self._remaining:
-                continue  # rows beyond source.fraction are checked too
-            if number == 0:
-                self.source.log_vix_override(table)
-            table, spiked = self.source.add_spikes(table.iloc[: self._remaining])
-            self._spiked.update(spiked)
-            table, counts = labeller.label(table)
-            self._remaining -= len(table)
-            self._label_counts.append(counts)
-            self._spool.append(table)
-            self._is_used[table["contract"].cat.codes.unique()] = True
-            self._span = [*self._span[:1], table["time"].iloc[0], table["time"].iloc[-1]]
-            yield table
 
     @property
-    def used(self) -> Int[np.ndarray, " used"]:
-        """Codes of the contracts that the blocks contain, increasing."""
-        return np.flatnonzero(self._is_used)
+    def contracts(self) -> list[str]:
+        """Codes of the contracts, sorted by expiry."""
+        return [str(code) for code in self.bars.table["contract"].cat.categories]
+
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        """Yield blocks of about `block_rows` rows; bars with the same time are in one block."""
+        table = self.bars.table
+        self.source.log_vix_override(table)
+        start = bar_starts(table)
+        first = 0
+        while first < len(table):
+            last = min(first + self._rows, len(table)) - 1
+            end = int(np.searchsorted(start, start[last], side="right"))
+            yield self._label(table.iloc[first:end].reset_index(drop=True))
+            first = end
+
+    def _label(self, block: pd.DataFrame) -> pd.DataFrame:
+        block, spiked = self.source.add_spikes(block)
+        block, counts = self._labeller.label(block)
+        self._spiked.update(spiked)
+        self._label_counts.append(counts)
+        self._labelled.append(block.drop(columns=list(LABELS)))
+        return block
 
     def summary(self) -> BarSummary:
         """Return what `Bars.summary` returns for the concatenated blocks."""
-        sha256 = self._spool.fingerprint(self.contracts, used=self.used)
-        return BarSummary(self.source.name, self.rows_in, self._span[0], self._span[-1], sha256)
+        table = self._labelled.table()
+        contract = table["contract"].cat.set_categories(self.contracts)
+        return self.bars.summary(fingerprint(table.assign(contract=contract)))
 
     def reports(self) -> dict[str, float]:
         """Return the oddities that were counted and left unchanged, by name."""
         return label_reports(self._label_counts) | dict(self._spiked)
 
-    def _sorted_blocks(self) -> Iterator[pd.DataFrame]:
-        """Yield checked blocks, each sorted, cut where the time changes."""
-        check = BlockOrderCheck(self.source.origin)
-        held: pd.DataFrame | None = None
-        for raw in self.source.raw_blocks():
-            check_bars(raw, origin=block_origin(self.source.origin, check.rows))
-            check.add(raw)
-            table = raw if held is None else _concat(held, raw)
-            last = np.searchsorted(bar_starts(table), bar_starts(table)[-1])
-            held = table.iloc[last:]
-            if last:
-                yield sort_bars(table.iloc[:last].reset_index(drop=True), self.contracts)
-        assert held is not None, "_scan raises for a file without rows"
-        yield sort_bars(held.reset_index(drop=True), self.contracts)
 
+class ColumnSpool:
+    """Table that arrives in blocks and is kept in one file per column.
 
-class BlockOrderCheck:
-    """Check of time order across blocks, which a check of a single block cannot make."""
+    Args:
+        folder: a new folder for the files; the caller removes it.
+    """
 
-    def __init__(self, origin: str) -> None:
-        """Start with no blocks."""
-        self.origin, self.rows = origin, 0
-        self._last: dict[str, pd.Timestamp] = {}
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.rows = 0
+        self._folder = folder
+        self._dtypes: dict[str, np.dtype] = {}
+        self._codes: dict[str, dict[str, int]] = {}  # by column of names: name -> code
 
-    def add(self, block: pd.DataFrame) -> None:
-        """Check the next block of the file against the blocks before it.
-
-        Raises:
-            SchemaError: a contract's bars go back in time or repeat a time, or a bar starts before
-                an earlier row of the file.
-        """
-        spans = block.groupby("contract", observed=True)["time"].agg(["first", "last"])
-        for code, start in spans["first"].items():
-            self._check_contract(str(code), start)
-        newest = max(self._last.values(), default=block["time"].iloc[0])
-        time = np.append(newest.tz_localize(None).to_datetime64(), bar_starts(block))
-        early = np.flatnonzero(np.diff(time) < np.timedelta64(0))
-        if early.size:
-            row = int(early[0])
-            raise SchemaError(
-                f"{self.origin}: source.block_rows needs a file sorted by time, but row "
-                f"{self.rows + row} starts at {block['time'].iloc[row]}, before an earlier row. "
-                "Sort the file by time, or set source.block_rows=null"
-            )
-        self._last |= {str(code): last for code, last in spans["last"].items()}
+    def append(self, block: pd.DataFrame) -> None:
+        """Add a block; all have the same columns: time, columns of names and of numbers."""
+        for name in map(str, block):
+            values = self._values(name, block[name])
+            self._dtypes[name] = values.dtype
+            with self._file(name).open("ab") as file:
+                file.write(np.ascontiguousarray(values).data)
         self.rows += len(block)
 
-    def _check_contract(self, code: str, start: pd.Timestamp) -> None:
-        last = self._last.get(code)
-        if last is None or start > last:
-            return
-        repeated = "a contract must not have the same time twice"
-        rule = repeated if start == last else "times must increase within a contract"
-        raise SchemaError(
-            f"{self.origin}: {rule}. {code} has a bar at {start} at or after row {self.rows}, and "
-            f"an earlier row at {last}; fix or remove these rows in the file"
-        )
+    def table(self) -> pd.DataFrame:
+        """Return the table, whose columns of numbers are read from the files when needed."""
+        return pd.DataFrame({name: self._column(name) for name in self._dtypes}, copy=False)
 
+    def _values(self, name: str, column: pd.Series) -> Shaped[np.ndarray, " rows"]:
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            codes = self._codes.setdefault(name, {})
+            names = column.cat.categories
+            known = [codes.setdefault(str(each), len(codes)) for each in names]
+            return np.array([*known, -1], dtype=np.int32)[column.cat.codes.to_numpy()]
+        if name == "time":
+            return bar_starts(column.to_frame()).view(np.int64)
+        return column.to_numpy()
 
-def _scan(source: BarSource) -> tuple[list[str], int]:
-    """Return the contracts sorted by expiry, and the number of rows of the file."""
-    first: dict[str, pd.Timestamp] = {}
-    rows = 0
-    for block in source.raw_blocks("time", "contract"):
-        rows += len(block)
-        starts = block.groupby("contract", observed=True)["time"].min().dropna()
-        for code, start in starts.items():
-            first[str(code)] = min(start, first.get(str(code), start))
-    if not rows:
-        raise SchemaError(
-            f"{source.origin} has a header but no rows; a bar file needs at least one"
-        )
-    return sort_by_expiry(first), rows
+    def _column(self, name: str) -> pd.Series | pd.Categorical | Shaped[np.ndarray, " rows"]:
+        values = np.asarray(np.memmap(self._file(name), dtype=self._dtypes[name], mode="r"))
+        if name in self._codes:
+            names = list(self._codes[name])
+            order = np.argsort(names) if names else np.zeros(0, dtype=np.int64)
+            codes = np.append(np.argsort(order), -1)[values]
+            return pd.Categorical.from_codes(codes, pd.Index(sorted(names), dtype="str"))
+        if name == "time":
+            return pd.Series(pd.DatetimeIndex(values.view("M8[ns]"), tz="UTC"))
+        return values
 
-
-def _concat(held: pd.DataFrame, raw: pd.DataFrame) -> pd.DataFrame:
-    """Concatenate two blocks whose categories may differ."""
-    names = [name for name in ("contract", "session") if name in raw]
-    numbers = pd.concat([held.drop(columns=names), raw.drop(columns=names)], ignore_index=True)
-    united = {
-        name: pd.api.types.union_categoricals([held[name], raw[name]], sort_categories=True)
-        for name in names
-    }
-    return numbers.assign(**united)
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{name}.column"

@@ -17,6 +17,7 @@ from robust_fin.data.batches import Batch, ScoredBatch
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError, NonFiniteError, RobustFinError
 from robust_fin.runs.training import fit_settings
+from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.rank_info import world_size
 from robust_fin.runtime.terminal import RESULT, progress_bar, show
 from robust_fin.training.assembly import make_forecaster
@@ -57,7 +58,7 @@ def plain_config(config: DictConfig) -> DictConfig:
     """
     if world_size() > 1:
         raise ConfigError(
-            f"debug checks run in one process, and there are {world_size()}; leave trainer=ddp out"
+            f"debug checks need one process, but there are {world_size()}; leave out trainer=ddp"
         )
     plain = config.copy()
     OmegaConf.update(plain, "engine.name", "plain")
@@ -91,10 +92,10 @@ class OverfitBatch:
         )
         if not loss <= self.share * trivial:
             raise CheckError(
-                f"the net cannot learn one batch by heart: {outcome}. Try another optimizer.lr, a "
+                f"the net cannot memorise one batch: {outcome}. Try another optimizer.lr, a "
                 "wider model.hidden, link=identity, or trainer.gradient_clip_val=null"
             )
-        show(f"The net can learn one batch by heart: {outcome}.", level=RESULT)
+        show(f"The net can memorise one batch: {outcome}.", level=RESULT)
 
     def _train(
         self, module: Forecaster, batch: Batch, clip: float | None, trivial: float
@@ -143,7 +144,7 @@ def constant_loss(loss: Loss, target: Tensor) -> float:
     constants = (target.median(), target.mean())
     lowest = min(float(loss(constant.expand_as(target), target)) for constant in constants)
     if lowest == 0:
-        raise ConfigError("the rows of the batch have one target; take more with debug.check.rows=")
+        raise ConfigError("all rows of the batch have the same target; raise debug.check.rows")
     return lowest
 
 
@@ -283,7 +284,7 @@ class ProfileCheck:
         (out / "fit-hooks.txt").replace(out / "hooks.txt")
         operations = profiler.key_averages()
         every = operations.table(sort_by=_SORTED_BY, row_limit=-1)
-        (out / "operations.txt").write_text(every, encoding="utf-8")
+        write_atomic(out / "operations.txt", every.encode())
         profiler.export_chrome_trace(str(out / "trace.json"))
         show(operations.table(sort_by=_SORTED_BY, row_limit=self.lines, max_name_column_width=40))
         show(

@@ -39,6 +39,7 @@ from robust_fin.runtime.rank_info import (
     process_group,
     require_equal_on_ranks,
 )
+from robust_fin.runtime.terminal import command_hint
 
 FAILURE = "failure.json"
 
@@ -125,8 +126,7 @@ def start_job(
             task,
             processes=plan.processes,
             environment=plan.environment,
-            advice=f"python -m robust_fin.train resume={job.run} continues from the last "
-            "checkpoint",
+            advice=f"{command_hint('train', 'resume', job.run)} continues from the last checkpoint",
         )
 
 

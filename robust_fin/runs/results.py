@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from safetensors.numpy import save_file
 
-from robust_fin.bundle.folder import finish_bundle
+from robust_fin.bundle.folder import finish_bundle, planted_rank_ic
 from robust_fin.bundle.predictions import (
     DailyLosses,
     Forecast,
@@ -22,11 +22,12 @@ from robust_fin.bundle.predictions import (
     predictions_table,
 )
 from robust_fin.data.datamodule import BarDataModule
+from robust_fin.evaluation.breakdowns import backtest_paths, path_metrics
 from robust_fin.evaluation.report.report import REPORT, write_report
 from robust_fin.evaluation.significance import Judgement, judge, judgement_metrics, model_metrics
 from robust_fin.evaluation.tensorboard.dashboard import FOLDER, read_curves, show_results
 from robust_fin.metrics import Yardstick, excess_kurtosis
-from robust_fin.runtime.atomic_files import null_for_nan, write_json
+from robust_fin.runtime.atomic_files import null_for_nan, replacing, write_json
 from robust_fin.training.baselines import BASELINE_NAMES, TRIVIAL_TAG, Baselines, trivial_objective
 from robust_fin.training.fitting import Fit
 from robust_fin.training.module import parameter_count
@@ -35,6 +36,7 @@ from robust_fin.training.settings import FitSettings
 METRICS, PREDICTIONS, ROWS = "metrics.json", "predictions.parquet", "rows.json"
 MEMBERS, MEMBER_SCORES = "members.json", "member_scores.safetensors"
 VAL_LOSSES = "val_losses.parquet"
+SWEEP, SWEEP_TABLE = "sweep.json", "sweep.parquet"  # in the folder of a sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,10 @@ def span_daily_losses(data: BarDataModule, span: str) -> DailyLosses:
 def test_predictions(
     folds: Sequence[FoldRun], scores: Sequence[FoldScores], *, baselines: Baselines
 ) -> pd.DataFrame:
-    """Return the predictions table: the net and every baseline on the same rows, by fold."""
+    """Return the predictions table: the net and every baseline on the same rows, by fold.
+
+    A split that tests rows several times adds the column path, the backtest path of each row.
+    """
     parts = []
     for number, (fold, scored) in enumerate(zip(folds, scores, strict=True)):
         examples, target = fold.data.market.examples, fold.data.fitted.target
@@ -121,8 +126,11 @@ def test_predictions(
         forecasts = {"net": scored.test.forecast}
         for name, score in baselines.forecasts(fold.data).items():
             forecasts[name] = Forecast.single(score)
-        parts.append(predictions_table(examples, rows, forecasts, target=target, fold=number))
-    return parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+        path = fold.data.fitted.fold.test_path()
+        table = predictions_table(examples, rows, forecasts, target=target, fold=number)
+        parts.append(table.assign(path=np.tile(path.astype(np.int32), len(forecasts))))
+    table = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+    return table if table["path"].any() else table.drop(columns="path")
 
 
 def write_results(
@@ -153,16 +161,24 @@ def write_results(
         names=last.data.features,
     )
     predictions = test_predictions(folds, scores, baselines=instantiate(config.baselines))
-    predictions.to_parquet(run / PREDICTIONS, index=False)
+    with replacing(run / PREDICTIONS) as part:
+        predictions.to_parquet(part, index=False)
     losses = [part.val_losses for part in scores if part.val_losses is not None]
     if losses:
-        pd.concat(losses, ignore_index=True).to_parquet(run / VAL_LOSSES, index=False)
+        with replacing(run / VAL_LOSSES) as part:
+            pd.concat(losses, ignore_index=True).to_parquet(part, index=False)
     write_json(run / ROWS, row_ledgers(folds))
     if last.fit.members:
         write_members(run, folds, scores)
-    judgement = judge(predictions, instrument=instantiate(config.instrument))
+    judgement = judge(
+        predictions,
+        instrument=instantiate(config.instrument),
+        accepted=last.data.market.bars.accepted,
+        planted=planted_rank_ic(config.source),
+    )
     metrics = run_metrics(settings, folds, fits) | judgement_metrics(judgement)
     metrics |= span_metrics(folds, scores, predictions)
+    metrics |= path_metrics(backtest_paths(predictions))
     metrics |= member_metrics(scores) if last.fit.members else {}
     metrics = null_for_nan(metrics)
     publish(run, predictions, judgement, metrics=metrics, pictures=config.report.pictures)
@@ -202,8 +218,32 @@ def publish(
         pictures=pictures,
         notes=notes,
     )
-    show_results(run, predictions, judgement, metrics=metrics, curves=curves, plots=plots)
+    show_results(
+        run,
+        predictions,
+        judgement,
+        metrics=metrics,
+        curves=curves,
+        plots=plots,
+        with_test=may_show_test(run),
+    )
     return run / REPORT
+
+
+def may_show_test(run: Path) -> bool:
+    """Return False for a job of a sweep, unless the sweep's table says that it is the chosen one.
+
+    Args:
+        run: the run folder.
+    """
+    sweep = next((path for path in run.absolute().parents if (path / SWEEP).is_file()), None)
+    if sweep is None:
+        return True
+    if not (sweep / SWEEP_TABLE).is_file():
+        return False
+    table = pd.read_parquet(sweep / SWEEP_TABLE, columns=["chosen", "run"])
+    chosen = table.loc[table["chosen"].fillna(False).astype(bool), "run"]
+    return run.absolute().relative_to(sweep).as_posix() in set(chosen)
 
 
 def row_ledgers(folds: Sequence[FoldRun]) -> dict[str, Any]:
@@ -307,7 +347,8 @@ def write_members(run: Path, folds: Sequence[FoldRun], scores: Sequence[FoldScor
             entries.append(null_for_nan(entry))
     write_json(run / MEMBERS, {"members": entries})
     kept = {f"fold_{number}": fold.test.kept for number, fold in enumerate(scores)}
-    save_file(kept, str(run / MEMBER_SCORES))
+    with replacing(run / MEMBER_SCORES) as part:
+        save_file(kept, str(part))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -11,8 +11,15 @@ import pandas as pd
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from robust_fin.bundle.folder import Bundle, load_bundle, read_config
+from robust_fin.bundle.folder import (
+    Bundle,
+    load_bundle,
+    planted_rank_ic,
+    read_config,
+    read_provenance,
+)
 from robust_fin.errors import BundleError
+from robust_fin.evaluation.breakdowns import Instrument
 from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.report.page import render_paragraphs, render_table
 from robust_fin.evaluation.report.report import REPORT
@@ -20,6 +27,7 @@ from robust_fin.evaluation.significance import Judgement, judge
 from robust_fin.evaluation.tables import PlainTable
 from robust_fin.evaluation.verdict import format_interval, format_percent_interval, verdict
 from robust_fin.runs.results import METRICS, PREDICTIONS, ROWS
+from robust_fin.runtime.terminal import command_hint
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Run:
         if not path.is_file():
             raise BundleError(
                 f"{self.folder} has no {METRICS}: the run has not finished. "
-                f"python -m robust_fin.train resume={self.folder} continues it"
+                f"{command_hint('train', 'resume', self.folder)} continues it"
             )
         return _read_json(path)
 
@@ -79,7 +87,13 @@ class Run:
     @cached_property
     def judgement(self) -> Judgement:
         """The metrics of the test span with confidence intervals, against every baseline."""
-        return judge(self.predictions, instrument=instantiate(self.config.instrument))
+        return self.judged(instantiate(self.config.instrument))
+
+    def judged(self, instrument: Instrument) -> Judgement:
+        """Judge the test span with the costs of another instrument than that of the config."""
+        planted = planted_rank_ic(self.config.source)
+        accepted = read_provenance(self.folder).get("accepted", [])
+        return judge(self.predictions, instrument=instrument, accepted=accepted, planted=planted)
 
     @property
     def verdict(self) -> str:

@@ -32,10 +32,17 @@ from robust_fin.evaluation.verdict import verdict
 from robust_fin.ledger.record import record_trial
 from robust_fin.runs.job import Job, record_failure
 from robust_fin.runs.results import METRICS, FoldRun, write_results
-from robust_fin.runs.schema import check_ranges, get_verbosity, plain_values, with_absolute_ledger
+from robust_fin.runs.schema import check_settings, get_verbosity, plain_values, with_absolute_ledger
 from robust_fin.runtime.atomic_files import explain_full_disk
 from robust_fin.runtime.rank_info import first_local_rank_first, is_first, require_equal_on_ranks
-from robust_fin.runtime.terminal import DETAILS, RESULT, hide_progress, show, verbosity
+from robust_fin.runtime.terminal import (
+    DETAILS,
+    RESULT,
+    hide_progress,
+    show,
+    tensorboard_hint,
+    verbosity,
+)
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.losses import check_warmup
 from robust_fin.training.population.fit import fit_population
@@ -103,7 +110,7 @@ def train(config: DictConfig, run: Path, *, resume: bool = False) -> dict[str, A
     """
     if is_first() and not resume:
         (run / METRICS).unlink(missing_ok=True)
-    check_ranges(config)
+    check_settings(config)
     config = with_absolute_ledger(config)
     settings = fit_settings(config)
     with first_local_rank_first():
@@ -221,7 +228,7 @@ def _show_results(
     show(summary_table(metrics, judgement, title=title), record_trial(run))
     show(
         f"report       {run / REPORT}",
-        f"TensorBoard  tensorboard --logdir {run}",
+        f"TensorBoard  {tensorboard_hint(run)}",
         f"bundle       {run / BUNDLE}",
     )
     if config.debug.labels != KEPT:
@@ -232,7 +239,7 @@ def _show_results(
 def run_debug_check(config: DictConfig, run: Path) -> None:
     """Run the check of `debug=` in place of a training; it leaves no result and no trial."""
     (run / METRICS).unlink(missing_ok=True)
-    check_ranges(config)
+    check_settings(config)
     config = with_absolute_ledger(config)
     write_config(run, config)
     torch.set_num_threads(config.threads)

@@ -10,16 +10,44 @@ from pathlib import Path
 from typing import Any
 
 from robust_fin.errors import DiskFullError
+from robust_fin.runtime.terminal import command_hint
 
 UNFINISHED = ".part"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_atomic(path: Path, content: bytes | memoryview, *, previous: Path | None = None) -> None:
-    """Replace a file atomically.
+@contextlib.contextmanager
+def replacing(path: Path, *, previous: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path; when the block ends without an error, it replaces `path` atomically.
 
-    The content is written to a temporary file beside it and synced before the rename, so that no
-    partial file ever has the final name.
+    The temporary file lies beside `path` and is synced before the rename, so that no partial file
+    ever has the final name. It is removed if the block fails.
+
+    Args:
+        path: the file; its folder exists.
+        previous: rename the old file to this path; None discards it.
+
+    Raises:
+        OSError: writing failed; the old file is untouched.
+    """
+    part = path.with_name(path.name + UNFINISHED)
+    part.unlink(missing_ok=True)  # a link of this name would be followed
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
+        part.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def write_atomic(path: Path, content: bytes | memoryview, *, previous: Path | None = None) -> None:
+    """Replace a file atomically; see `replacing`.
 
     Args:
         path: the file; its folder exists.
@@ -29,20 +57,8 @@ def write_atomic(path: Path, content: bytes | memoryview, *, previous: Path | No
     Raises:
         OSError: writing failed; the old file is untouched.
     """
-    part = path.with_name(path.name + UNFINISHED)
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            path.replace(previous)
-        part.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    with replacing(path, previous=previous) as part:
+        part.write_bytes(content)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -76,7 +92,7 @@ def explain_full_disk(run: Path) -> Iterator[None]:
         raise DiskFullError(
             f"the disk is full: {error.filename or 'a file of the run'} could not be written "
             f"({error.strerror}). Files written before are complete. Free some space, then "
-            f"continue with python -m robust_fin.train resume={run}"
+            f"continue with {command_hint('train', 'resume', run)}"
         ) from error
 
 

@@ -16,9 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-
-import numpy as np
-import torch
+from typing import Any
 
 from robust_fin.errors import Interrupted, RobustFinError
 from robust_fin.runtime.atomic_files import write_atomic
@@ -35,6 +33,8 @@ def preserve_process_state() -> Iterator[None]:
     A command owns its process. A run that is started from a notebook does not, and the cells
     after it must draw the random numbers that they would have drawn without it.
     """
+    import torch  # slow, and a launched rank that only reports its exit does without
+
     threads, states = torch.get_num_threads(), _random_states()
     variables = {name: os.environ.get(name) for name in _VARIABLES}
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
@@ -52,15 +52,20 @@ def preserve_process_state() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _random_states() -> tuple[object, ...]:
+def _random_states() -> tuple[Any, ...]:
+    import numpy as np
+    import torch
+
     return random.getstate(), np.random.get_state(), torch.get_rng_state()
 
 
-def _restore_random_states(states: tuple[object, ...]) -> None:
+def _restore_random_states(states: tuple[Any, ...]) -> None:
+    import numpy as np
+    import torch
+
     python, numpy, torch_state = states
-    random.setstate(python)  # type: ignore[arg-type]
-    np.random.set_state(numpy)  # type: ignore[arg-type]
-    assert isinstance(torch_state, torch.Tensor)
+    random.setstate(python)
+    np.random.set_state(numpy)
     torch.set_rng_state(torch_state)
 
 

@@ -1,6 +1,8 @@
-"""Console output: tables and lines, progress bars, and how much of either is shown."""
+"""Console output: tables and lines, hints to paste, progress bars, and how much of it is shown."""
 
 import logging
+import re
+import shlex
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,6 +29,9 @@ _MIN_WIDTH = 110  # columns assumed for a file or pipe
 _level = ContextVar("level", default=USUAL)
 _hide_requests = ContextVar("hide_requests", default=0)  # open `hide_progress` contexts
 
+_PLAIN = re.compile(r"(?:[A-Za-z_/]|\.{1,2}/)[\w./:+-]*", re.ASCII)  # needs no quotes in Hydra
+_KEYWORDS = ("null", "true", "false", "nan", "inf")
+
 Advance = Callable[[float], None]
 
 
@@ -44,6 +49,30 @@ def show(*parts: Table | str, level: int = USUAL) -> None:
         console.width = max(console.width, _MIN_WIDTH)
     for part in parts:
         console.print(part, highlight=False, markup=False)
+
+
+def hydra_text(text: str) -> str:
+    """Write a text as the value of an override; it is quoted where Hydra's grammar needs it."""
+    if _PLAIN.fullmatch(text) and text.lower() not in _KEYWORDS:
+        return text
+    escaped = re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text)
+    return '"' + escaped.replace("${", "\\${") + '"'
+
+
+def command_hint(command: str, key: str, value: object) -> str:
+    """Format a command with one override, to be pasted into a shell.
+
+    Args:
+        command: such as train.
+        key: of the override.
+        value: its value, such as the path of a run folder.
+    """
+    return f"python -m robust_fin.{command} {shlex.quote(f'{key}={hydra_text(str(value))}')}"
+
+
+def tensorboard_hint(folder: object) -> str:
+    """Format the command that shows a folder in TensorBoard, to be pasted into a shell."""
+    return f"tensorboard --logdir {shlex.quote(str(folder))}"
 
 
 @contextmanager

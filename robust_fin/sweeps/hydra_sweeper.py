@@ -15,10 +15,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.cli.composition import check_added_keys
+from robust_fin.cli.suggestions import unquote
 from robust_fin.errors import ConfigError, Interrupted, RobustFinError
 from robust_fin.runs.job import check_not_in_rank
 from robust_fin.runs.schema import SWEEP_KEYS
-from robust_fin.runtime.terminal import show
+from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.terminal import command_hint, hydra_text, show
 from robust_fin.sweeps.job import RECORD, Composer, SweepRecord
 from robust_fin.sweeps.strategy import FAILED, Outcome, Strategy
 from robust_fin.sweeps.sweep import Sweep, lock_sweep
@@ -125,13 +127,14 @@ class JobSweeper(Sweeper):
             return SweepRecord.read(folder)
         if (folder / RECORD).exists():
             raise ConfigError(
-                f"{folder} already contains a sweep. Resume it with python -m robust_fin.train "
-                f"{RESUME}={folder}, or use another folder: hydra.sweep.dir=FOLDER"
+                f"{folder} already contains a sweep. Resume it with "
+                f"{command_hint('train', RESUME, folder)}, or use another folder: "
+                "hydra.sweep.dir=FOLDER"
             )
         folder.mkdir(parents=True, exist_ok=True)
         given = self.config.hydra.overrides
         words = [word for word in (*given.hydra, *given.task) if _key(word) not in _RESUME_KEYS]
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        write_atomic(folder / "multirun.yaml", OmegaConf.to_yaml(self.config).encode())
         return SweepRecord(folder, words, os.getcwd())
 
 
@@ -155,8 +158,8 @@ def run_sweep(sweep: Sweep, overrides: Sequence[Override]) -> None:
     show_summary(sweep, complete=complete)
     if not complete:
         raise Interrupted(
-            f"the sweep was stopped. Resume it with python -m robust_fin.train "
-            f"{RESUME}={sweep.record.folder}"
+            "the sweep was stopped. Resume it with "
+            f"{command_hint('train', RESUME, sweep.record.folder)}"
         )
     raise_failed(sweep.outcomes)
 
@@ -209,7 +212,7 @@ def read_resume_command(words: Sequence[str]) -> tuple[list[str], Path]:
         ConfigError: there is another word, or the folder holds no sweep.
     """
     given = dict(word.partition("=")[::2] for word in words)
-    folder = Path(given.pop(RESUME)).expanduser().absolute()
+    folder = Path(unquote(given.pop(RESUME))).expanduser().absolute()
     for key in given:
         if key not in (RETRY, WORKERS):
             raise ConfigError(
@@ -224,7 +227,7 @@ def read_resume_command(words: Sequence[str]) -> tuple[list[str], Path]:
         )
     kept = [word for word in record.words if WORKERS not in given or _key(word) != WORKERS]
     retry = given.get(RETRY, "false")
-    added = [f"hydra.sweep.dir={_quote(folder)}", "hydra.mode=MULTIRUN"]
+    added = [f"hydra.sweep.dir={hydra_text(str(folder))}", "hydra.mode=MULTIRUN"]
     added += ["hydra.sweeper.resume=true", f"hydra.sweeper.retry_failed={retry}"]
     added += [f"{WORKERS}={given[WORKERS]}"] if WORKERS in given else []
     return [*kept, *added], Path(record.cwd)
@@ -242,8 +245,3 @@ def register_sweeper() -> None:
 
 def _key(word: str) -> str:
     return word.partition("=")[0].lstrip("+")
-
-
-def _quote(path: Path) -> str:
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

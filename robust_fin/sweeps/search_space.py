@@ -1,7 +1,6 @@
 """The search space: config keys and the values that each may take."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -11,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from scipy.stats import qmc
 
 from robust_fin.errors import ConfigError
+from robust_fin.runtime.terminal import hydra_text
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -27,8 +27,6 @@ MEMBER_KEYS: Mapping[str, str] = {
     "seed": "seeds",
 }
 _FIELDS = {"type", "low", "high", "log", "step", "choices"}
-_PLAIN = re.compile(r"[A-Za-z_][\w./:+-]*")
-_KEYWORDS = {"null", "true", "false", "nan", "inf"}
 _MISSING = object()
 
 
@@ -211,10 +209,7 @@ def to_text(value: object) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str):
-        if _PLAIN.fullmatch(value) and value.lower() not in _KEYWORDS:
-            return value
-        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{quoted}'"
+        return hydra_text(value)
     if isinstance(value, Sequence):
         return f"[{','.join(map(to_text, value))}]"
     raise ConfigError(

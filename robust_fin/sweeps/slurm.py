@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from robust_fin.errors import ConfigError
+from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.launcher import LAUNCHED, read_task, write_task
 from robust_fin.runtime.process_state import INTERRUPTED
 from robust_fin.sweeps.local import LocalExecutor
@@ -341,7 +342,7 @@ class SlurmExecutor:
                 "executor=submitit needs a machine that can submit jobs to a SLURM cluster "
                 f"({error}). To try it without SLURM, use executor.cluster={LOCAL}"
             ) from error
-        (folder / _ID).write_text(job.job_id, encoding="utf-8")
+        write_atomic(folder / _ID, job.job_id.encode())
         return job
 
 

@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Override
 from robust_fin.bundle.folder import flatten_config, read_flat_config
 from robust_fin.cli.composition import explain_error
 from robust_fin.errors import BundleError, ConfigError
+from robust_fin.runs.results import SWEEP_TABLE
 from robust_fin.runs.schema import USER_ERRORS
 from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.process_state import count_signals
@@ -51,7 +52,7 @@ if sys.platform != "win32":
 log = logging.getLogger(__name__)
 
 FIGURE = PRUNING_METRIC  # trials are chosen by nothing else
-LOCK, CSV, PARQUET = "sweep.lock", "sweep.csv", "sweep.parquet"
+LOCK, CSV, PARQUET = "sweep.lock", "sweep.csv", SWEEP_TABLE
 _TEST = ("test/", "members/test/")
 _OMITTED = ("baseline/", "against/", "edge/")  # contain test figures; see each run's metrics.json
 _POLL_SECONDS = 0.05

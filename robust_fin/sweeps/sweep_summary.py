@@ -12,7 +12,6 @@ import pandas as pd
 from jaxtyping import Float
 from rich.table import Table
 
-from robust_fin.bundle.folder import read_provenance
 from robust_fin.errors import BundleError
 from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.multiple_testing import (
@@ -20,18 +19,25 @@ from robust_fin.evaluation.multiple_testing import (
     BBCResult,
     bbc_cv,
     expected_maximum,
-    sample_std,
+    robust_std,
 )
 from robust_fin.evaluation.tables import judgement_tables
 from robust_fin.evaluation.verdict import format_percent_interval
-from robust_fin.ledger.record import find_ledger, summarize_trials
-from robust_fin.ledger.trials import Trials
-from robust_fin.runs.results import VAL_LOSSES
+from robust_fin.ledger.record import count_trials, summarize_trials
+from robust_fin.runs.results import VAL_LOSSES, publish
 from robust_fin.runs.run import Run
-from robust_fin.runtime.terminal import RESULT, Advance, progress_bar, progress_is_shown, show
+from robust_fin.runtime.terminal import (
+    RESULT,
+    Advance,
+    progress_bar,
+    progress_is_shown,
+    show,
+    tensorboard_hint,
+)
 from robust_fin.sweeps.strategy import FINISHED, STATES, Outcome, Row
 from robust_fin.sweeps.sweep import CSV, PARQUET, Sweep, best_row, sort_rows, val_skill, varied_keys
 
+SHOWN_IN_SWEEP = ".chosen"  # in the run folder whose test span TensorBoard shows
 _MAX_ROWS = 40  # of the printed table
 _MAX_REASON = 60  # characters of a reason in the printed table
 
@@ -44,7 +50,7 @@ class BestOf:
         trials: number of trials with a figure.
         best: largest figure.
         mean: of the figures.
-        spread: standard deviation of the figures; NaN for a single trial.
+        spread: `robust_std` of the figures; NaN for a single trial.
     """
 
     trials: int
@@ -56,7 +62,7 @@ class BestOf:
     def from_figures(cls, figures: Sequence[float]) -> "BestOf":
         """Summarise the figures of the trials; at least one must be finite."""
         known = [value for value in figures if math.isfinite(value)]
-        return cls(len(known), max(known), math.fsum(known) / len(known), sample_std(known))
+        return cls(len(known), max(known), math.fsum(known) / len(known), robust_std(known))
 
     def expected_best(self, trials: int) -> float:
         """Return the expected best of `trials` equal trials with this mean and spread."""
@@ -82,8 +88,8 @@ class BestOf:
             f"val/skill of the best of {self.trials} finished trials is {_percent(self.best)}. If "
             f"all {self.trials} were equally good, the best would be expected at "
             f"{_percent(expected)} by luck alone: their mean, {_percent(self.mean)}, plus "
-            f"{factor:.2f} times their standard deviation of {100 * self.spread:.4f} %. The best "
-            f"is {100 * abs(excess):.4f} % {'above' if excess > 0 else 'below'} that.",
+            f"{factor:.2f} times their robust standard deviation of {100 * self.spread:.4f} %. The "
+            f"best is {100 * abs(excess):.4f} % {'above' if excess > 0 else 'below'} that.",
             *self._ledger_sentence(ledger_trials),
             "This assumes independent trials, normally distributed val/skill, and that all of the "
             "spread is luck. If settings truly differ, luck is less; if trials were not counted, "
@@ -268,7 +274,7 @@ def show_summary(sweep: Sweep, *, complete: bool) -> None:
     elif complete:
         show("No trial is chosen: none has finished.")
     show(f"table        {folder / CSV}", f"             {folder / PARQUET}")
-    show(f"TensorBoard  tensorboard --logdir {folder}")
+    show(f"TensorBoard  {tensorboard_hint(folder)}")
 
 
 def _show_choice(rows: Sequence[Row], chosen: Row, *, default_job: int | None) -> None:
@@ -279,7 +285,8 @@ def _show_choice(rows: Sequence[Row], chosen: Row, *, default_job: int | None) -
     if best.trials > 1:
         result = deflated_choice(rows, default_job=default_job)
         show(*choice_sentences(result, default_job=default_job))
-    show(*best.sentences(ledger_trials=_count_ledger_trials(run)))
+    show(*best.sentences(ledger_trials=count_trials(run.folder)))
+    _publish_choice(rows, run)
     if chosen.member is None:
         show(*judgement_tables(run.judgement), summarize_trials(chosen.folder))
         show(run.verdict, level=RESULT)
@@ -293,10 +300,20 @@ def _show_choice(rows: Sequence[Row], chosen: Row, *, default_job: int | None) -
     show(f"run folder   {chosen.folder}", f"report       {run.report}")
 
 
-def _count_ledger_trials(run: Run) -> int | None:
-    """Count the trials on the same bars in the ledger; None without a ledger."""
-    ledger = find_ledger(run.folder)
-    if ledger is None or not ledger.is_file():
-        return None
-    trials = Trials.read(ledger).same_data(read_provenance(run.folder)["data_sha256"])
-    return trials.count()
+def _publish_choice(rows: Sequence[Row], run: Run) -> None:
+    """Add the test span to the TensorBoard folder of the chosen run, and to no other.
+
+    A sweep that was complete before may have chosen another run.
+    """
+    shown = {row.folder for row in rows if (row.folder / SHOWN_IN_SWEEP).is_file()}
+    for folder in sorted({run.folder, *shown}):
+        one = Run.open(folder)
+        publish(
+            folder,
+            one.predictions,
+            one.judgement,
+            metrics=one.metrics,
+            pictures=bool(one.config.report.pictures),
+        )
+        (folder / SHOWN_IN_SWEEP).unlink(missing_ok=True)
+    (run.folder / SHOWN_IN_SWEEP).touch()

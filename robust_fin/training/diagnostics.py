@@ -109,7 +109,7 @@ class Diagnostics(Callback):
         pl_module.guard.window.clear()
         points |= {"stability/gradient_clip": self.clip} if self.clip else {}
         points |= update_ratios(pl_module.net, self._last_update(trainer, pl_module))
-        probe = _probe_rows(trainer)
+        probe = _probe_rows(trainer, pl_module.net)
         if probe is not None:
             points |= self._probe(pl_module, *probe, step=trainer.global_step)
         return points
@@ -171,13 +171,15 @@ def norm_statistics(norms: Float[np.ndarray, " steps"], *, clip: float | None) -
     return points | ({"stability/clipped_share": float(np.mean(norms > clip))} if clip else {})
 
 
-def _probe_rows(trainer: L.Trainer) -> tuple[Tensor, Tensor] | None:
-    """Return evenly spaced training rows and their targets; None for an unknown loader."""
+def _probe_rows(trainer: L.Trainer, net: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Return evenly spaced training rows and targets in the net's precision, if they are known."""
     loader = trainer.train_dataloader
     if not isinstance(loader, TrainBatches | TrainCalls):
         return None
     every = max(1, len(loader.target) // _PROBE_ROWS)
-    return loader.x[::every][:_PROBE_ROWS], loader.target[::every][:_PROBE_ROWS]
+    dtype = next(net.parameters()).dtype
+    rows = (part[::every][:_PROBE_ROWS].to(dtype) for part in (loader.x, loader.target))
+    return next(rows), next(rows)
 
 
 def update_ratios(net: nn.Module, updates: dict[str, Tensor]) -> dict[str, float]:
@@ -365,7 +367,7 @@ def _weights_and_gradients(
         return _flat_matrices("weights", module.living_weights(), dims=3)
     assert isinstance(module, Forecaster)
     histograms = _flat_matrices("weights", dict(module.net.named_parameters()), dims=2)
-    if (probe := _probe_rows(trainer)) is not None:
+    if (probe := _probe_rows(trainer, module.net)) is not None:
         histograms |= _flat_matrices("gradients", probe_gradients(module, *probe), dims=2)
     return histograms
 

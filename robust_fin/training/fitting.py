@@ -243,6 +243,7 @@ def fit(settings: FitSettings, data: BarDataModule, plan: FitPlan) -> Fit:
     )
     module, trainer = attempt.module, attempt.trainer
     chosen_step = _load_best(module, attempt.best) or trainer.global_step
+    module.net.float()  # a bundle scores in float32; other precisions are of the training alone
     check_finite_weights(module.net, when="in the chosen weights")
     summary = FitSummary(
         trainer.global_step,

@@ -324,7 +324,7 @@ class Forecaster(L.LightningModule):
         try:
             optimizer = self._optimizer(self.net.parameters())
         except ValueError as error:
-            raise ConfigError(f"the optimizer refuses its settings: {error}") from error
+            raise ConfigError(f"the optimizer rejects its settings: {error}") from error
         # the guard is read at every step, because loading a checkpoint changes its rollbacks
         scheduler = LambdaLR(optimizer, lambda step: self._schedule(step) * self.guard.rate_factor)
         return {

@@ -113,7 +113,7 @@ class StabilitySettings:
         """Check every value."""
         policy = values["on_nonfinite"]
         if policy not in (STOP, ROLLBACK):
-            raise ConfigError(f"stability.on_nonfinite={policy} is neither {STOP} nor {ROLLBACK}")
+            raise ConfigError(f"stability.on_nonfinite={policy} must be {STOP} or {ROLLBACK}")
         _check_count("stability.max_rollbacks", values["max_rollbacks"], minimum=0)
         _check_count("stability.keep_every_n_steps", values["keep_every_n_steps"], minimum=1)
         every = values["diagnose_every_n_steps"]
@@ -140,7 +140,7 @@ class EngineSettings:
     def checked(cls, values: Mapping[str, Any]) -> "EngineSettings":
         """Check the name and the number of steps."""
         if values["name"] not in (PLAIN, COMPILED):
-            raise ConfigError(f"engine.name={values['name']} is neither {PLAIN} nor {COMPILED}")
+            raise ConfigError(f"engine.name={values['name']} must be {PLAIN} or {COMPILED}")
         _check_steps_per_call("engine", values.get("steps_per_call", 1))
         return cls(**values)
 
@@ -187,7 +187,7 @@ class PopulationSettings:
         if members is not None:
             _check_above_zero("population.members", members, otherwise=", or null")
         if values["order"] not in (OWN, SHARED):
-            raise ConfigError(f"population.order={values['order']} is neither {OWN} nor {SHARED}")
+            raise ConfigError(f"population.order={values['order']} must be {OWN} or {SHARED}")
         for name in MEMBER_LISTS:
             _check_list(name, values[name])
         _check_steps_per_call("population", values["steps_per_call"])
@@ -211,7 +211,7 @@ class PopulationSettings:
             if values is not None and len(values) != self.count:
                 raise ConfigError(
                     f"population.{name} has {len(values)} values, and population.members="
-                    f"{self.count}; give one a member"
+                    f"{self.count}; give one per member"
                 )
 
 
@@ -268,7 +268,7 @@ def _check_list(name: str, values: Any) -> None:
     if values is None:
         return
     if not isinstance(values, Sequence) or isinstance(values, str):
-        raise ConfigError(f"population.{name}={values} must be a list with a value a member")
+        raise ConfigError(f"population.{name}={values} must be a list with one value per member")
     for value in values:
         _check_member_value(name, value)
 

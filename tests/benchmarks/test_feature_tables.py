@@ -31,7 +31,7 @@ def answer(name: str) -> dict[str, Any]:
     return {"folds": [{"candidates": [candidate], "proposed": [name]}]}
 
 
-def test_the_document_lists_the_features_that_are_registered(tables: ModuleType) -> None:
+def test_document_lists_the_registered_features(tables: ModuleType) -> None:
     document = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
     assert tables.registry_table() in document, "run python benchmarks/feature_tables.py"
     lines = tables.registry_table().splitlines()
@@ -42,13 +42,13 @@ def test_the_document_lists_the_features_that_are_registered(tables: ModuleType)
     assert lines[2 + names.index("price_mom_5d")].endswith("| 5 trading dates | fraction |")
 
 
-def test_a_candidate_is_a_line_with_the_sets_that_have_it(tables: ModuleType) -> None:
+def test_candidate_row_lists_its_feature_sets(tables: ModuleType) -> None:
     sets = {"study": ["a"], "top5": ["b"], "rich": ["a"]}
     line = tables.candidate_table(answer("a"), sets).splitlines()[-1]
     assert line == "| 3 | **`a`** | study, rich | 4.1 | 4.1 [3.2, 5.2] | 5..10 | 9.4 | 4.0 |"
 
 
-def test_what_stands_between_the_marks_is_replaced(tables: ModuleType) -> None:
+def test_text_between_the_markers_is_replaced(tables: ModuleType) -> None:
     begin, end = "<!-- sets: written by benchmarks/feature_tables.py -->", "<!-- end of sets -->"
     text = f"before\n{begin}\nold\n{end}\nafter\n"
     assert tables.replaced(text, "sets", "new") == f"before\n{begin}\n\nnew\n\n{end}\nafter\n"

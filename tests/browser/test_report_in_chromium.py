@@ -17,9 +17,9 @@ TITLES = [
 ]  # fmt: skip
 LABELS = {
     "Rank IC by month": ("rank IC", "month of the trading date", "2024-01", "all rows"),
-    "Rank IC by hour": ("hour in Chicago, from 17:00 on", "17:00", "estimate"),
+    "Rank IC by hour": ("hour in America/Chicago, from 17:00 on", "17:00", "estimate"),
     "Calibration by decile of the forecast": ("mean forecast, rank", "mean realised rank"),
-    "Skill over time": ("loss saved, % of the constant's", "net", "ridge", "24-01-01"),
+    "Skill over time": ("loss saved, %", "net", "ridge", "24-01-01"),
     "Spread of the members": ("skill on test, %", "rank IC on test", "their mean forecast"),
     "Loss compared with a constant forecast": ("objective on train", "loss on val", "constant"),
     "Gradient norms": ("gradient norm", "optimizer step", "clipped above 1", "norm, refit"),

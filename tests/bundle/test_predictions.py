@@ -1,4 +1,4 @@
-"""Mean and spread over members, and the table they end in."""
+"""Mean and standard deviation over members, and the predictions table."""
 
 from pathlib import Path
 
@@ -18,38 +18,40 @@ def scores(members: int, rows: int = 50, *, level: float = 0.5, scale: float = 0
     return (level + scale * draw.standard_normal((members, rows))).astype(np.float32)
 
 
-@pytest.mark.parametrize("cuts", [[37], [16, 16, 5], [1] * 37])
-def test_mean_and_spread_are_numpys_whatever_the_blocks(cuts: list[int]) -> None:
-    whole = scores(37)
-    found = mean_forecast(iter(np.split(whole, np.cumsum(cuts)[:-1])))
-    wanted = whole.astype(np.float64)
-    np.testing.assert_allclose(found.score, wanted.mean(axis=0), rtol=1e-14)
-    np.testing.assert_allclose(found.std, wanted.std(axis=0, ddof=1), rtol=1e-12)
+@pytest.mark.parametrize("sizes", [[37], [16, 16, 5], [1] * 37])
+def test_mean_and_std_match_numpy_for_any_blocks(sizes: list[int]) -> None:
+    all_scores = scores(37)
+    result = mean_forecast(iter(np.split(all_scores, np.cumsum(sizes)[:-1])))
+    expected = all_scores.astype(np.float64)
+    np.testing.assert_allclose(result.score, expected.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(result.std, expected.std(axis=0, ddof=1), rtol=1e-12)
 
 
-def test_a_small_spread_on_a_large_level_is_not_lost() -> None:
-    whole = scores(64, level=1000.0, scale=1e-3)
-    found = mean_forecast([whole])
-    np.testing.assert_allclose(found.std, whole.astype(np.float64).std(axis=0, ddof=1), rtol=1e-9)
+def test_small_std_of_large_scores_is_accurate() -> None:
+    all_scores = scores(64, level=1000.0, scale=1e-3)
+    result = mean_forecast([all_scores])
+    np.testing.assert_allclose(
+        result.std, all_scores.astype(np.float64).std(axis=0, ddof=1), rtol=1e-9
+    )
 
 
-def test_members_that_agree_have_no_spread() -> None:
-    whole = np.repeat(scores(1), 20, axis=0)
-    found = mean_forecast([whole])
-    assert np.array_equal(found.score, whole[0])
-    assert (found.std == 0).all()
+def test_equal_members_have_std_0() -> None:
+    all_scores = np.repeat(scores(1), 20, axis=0)
+    result = mean_forecast([all_scores])
+    assert np.array_equal(result.score, all_scores[0])
+    assert (result.std == 0).all()
 
 
-def test_one_member_has_its_own_scores_and_no_spread() -> None:
+def test_single_member_has_its_scores_and_std_nan() -> None:
     mean = MemberMean()
     mean.add(scores(1))
-    found = mean.forecast()
-    assert np.array_equal(found.score, scores(1)[0])
-    assert np.isnan(found.std).all()
+    result = mean.forecast()
+    assert np.array_equal(result.score, scores(1)[0])
+    assert np.isnan(result.std).all()
     assert np.isnan(Forecast.single(np.zeros(3)).std).all()
 
 
-def test_the_table_has_mean_and_spread_and_null_where_there_is_one_model(tmp_path: Path) -> None:
+def test_table_has_mean_and_std_and_null_std_for_a_single_model(tmp_path: Path) -> None:
     bars = synthetic_bars(2000)
     examples = make_examples(bars, names=["close_change_pct"], target=ForwardReturn(1, None))
     rows = np.flatnonzero(~np.isnan(examples.outcome))[:50]
@@ -67,6 +69,6 @@ def test_the_table_has_mean_and_spread_and_null_where_there_is_one_model(tmp_pat
         net["outcome"], constant["outcome"].set_axis(net.index), check_exact=True
     )
     table.to_parquet(tmp_path / "table.parquet", index=False)
-    kept = pq.read_table(tmp_path / "table.parquet")
-    assert kept["score_std"].null_count == 50
-    assert kept["score"].null_count == 0
+    stored = pq.read_table(tmp_path / "table.parquet")
+    assert stored["score_std"].null_count == 50
+    assert stored["score"].null_count == 0

@@ -1,4 +1,4 @@
-"""What a population says about a span."""
+"""Metrics and mean forecast of a population on a span."""
 
 import math
 
@@ -23,7 +23,7 @@ class Line(nn.Module):
         return 0.5 + self.slope * x[:, 0]
 
 
-def as_they_are(scores: Scores) -> Scores:
+def unchanged(scores: Scores) -> Scores:
     return scores
 
 
@@ -41,60 +41,60 @@ def x() -> Tensor:
 def forecast(x: Tensor, truth: dict[str, np.ndarray], *, keep: int) -> SpanForecast:
     states = MemberStates([Line(0.01 * k) for k in range(MEMBERS)])
     stack = states.stack(states.weights, range(MEMBERS))
-    nets = Nets(Line(0.0), as_they_are_link, as_they_are, stack)
+    nets = Nets(Line(0.0), identity_link, unchanged, stack)
     yardstick = Yardstick(**truth, train_median=0.5, train_mean=0.4)
     return SpanForecast.score(nets, x, yardstick, keep=keep)
 
 
-def as_they_are_link(scores: Tensor) -> Tensor:
+def identity_link(scores: Tensor) -> Tensor:
     return scores
 
 
-def by_hand(x: Tensor) -> np.ndarray:
-    """Scores of every member, float32 as the nets have them."""
+def member_scores(x: Tensor) -> np.ndarray:
+    """Compute the scores of every member in float32, the dtype of the nets."""
     slopes = torch.tensor([0.01 * k for k in range(MEMBERS)])
     return (0.5 + slopes[:, None] * x[:, 0]).numpy()
 
 
-def test_the_figures_are_each_members_and_the_forecast_is_their_mean(
+def test_metrics_are_per_member_and_the_forecast_is_the_mean(
     x: Tensor, truth: dict[str, np.ndarray]
 ) -> None:
-    found, scores = forecast(x, truth, keep=0), by_hand(x)
-    for k, figures in enumerate(found.members):
-        wanted = span_metrics(
+    result, scores = forecast(x, truth, keep=0), member_scores(x)
+    for k, figures in enumerate(result.members):
+        expected = span_metrics(
             scores[k].astype(np.float64), **truth, train_median=0.5, train_mean=0.4
         )
-        assert figures == pytest.approx(wanted, rel=1e-6, nan_ok=True)
-    np.testing.assert_allclose(found.forecast.score, scores.mean(axis=0), atol=1e-6)
-    np.testing.assert_allclose(found.forecast.std, scores.std(axis=0, ddof=1), atol=1e-6)
-    assert math.isnan(found.members[0]["rank_ic"])  # a slope of 0 orders nothing
+        assert figures == pytest.approx(expected, rel=1e-6, nan_ok=True)
+    np.testing.assert_allclose(result.forecast.score, scores.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(result.forecast.std, scores.std(axis=0, ddof=1), atol=1e-6)
+    assert math.isnan(result.members[0]["rank_ic"])  # a slope of 0 gives a constant forecast
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(0, 0), (3, 3), (16, 16), (18, 18), (99, 20)])
-def test_single_scores_are_kept_of_the_first_members(
+def test_scores_of_the_first_members_are_kept(
     x: Tensor, truth: dict[str, np.ndarray], keep: int, kept: int
 ) -> None:
-    found = forecast(x, truth, keep=keep).kept
-    assert found.shape == (kept, ROWS)
-    assert found.dtype == np.float16
-    np.testing.assert_allclose(found, by_hand(x)[:kept], atol=1e-3)
+    result = forecast(x, truth, keep=keep).kept
+    assert result.shape == (kept, ROWS)
+    assert result.dtype == np.float16
+    np.testing.assert_allclose(result, member_scores(x)[:kept], atol=1e-3)
 
 
-def test_spread_is_mean_deviation_and_the_central_95_percent() -> None:
+def test_member_spread_has_mean_std_and_central_95_percent() -> None:
     values = np.arange(41.0)
-    found = member_spread(tuple({"skill": value, "mae": -value} for value in values))
-    assert list(found) == [
+    result = member_spread(tuple({"skill": value, "mae": -value} for value in values))
+    assert list(result) == [
         f"{name}_{part}" for name in ("skill", "mae") for part in ("mean", "std", "low", "high")
     ]
-    assert found["skill_mean"] == 20
-    assert found["skill_std"] == pytest.approx(math.sqrt(np.sum((values - 20) ** 2) / 40))
-    assert (found["skill_low"], found["skill_high"]) == (1.0, 39.0)
-    assert (found["mae_low"], found["mae_high"]) == (-39.0, -1.0)
+    assert result["skill_mean"] == 20
+    assert result["skill_std"] == pytest.approx(math.sqrt(np.sum((values - 20) ** 2) / 40))
+    assert (result["skill_low"], result["skill_high"]) == (1.0, 39.0)
+    assert (result["mae_low"], result["mae_high"]) == (-39.0, -1.0)
 
 
-def test_one_member_has_no_deviation_and_what_one_lacks_the_spread_lacks() -> None:
-    found = member_spread(({"skill": 0.25},))
-    assert (found["skill_mean"], found["skill_low"], found["skill_high"]) == (0.25, 0.25, 0.25)
-    assert math.isnan(found["skill_std"])
-    lacking = member_spread(({"rank_ic": math.nan}, {"rank_ic": 0.1}))
-    assert all(math.isnan(value) for value in lacking.values())
+def test_spread_of_one_member_has_std_nan_and_nan_metrics_stay_nan() -> None:
+    result = member_spread(({"skill": 0.25},))
+    assert (result["skill_mean"], result["skill_low"], result["skill_high"]) == (0.25, 0.25, 0.25)
+    assert math.isnan(result["skill_std"])
+    with_nan = member_spread(({"rank_ic": math.nan}, {"rank_ic": 0.1}))
+    assert all(math.isnan(value) for value in with_nan.values())

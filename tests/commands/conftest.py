@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.background_runs import SMALL, run_to_end
 from tests.made_once import made_once
-from tests.started import SMALL, run_to_end
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of `tests.started.SMALL`, trained without interruption."""
+    """The run folder of `tests.background_runs.SMALL`, trained without interruption."""
 
     def make(folder: Path) -> None:
         folder.mkdir()

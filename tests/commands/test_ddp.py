@@ -29,8 +29,7 @@ DUAL = {
     "PYTORCH_ALLOC_CONF": "max_split_size_mb:128",
 }
 LONG = ("split.refit=false", "trainer.max_epochs=400", "checkpoint.every_n_steps=20")
-# what a rank does before anything else: it tells its environment and, where it is not the first,
-# which files it opens to write
+# sitecustomize.py of the ranks: records the environment and the files opened for writing
 WATCH = """
 import json, os, sys
 rank = os.environ.get("ROBUST_FIN_RANK")
@@ -56,7 +55,7 @@ pytestmark = [pytest.mark.processes, posix]
 
 
 def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which every rank started from now on writes about itself."""
+    """Return a folder in which every rank started later records its environment and writes."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(WATCH)
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
@@ -95,14 +94,14 @@ def relative(one: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """A run of one process, a run of two ranks with the same global batch, and what they wrote."""
+    """Run folders of one process and of two ranks with the same global batch, and their records."""
     base = tmp_path_factory.mktemp("pair")
     with pytest.MonkeyPatch.context() as patch:
-        told = watched(base / "told", patch)
+        records = watched(base / "records", patch)
         dual = ("hardware=rocm_dual", "hardware.check=false", "trainer.accelerator=cpu")
         run_training(base / "two", f"batch_size={BATCH // 2}", "trainer=ddp", *dual)
     run_training(base / "one", f"batch_size={BATCH}")
-    return base / "one", base / "two", told
+    return base / "one", base / "two", records
 
 
 def test_two_ranks_train_the_weights_of_one_process(pair: tuple[Path, Path, Path]) -> None:
@@ -136,17 +135,17 @@ def test_ranks_get_the_environment_of_their_devices_before_torch_is_imported(
     pair: tuple[Path, Path, Path],
 ) -> None:
     for rank in (0, 1):
-        told = json.loads((pair[2] / f"rank_{rank}.json").read_text())
-        assert told["torch"] is False
-        assert {name: told["started"][name] for name in DUAL} == DUAL
-        assert told["started"]["LOCAL_RANK"] == str(rank)
+        records = json.loads((pair[2] / f"rank_{rank}.json").read_text())
+        assert records["torch"] is False
+        assert {name: records["started"][name] for name in DUAL} == DUAL
+        assert records["started"]["LOCAL_RANK"] == str(rank)
     assert not set(DUAL) & set(os.environ)
 
 
 def test_only_rank_0_writes_into_the_run_folder(pair: tuple[Path, Path, Path]) -> None:
-    one, two, told = pair
+    one, two, records = pair
     inside = [
-        [line for line in (told / f"wrote_{k}.txt").read_text().splitlines() if str(two) in line]
+        [line for line in (records / f"wrote_{k}.txt").read_text().splitlines() if str(two) in line]
         for k in (0, 1)
     ]
     assert inside[1] == []
@@ -164,11 +163,11 @@ def test_only_rank_0_writes_into_the_run_folder(pair: tuple[Path, Path, Path]) -
 def test_killed_rank_ends_the_run_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    told, run = watched(tmp_path / "told", monkeypatch), tmp_path / "run"
+    records, run = watched(tmp_path / "records", monkeypatch), tmp_path / "run"
     killed: dict[str, float] = {}
 
     def kill() -> None:
-        pids = ranks_of(told)
+        pids = ranks_of(records)
         wait_for(run / "checkpoints/last.ckpt")
         killed["pid"], killed["at"] = pids[1], time.monotonic()
         os.kill(pids[1], signal.SIGKILL)
@@ -216,10 +215,10 @@ def test_missing_devices_end_in_one_message(
 def test_no_process_survives_the_death_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
 ) -> None:
-    told, run = watched(tmp_path / "told", monkeypatch), tmp_path / "run"
+    records, run = watched(tmp_path / "records", monkeypatch), tmp_path / "run"
     command = [sys.executable, "-m", "robust_fin.train", *words(run, "trainer=ddp", *LONG)]
     starter = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    pids = ranks_of(told)
+    pids = ranks_of(records)
     wait_for(run / "checkpoints/last.ckpt")
     began = time.monotonic()
     os.kill(pids[0] if victim == "rank 0" else starter.pid, signal.SIGKILL)
@@ -239,11 +238,11 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def interrupted(run: Path, told: Path, *more: str, ask: Callable[[dict[int, int]], None]) -> int:
+def interrupted(run: Path, records: Path, *more: str, ask: Callable[[dict[int, int]], None]) -> int:
     """Return the exit code of a run that is interrupted once it has a checkpoint."""
 
     def act() -> None:
-        pids = ranks_of(told)
+        pids = ranks_of(records)
         wait_for(run / "checkpoints/last.ckpt")
         ask(pids)
 
@@ -258,10 +257,10 @@ def interrupted(run: Path, told: Path, *more: str, ask: Callable[[dict[int, int]
 def test_ctrl_c_stops_both_ranks_and_resume_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    told, run = watched(tmp_path / "told", monkeypatch), tmp_path / "cut"
+    records, run = watched(tmp_path / "records", monkeypatch), tmp_path / "cut"
     more = ("trainer=ddp", "split.refit=false", "trainer.max_epochs=30", "model.dropout=0.1")
     more = (*more, "checkpoint.every_n_steps=20")
-    code = interrupted(run, told, *more, ask=lambda _: os.kill(os.getpid(), signal.SIGINT))
+    code = interrupted(run, records, *more, ask=lambda _: os.kill(os.getpid(), signal.SIGINT))
     assert code == 130
     assert "stopped after step" in capfd.readouterr().err
     place = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"]

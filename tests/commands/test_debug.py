@@ -52,7 +52,7 @@ def test_overfit_batch_fails_if_the_net_cannot_learn(
     words = ("debug=overfit_batch", "debug.check.max_steps=50", "optimizer.lr=1e-9")
     assert look(run, *words) == 1
     said = capfd.readouterr().err
-    assert "error: the net cannot learn one batch by heart: after 50 steps on one batch" in said
+    assert "error: the net cannot memorise one batch: after 50 steps on one batch" in said
     assert json.loads((run / "failure.json").read_text())["error"] == "CheckError"
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from robust_fin.training.recovery.checkpoint_files import read_checkpoint
-from tests.same_run import assert_same_run
+from tests.background_runs import SMALL, BackgroundRun, run_to_end
+from tests.run_comparison import assert_equal_runs
 from tests.signals import TARGET
-from tests.started import SMALL, Started, run_to_end
 
 
 @pytest.mark.parametrize(
@@ -22,19 +22,19 @@ def test_interrupted_run_resumes_to_the_same_result(
     undisturbed: Path, tmp_path: Path, number: signal.Signals, stage: str, hook: str, step: int
 ) -> None:
     folder, log = tmp_path / "cut", tmp_path / "cut.log"
-    asked = {"_target_": TARGET, "hook": hook, "step": step, "number": int(number), "times": 1}
-    asked["refit"] = stage == "refit"
-    words = [f"+callbacks.signals.{key}={value}" for key, value in asked.items()]
+    callback = {"_target_": TARGET, "hook": hook, "step": step, "number": int(number), "times": 1}
+    callback["refit"] = stage == "refit"
+    words = [f"+callbacks.signals.{key}={value}" for key, value in callback.items()]
     words += [f"hydra.run.dir={folder}", f"cache.folder={undisturbed.parent / 'cache'}"]
-    started = Started([*SMALL, *words], log=log)
-    assert started.code() == 130, started.said()
+    process = BackgroundRun([*SMALL, *words], log=log)
+    assert process.exit_code() == 130, process.output()
     message = (
         f"stopped after step {step}; to continue: python -m robust_fin.train resume={folder}\n"
     )
-    assert message in started.said()
-    assert "Traceback" not in started.said()
+    assert message in process.output()
+    assert "Traceback" not in process.output()
     last = read_checkpoint(folder / "checkpoints" / stage / "last.ckpt")
     assert last["global_step"] == step
     assert not (folder / "metrics.json").exists()
     run_to_end([f"resume={folder}"], log=log)
-    assert_same_run(undisturbed, folder)
+    assert_equal_runs(undisturbed, folder)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.same_run import assert_same_run
-from tests.started import SMALL, Started, run_to_end
+from tests.background_runs import SMALL, BackgroundRun, run_to_end
+from tests.run_comparison import assert_equal_runs
 
 # the files of a run in the order in which they come; between two of them lies a phase
 MARKS = (
@@ -39,27 +39,27 @@ def command(variant: str, folder: Path) -> list[str]:
 
 def phase_seconds(variant: str, folder: Path) -> list[float]:
     """Return the seconds of each phase of an uninterrupted run in the folder."""
-    started = Started(command(variant, folder), log=folder.with_suffix(".log"))
+    process = BackgroundRun(command(variant, folder), log=folder.with_suffix(".log"))
     seen = []
     for mark in MARKS:
-        started.wait_for(folder / mark)
+        process.wait_for(folder / mark)
         seen.append(time.monotonic())
-    assert started.code() == 0, started.said()
+    assert process.exit_code() == 0, process.output()
     return [after - before for before, after in itertools.pairwise(seen)]
 
 
-def kill_and_go_on(variant: str, folder: Path, *, phase: int, seconds: float) -> str:
-    """Kill a run so long after the start of a phase, and let it go on to its end.
+def kill_and_resume(variant: str, folder: Path, *, phase: int, seconds: float) -> str:
+    """Kill a run this many seconds after the start of a phase, then resume it to its end.
 
     Returns:
         The phase that it was killed in.
     """
     log = folder.with_suffix(".log")
-    started = Started(command(variant, folder), log=log)
-    started.wait_for(folder / MARKS[phase])
+    process = BackgroundRun(command(variant, folder), log=log)
+    process.wait_for(folder / MARKS[phase])
     time.sleep(seconds)
-    started.send(signal.SIGKILL)
-    assert started.code() in (-signal.SIGKILL, 0), started.said()
+    process.send(signal.SIGKILL)
+    assert process.exit_code() in (-signal.SIGKILL, 0), process.output()
     there = [place for place, mark in enumerate(MARKS) if (folder / mark).exists()]
     run_to_end([f"resume={folder}"], log=log)
     return (*PHASES, "the end")[max(there)]
@@ -79,8 +79,8 @@ def kill_many(
     for number, phase in enumerate(phases):
         folder = whole.parent / f"killed_{seed}_{number}"
         seconds = draw.random() * share * lasting[phase]
-        found.append(kill_and_go_on(variant, folder, phase=phase, seconds=seconds))
-        assert_same_run(whole, folder, but=LAST_DIAGNOSIS)
+        found.append(kill_and_resume(variant, folder, phase=phase, seconds=seconds))
+        assert_equal_runs(whole, folder, but=LAST_DIAGNOSIS)
     return found
 
 
@@ -112,11 +112,11 @@ def test_run_killed_repeatedly_resumes_to_the_same_result(variant: str, tmp_path
     draw, folder, log = random.Random(2), tmp_path / "killed", tmp_path / "killed.log"
     words = command(variant, folder)
     for _ in range(8):
-        started = Started(words, log=log)
+        process = BackgroundRun(words, log=log)
         time.sleep(draw.random() * sum(lasting))
-        started.send(signal.SIGKILL)
-        started.code()
+        process.send(signal.SIGKILL)
+        process.exit_code()
         if (folder / MARKS[0]).exists():
             words = [f"resume={folder}"]
     run_to_end(words, log=log)
-    assert_same_run(tmp_path / "whole", folder, but=LAST_DIAGNOSIS)
+    assert_equal_runs(tmp_path / "whole", folder, but=LAST_DIAGNOSIS)

@@ -14,7 +14,7 @@ from robust_fin.features.registry import FEATURES
 from robust_fin.leaks.checks import checkable_features
 from robust_fin.market import labelling
 from tests.bars import synthetic_bars
-from tests.planted import last_close_upto, registry
+from tests.planted_leaks import last_close_upto, registry
 
 IDEAS = '''
 import numpy as np
@@ -103,10 +103,10 @@ def test_every_registered_feature_can_be_checked(ideas: str) -> None:
     ("word", "message"),
     [
         (
-            "split._target_=tests.planted.PlainHoldout",
+            "split._target_=tests.planted_leaks.PlainHoldout",
             "split, fold 0 leaks: the label of the train ",
         ),
-        ("target._target_=tests.planted.LongReturn", "target leaks: the label at bar 2022-"),
+        ("target._target_=tests.planted_leaks.LongReturn", "target leaks: the label at bar 2022-"),
     ],
 )
 def test_user_split_and_target_are_checked(check, word: str, message: str) -> None:
@@ -144,7 +144,7 @@ def test_vix_close_of_the_same_day_fails(
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("leaks.cuts=0", "leaks.cuts=0 must be a whole number, at least 1"),
+        ("leaks.cuts=0", "leaks.cuts=0 must be a whole number from 1 to 1000000"),
         ("leaks.depth=3", "leaks.depth is not a key. Keys of leaks:"),
         ("source.path=none.csv", "none.csv"),
     ],
@@ -167,3 +167,10 @@ def test_no_leaks_on_real_bars(check, real_data, features: str, split: str) -> N
     code, out, err = check(*source, *words)
     assert (code, err) == (0, "")
     assert "No leak: " in out
+
+
+def test_warnings_about_the_bars_are_printed(check, tmp_path: Path) -> None:
+    bars = synthetic_bars(2000).table[["time", "open", "high", "low", "close", "contract"]]
+    bars.assign(volume=0.0).to_parquet(tmp_path / "still.parquet")
+    _, out, _ = check(f"source.path={tmp_path}/still.parquet", "features=study")
+    assert "still.parquet: volume: 0 in every bar" in out

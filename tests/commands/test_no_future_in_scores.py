@@ -17,10 +17,8 @@ PRICES = ["open", "high", "low", "close"]
 def scores(run: Path, bars: pd.DataFrame, folder: Path, name: str) -> pd.DataFrame:
     bars.to_parquet(folder / f"{name}_bars.parquet")
     out = folder / f"{name}.parquet"
-    assert (
-        predict.main([f"run={run}", f"source.path={folder / f'{name}_bars.parquet'}", f"out={out}"])
-        == 0
-    )
+    words = [f"run={run}", f"source.path={folder / f'{name}_bars.parquet'}", f"out={out}"]
+    assert predict.main([*words, "source.accept=[tick,scale]"]) == 0  # some bars are multiplied
     return pd.read_parquet(out).set_index(["time", "contract"])
 
 

@@ -115,7 +115,7 @@ def test_fp16_on_a_cpu_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixt
     [
         ((), "Missing mandatory value: record"),
         (("record=absent",), "record=absent cannot be read as a record"),
-        (("record=absent", "rows=0"), "rows=0 must be at least 1"),
+        (("record=absent", "rows=0"), "rows=0 must be a whole number from 1 to 1000000000"),
         (("record=absent", "step=3"), "error: step is not a key"),
     ],
 )

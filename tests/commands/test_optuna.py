@@ -17,8 +17,8 @@ pytest.importorskip("optuna")
 from robust_fin import train
 from robust_fin.training.pruning import REPORTED_STEPS
 from tests.conftest import ROOT
+from tests.optuna_studies import load_study
 from tests.small_runs import QUICK
-from tests.studies import read
 from tests.sweeps.fake_jobs import STARTED, fake_skill
 
 pytestmark = pytest.mark.processes
@@ -57,7 +57,7 @@ def test_the_best_trial_is_the_first_row_and_the_default_is_job_0(tmp_path: Path
     assert best["chosen"]
     assert best["val/skill"] == pytest.approx(fake_skill(best["optimizer.lr"], 0))
     assert best["val/skill"] > default["val/skill"]
-    assert read(tmp_path / "study.journal").best_trial.number == found.index[0]
+    assert load_study(tmp_path / "study.journal").best_trial.number == found.index[0]
     configs = [task["config"] for _, task in STARTED]
     assert not any(line.startswith("sweep") for one in configs for line in one.splitlines())
 
@@ -75,7 +75,7 @@ def test_non_finite_trials_are_failed_rows_and_the_study_continues(
     assert 0 < failed.sum() < 7
     assert (found["state"] == "failed").tolist() == failed.tolist()
     assert set(found["reason"].dropna()) == {"the loss is nan at step 3"}
-    states = [one.state.name for one in read(tmp_path / "study.journal").trials]
+    states = [one.state.name for one in load_study(tmp_path / "study.journal").trials]
     assert states == ["FAIL" if one else "COMPLETE" for one in failed]
     assert "jobs failed; sweep.csv has all reasons" in capsys.readouterr().err
 
@@ -101,7 +101,7 @@ def test_a_trial_without_progress_is_pruned_in_every_rank(devices: int, tmp_path
     assert found.loc[0, "state"] == "finished"
     assert len(pruned) > 0
     assert set(pruned["optimizer.lr"]) == {1e-12}
-    trials = read(tmp_path / "study.journal").trials
+    trials = load_study(tmp_path / "study.journal").trials
     for number, row in pruned.iterrows():
         trial = trials[number]
         assert (trial.state.name, list(trial.intermediate_values)) == ("PRUNED", [1])
@@ -151,7 +151,7 @@ def test_kill_9_and_resume_lose_no_ended_trial(tmp_path: Path) -> None:
     assert sorted(found.index) == [0, 1, 2, 3]
     assert set(found["state"]) == {"finished"}
     assert {path: path.stat().st_mtime_ns for path in known} == before  # none was trained twice
-    every = read(folder / "study.journal").trials
+    every = load_study(folder / "study.journal").trials
     counted = [one for one in every if "lost" not in one.user_attrs]
     assert len(every) - len(counted) <= 2  # those that were running
     assert [one.state.name for one in counted] == ["COMPLETE"] * 4
@@ -167,7 +167,9 @@ def test_two_commands_share_one_study(tmp_path: Path) -> None:
     assert [one.wait(900) for one in pair] == [0, 0]
     tables = [table(folder) for folder in folders]
     trials = [
-        one for one in read(tmp_path / "journal", "both").trials if "lost" not in one.user_attrs
+        one
+        for one in load_study(tmp_path / "journal", "both").trials
+        if "lost" not in one.user_attrs
     ]
     assert len(trials) == sum(map(len, tables)) == 4
     figures = sorted(value for one in tables for value in one["val/skill"])

@@ -17,11 +17,11 @@ from robust_fin import evaluate, predict, train
 from robust_fin.bundle.folder import load_bundle, read_config
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.metrics import span_metrics
+from tests.background_runs import SMALL, BackgroundRun, run_to_end
 from tests.populations import bars_of
-from tests.same_run import assert_same_run
+from tests.run_comparison import assert_equal_runs
 from tests.signals import TARGET
 from tests.small_runs import read_metrics, run_training
-from tests.started import SMALL, Started, run_to_end
 
 SPAN = ("loss", "loss_trivial", "skill", "skill_squared", "mae", "mae_trivial", "rank_ic")
 BARS = ("source.synthetic.rows=20000", "source.synthetic.signal=0.2")
@@ -215,7 +215,7 @@ def test_frozen_member_is_reported_and_excluded_from_the_results(
     [
         (
             ("population.members=2", "population.lr=[0.1,0.2,0.3]"),
-            "population.lr has 3 values, and population.members=2; give one a member",
+            "population.lr has 3 values, and population.members=2; give one per member",
         ),
         (
             ("population.members=2", "trainer.precision=bf16-mixed"),
@@ -260,13 +260,13 @@ def test_interrupted_population_resumes_to_the_same_result(
     asked["refit"] = stage == "refit"
     given = [f"+callbacks.signals.{key}={value}" for key, value in asked.items()]
     given += [f"+callbacks.signals.number={int(number)}", f"hydra.run.dir={folder}"]
-    started = Started([*words, *given], log=log)
-    assert started.code() == 130, started.said()
-    assert f"stopped after step {step}; python -m robust_fin.train resume=" in started.said()
+    process = BackgroundRun([*words, *given], log=log)
+    assert process.exit_code() == 130, process.output()
+    assert f"stopped after step {step}; python -m robust_fin.train resume=" in process.output()
     assert not (folder / "metrics.json").exists()
     assert (folder / "checkpoints" / stage / "last.ckpt").is_file()
     run_to_end([f"resume={folder}"], log=log)
-    assert_same_run(tmp_path / "whole", folder)
+    assert_equal_runs(tmp_path / "whole", folder)
     one, other = (tmp_path / name / "members.json" for name in ("whole", "cut"))
     assert one.read_text() == other.read_text()
 
@@ -277,4 +277,4 @@ def test_finished_population_resumes_with_more_epochs(tmp_path: Path) -> None:
     run_training(tmp_path / "whole", *words, "trainer.max_epochs=2")
     run_training(tmp_path / "part", *words, "trainer.max_epochs=1")
     assert train.main([f"resume={tmp_path / 'part'}", "trainer.max_epochs=2"]) == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "part")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "part")

@@ -30,7 +30,8 @@ def test_bars_after_the_training_span_do_not_affect_the_ranking(tmp_path: Path) 
     shocked.loc[later, ["open", "high", "low", "close"]] *= 1.5
     shocked.loc[later, "volume"] += 7
     shocked.to_parquet(tmp_path / "shocked.parquet")
-    other = run_select(tmp_path / "b", f"source.path={tmp_path / 'shocked.parquet'}")
+    words = [f"source.path={tmp_path / 'shocked.parquet'}", "source.accept=[tick,scale]"]
+    other = run_select(tmp_path / "b", *words)
     assert whole["data_sha256"] != other["data_sha256"]
     assert whole["folds"] == other["folds"]
 
@@ -73,7 +74,7 @@ def test_every_fold_is_ranked_and_rows_judged_elsewhere_are_reported(
     ("words", "message"),
     [
         (("select.learner=forest",), "select.learner=forest must be one of ridge, lightgbm"),
-        (("select.k=0",), "select.k=0 must be a whole number, at least 1"),
+        (("select.k=0",), "select.k=0 must be a whole number from 1 to 100000"),
         (("select.parts=60",), "60 parts after the first 0.3 of the training rows cannot be cut"),
         (("select.best=3",), "select.best is not a key. Keys of select:"),
     ],

@@ -10,7 +10,10 @@ from robust_fin import train
 from robust_fin.sweeps.sweep_summary import val_skill_by_date
 from tests.small_runs import QUICK, run_training
 
-FOLDS = ("split=walk_forward", "split.by=trading_date", "split.test_blocks=2")
+FOLDS = (
+    *("split=walk_forward", "split.by=trading_date", "split.test_blocks=2"),
+    "split.val_fraction=0.35",  # more than one trading date a fold, with different numbers of rows
+)
 Capture = pytest.CaptureFixture[str]
 
 
@@ -29,6 +32,7 @@ def test_gains_add_up_to_the_skill_of_the_mean_forecast(folds: Path) -> None:
     assert losses["fold"].nunique() == metrics["folds"] > 1
     assert val_skill_by_date(losses, None).sum() == pytest.approx(metrics["val/skill"], abs=1e-9)
     net = losses[losses["member"].isna()]
+    assert (net.groupby("fold")["rows"].nunique() > 1).all()
     assert net["rows"].sum() == metrics["val_rows"]
     assert not net.duplicated(["fold", "trading_date"]).any()
 

@@ -1,4 +1,4 @@
-"""Bars read block by block end in the examples of one pass, bit for bit."""
+"""Reading bars in blocks gives the same examples as reading them at once, bit for bit."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ TOP5 = ["close_change_pct", "vwap", "price_range", "price_mom_3d", "price_mom_5d
 
 
 @cache
-def usual_source() -> BarSource:
+def default_source() -> BarSource:
     return instantiate(config("source.timezone=UTC").source)
 
 
@@ -43,7 +43,7 @@ def read(
 ) -> Market:
     changed = {"path": path and str(path), "block_rows": block_rows} | settings
     return Market.read(
-        dataclasses.replace(usual_source(), **changed),
+        dataclasses.replace(default_source(), **changed),
         features=FeatureSet.of(names),
         target=target or ForwardReturn(1, None),
         cache=NO_CACHE,
@@ -91,12 +91,16 @@ def parquet(bars: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Pat
     ],
     ids=["plain", "gap", "half"],
 )
-def test_a_parquet_file_in_blocks(parquet: Path, block_rows: int, settings: Any) -> None:
+def test_parquet_file_in_blocks_gives_the_same_examples(
+    parquet: Path, block_rows: int, settings: Any
+) -> None:
     assert_same(read(parquet, block_rows, **settings), read(parquet, None, **settings))
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet.zst"])
-def test_every_kind_of_file_in_blocks(bars: pd.DataFrame, tmp_path: Path, ending: str) -> None:
+def test_every_file_format_in_blocks_gives_the_same_examples(
+    bars: pd.DataFrame, tmp_path: Path, ending: str
+) -> None:
     path, table = tmp_path / f"es.{ending}", bars.iloc[:9_000]
     if "csv" in ending:
         table.to_csv(path, index=False)
@@ -107,7 +111,9 @@ def test_every_kind_of_file_in_blocks(bars: pd.DataFrame, tmp_path: Path, ending
     assert_same(read(path, 1_000), read(path, None))
 
 
-def test_text_stamps_and_two_columns_of_time_in_blocks(bars: pd.DataFrame, tmp_path: Path) -> None:
+def test_text_times_and_separate_date_and_time_columns_in_blocks(
+    bars: pd.DataFrame, tmp_path: Path
+) -> None:
     table = bars.iloc[:9_000].drop(columns="session")
     written = table.assign(time=table["time"].dt.strftime("%d.%m.%Y %H:%M"))
     written.to_csv(tmp_path / "own.csv", index=False)
@@ -118,15 +124,15 @@ def test_text_stamps_and_two_columns_of_time_in_blocks(bars: pd.DataFrame, tmp_p
     assert_same(read(tmp_path / "two.csv", 800), read(tmp_path / "two.csv", None))
 
 
-def test_synthetic_bars_in_blocks() -> None:
+def test_synthetic_bars_in_blocks_give_the_same_examples() -> None:
     synthetic = partial(synthetic_market, 9_000, seed=1, signal=0.1)
     assert_same(read(None, 700, synthetic=synthetic), read(None, None, synthetic=synthetic))
 
 
 def overlap(seed: int) -> pd.DataFrame:
-    """Two contracts that trade side by side for days, and a third that begins late; shared stamps.
+    """Two contracts that overlap for days and a third that starts later, with shared times.
 
-    In the file the later contract comes first within a minute.
+    Within a minute the later contract comes first in the file.
     """
     draw = np.random.default_rng(seed)
     minutes = pd.date_range("2024-03-04 09:00", "2024-03-15 09:40", freq="1min")
@@ -142,7 +148,9 @@ def overlap(seed: int) -> pd.DataFrame:
 
 @pytest.mark.parametrize("block_rows", [pytest.param(1, marks=pytest.mark.slow), 40])
 @pytest.mark.parametrize("codes", [["ESH24", "ESM24", "ESU24"], ["near", "far", "next"]])
-def test_overlapping_contracts_in_blocks(tmp_path: Path, block_rows: int, codes: list[str]) -> None:
+def test_overlapping_contracts_in_blocks_give_the_same_examples(
+    tmp_path: Path, block_rows: int, codes: list[str]
+) -> None:
     table = overlap(block_rows)
     names = dict(zip(["ESH24", "ESM24", "ESU24"], codes, strict=True))
     table["contract"] = table["contract"].astype("str").map(names)
@@ -154,24 +162,50 @@ def test_overlapping_contracts_in_blocks(tmp_path: Path, block_rows: int, codes:
     assert np.isnan(whole.examples.outcome).sum() == sum(whole.examples.unlabelled.values())
 
 
-def test_a_file_that_is_not_in_the_order_of_time_is_refused(tmp_path: Path) -> None:
-    table = overlap(0).sort_values(["contract", "time"], kind="stable")
+@pytest.mark.parametrize("order", ["by contract", "newest first"])
+def test_file_in_another_order_in_blocks_gives_the_same_examples(
+    tmp_path: Path, order: str
+) -> None:
+    table = overlap(0)
+    table = (
+        table.sort_values(["contract", "time"], kind="stable")
+        if order == "by contract"
+        else table.iloc[::-1]
+    )
     table.to_csv(tmp_path / "es.csv", index=False)
-    assert read(tmp_path / "es.csv", None, names=["price_range"]).bars.rows_in == len(table)
-    words = r"row \d+ starts at .*, before an earlier row. Sort the file by time, or set "
-    with pytest.raises(SourceError, match=words + r"source\.block_rows=null"):
-        read(tmp_path / "es.csv", 100, names=["price_range"])
+    settings: Any = {"names": ["price_range", "vwap"], "target": ForwardReturn(3, 10.0)}
+    whole = read(tmp_path / "es.csv", None, **settings)
+    assert whole.bars.rows_in == len(table)
+    assert_same(read(tmp_path / "es.csv", 100, **settings), whole)
+
+
+def test_an_accepted_bar_length_lengthens_labels_in_blocks_too(
+    bars: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Bars of five minutes read as bars of one: no label ends before its bar's true end."""
+    table = bars.iloc[:9_000:5].assign(
+        high=bars["high"].max(), low=bars["low"].min(), contract="ESH22"
+    )
+    table.to_csv(tmp_path / "es.csv", index=False)
+    settings: Any = {"names": ["price_range"], "accept": ("bar", "holes", "tick", "stamp")}
+    whole = read(tmp_path / "es.csv", None, **settings)
+    assert whole.bars.facts["bar"] == "5min"
+    known = whole.examples
+    ends = known.label_end[~np.isnan(known.outcome)]
+    start = known.time[~np.isnan(known.outcome)]
+    assert (ends - start).min() == np.timedelta64(10, "m")  # the next bar's end
+    assert_same(read(tmp_path / "es.csv", 400, **settings), whole)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("high", 700, 1.0), r"counting rows from row 600 of the file: high .* at row 100 "),
-        (("time", 600, "before"), r"times must increase within a contract. ESH22 has a bar at"),
-        (("time", 600, "same"), r"must not have the same time twice. ESH22 has .* after row 600"),
+        (("high", 700, 1.0), r"es\.parquet: high must not .* at row 700 "),
+        (("time", 600, "before"), r"times must increase within a contract. First at row 600"),
+        (("time", 600, "same"), r"must not have the same time twice. First at row 600 "),
     ],
 )
-def test_rules_hold_across_blocks_and_name_the_row(
+def test_schema_is_checked_across_blocks_and_errors_name_the_row(
     bars: pd.DataFrame, tmp_path: Path, change: tuple[str, int, Any], message: str
 ) -> None:
     table = bars.iloc[:900].copy()
@@ -180,15 +214,12 @@ def test_rules_hold_across_blocks_and_name_the_row(
         value = table["time"].iloc[599 if value == "same" else 590]
     table.loc[row, column] = value
     table.to_parquet(tmp_path / "es.parquet", index=False)
-    with pytest.raises(SchemaError):
-        read(tmp_path / "es.parquet", None, names=["price_range"])
-    with pytest.raises(SchemaError, match=message):
-        read(tmp_path / "es.parquet", 600, names=["price_range"])
+    for block_rows in (None, 600):
+        with pytest.raises(SchemaError, match=message):
+            read(tmp_path / "es.parquet", block_rows, names=["price_range"])
 
 
-def test_what_fraction_leaves_out_is_checked_all_the_same(
-    bars: pd.DataFrame, tmp_path: Path
-) -> None:
+def test_rows_beyond_fraction_are_checked_too(bars: pd.DataFrame, tmp_path: Path) -> None:
     table = bars.iloc[:900].copy()
     table.loc[800, "close"] = -1.0
     table.to_parquet(tmp_path / "es.parquet", index=False)
@@ -196,7 +227,7 @@ def test_what_fraction_leaves_out_is_checked_all_the_same(
         read(tmp_path / "es.parquet", 100, names=["price_range"], fraction=0.2)
 
 
-def test_zones_that_differ_from_block_to_block_are_refused(tmp_path: Path) -> None:
+def test_time_zones_that_differ_between_blocks_raise(tmp_path: Path) -> None:
     lines = [f"2024-03-04 15:0{m}:00{'' if m < 3 else '+00:00'},2,3,1,2,5" for m in range(6)]
     table = pd.DataFrame([line.split(",") for line in lines])
     table.columns = ["time", "open", "high", "low", "close", "volume"]
@@ -205,26 +236,28 @@ def test_zones_that_differ_from_block_to_block_are_refused(tmp_path: Path) -> No
         read(tmp_path / "es.parquet", 3, names=["price_range"])
 
 
-def test_too_short_a_file_and_no_rows_say_the_same(bars: pd.DataFrame, tmp_path: Path) -> None:
+def test_short_and_empty_files_raise_the_same_error_in_blocks(
+    bars: pd.DataFrame, tmp_path: Path
+) -> None:
     bars.iloc[:50].to_parquet(tmp_path / "short.parquet", index=False)
     bars.iloc[:0].to_csv(tmp_path / "none.csv", index=False)
     for name in ("short.parquet", "none.csv"):
-        said = []
+        messages = []
         for block_rows in (None, 20):
             with pytest.raises(SourceError) as caught:
                 read(tmp_path / name, block_rows)
-            said.append(str(caught.value))
-        assert said[0] == said[1]
+            messages.append(str(caught.value))
+        assert messages[0] == messages[1]
 
 
 @pytest.mark.parametrize("block_rows", [0, -5])
-def test_a_block_has_rows(block_rows: Any) -> None:
+def test_block_rows_below_1_raises(block_rows: Any) -> None:
     with pytest.raises(ConfigError, match=rf"source\.block_rows={block_rows} must be an integer"):
         read(None, block_rows)
 
 
 @pytest.mark.slow
-def test_ten_million_rows_are_prepared_in_less_than_three_gigabytes(tmp_path: Path) -> None:
+def test_ten_million_rows_need_less_than_three_gigabytes(tmp_path: Path) -> None:
     def script(*words: object) -> dict[str, Any]:
         command = [sys.executable, str(ROOT / "benchmarks" / "pipeline.py"), "--work"]
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What is kept is what would be made, and nothing stale, damaged or half-written is ever used."""
+"""Cached arrays equal freshly built ones; stale, damaged or partial entries are never used."""
 
 import json
 import logging
@@ -38,8 +38,8 @@ ROWS = 12_000
 
 
 @pytest.fixture(autouse=True)
-def code_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file saved while the tests run must not switch the cache off under them."""
+def ignore_code_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the cache enabled if a source file is saved while the tests run."""
     monkeypatch.setattr(cache_module, "process_start", lambda: float("inf"))
 
 
@@ -72,7 +72,7 @@ def loaded(path: Path, cache: Cache | None, *words: str) -> BarDataModule:
 
 
 def entries(cache: Cache) -> set[str]:
-    return {path.name for path in Path(str(cache.folder)).iterdir()}
+    return {path.name for path in Path(str(cache.folder)).iterdir() if path.is_dir()}
 
 
 def assert_same(a: BarDataModule, b: BarDataModule) -> None:
@@ -95,8 +95,24 @@ def assert_same(a: BarDataModule, b: BarDataModule) -> None:
         assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
 
 
+def test_a_hole_is_a_warning_at_every_read(
+    parquet: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bars = pd.read_parquet(parquet)
+    path = tmp_path / "hole.parquet"
+    absent = bars["time"].between("2022-03-06", "2022-03-08 23:00")
+    bars[~absent].to_parquet(path, index=False)
+    cache = Cache(str(tmp_path / "kept"), 1.0)
+    for _ in range(2):  # from the file, then from the cache
+        caplog.clear()
+        loaded(path, cache)
+        (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+        assert line.startswith("hole.parquet: holes: 2 trading dates after 2022-03-04")
+        assert "(return across " in line
+
+
 @pytest.mark.parametrize("transform", ["quantile_normal"])
-def test_cold_and_warm_are_what_is_made_without_a_cache(
+def test_cold_and_warm_cache_give_the_result_without_a_cache(
     parquet: Path, tmp_path: Path, transform: str
 ) -> None:
     cache, word = Cache(str(tmp_path / "kept"), 1.0), f"transform={transform}"
@@ -112,7 +128,7 @@ def test_cold_and_warm_are_what_is_made_without_a_cache(
     assert len(entries(cache)) == 3
 
 
-def test_a_warm_run_reads_no_bars_and_maps_its_tensors(
+def test_warm_cache_reads_no_bars_and_memory_maps_tensors(
     parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = Cache(str(tmp_path), 1.0)
@@ -126,7 +142,7 @@ def test_a_warm_run_reads_no_bars_and_maps_its_tensors(
     assert warm.x("train").dtype == torch.float32
 
 
-def test_blocks_and_one_pass_share_what_is_kept(parquet: Path, tmp_path: Path) -> None:
+def test_blocks_and_one_pass_share_cache_entries(parquet: Path, tmp_path: Path) -> None:
     blocks, whole = Cache(str(tmp_path / "a"), 1.0), Cache(str(tmp_path / "b"), 1.0)
     one, other = loaded(parquet, blocks, "source.block_rows=900"), loaded(parquet, whole)
     assert_same(one, other)
@@ -147,7 +163,7 @@ WORDS = [
 ]
 
 
-def test_every_setting_of_the_data_has_a_key_of_its_own(parquet: Path) -> None:
+def test_every_data_setting_changes_the_cache_key(parquet: Path) -> None:
     keys = [keys_of(parquet), *(keys_of(parquet, word) for word in WORDS)]
     assert len({fold for _, fold in keys}) == len(keys)
     assert len({examples for examples, _ in keys}) == len(keys) - 3
@@ -161,17 +177,17 @@ def keys_of(path: Path, *words: str) -> tuple[str, str]:
     return cache_key(parts), cache_key(parts | rest)
 
 
-def test_what_does_not_touch_the_data_shares_the_key(parquet: Path) -> None:
+def test_settings_that_do_not_affect_the_data_share_the_key(parquet: Path) -> None:
     words = ("batch_size=7", "seed=5", "source.block_rows=10", "source.synthetic.rows=5")
     assert keys_of(parquet, *words) == keys_of(parquet)
 
 
-def test_another_content_of_the_same_name_has_another_key(parquet: Path, tmp_path: Path) -> None:
+def test_key_depends_on_the_content_of_the_file(parquet: Path, tmp_path: Path) -> None:
     path = tmp_path / parquet.name
     path.write_bytes(parquet.read_bytes())
     assert keys_of(path) == keys_of(parquet)
     table = pd.read_parquet(parquet)
-    table.loc[5, "close"] = table.loc[5, "high"] + 0  # may be the same bar, yet the file differs
+    table.loc[5, "close"] = table.loc[5, "high"]  # possibly unchanged, unlike the volume
     table.loc[5, "volume"] += 1
     before = os.stat(path)
     table.to_parquet(path, index=False)
@@ -179,7 +195,9 @@ def test_another_content_of_the_same_name_has_another_key(parquet: Path, tmp_pat
     assert keys_of(path) != keys_of(parquet)
 
 
-def test_the_vix_file_and_the_overrides_count(parquet: Path, tmp_path: Path) -> None:
+def test_key_depends_on_the_vix_file_and_the_calendar_overrides(
+    parquet: Path, tmp_path: Path
+) -> None:
     vix, dates = tmp_path / "vix.csv", tmp_path / "dates.csv"
     words = (f"source.vix_path={vix}", f"source.calendar_overrides={dates}")
     found = []
@@ -190,7 +208,7 @@ def test_the_vix_file_and_the_overrides_count(parquet: Path, tmp_path: Path) -> 
     assert len(set(found)) == 3
 
 
-def test_a_change_of_the_code_or_a_library_has_another_key(
+def test_key_depends_on_the_code_and_the_libraries(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for room in ("market", "features", "data"):
@@ -207,7 +225,7 @@ def test_a_change_of_the_code_or_a_library_has_another_key(
     assert len(set(keys)) == 3
 
 
-def test_code_changed_under_a_running_process_is_not_trusted(
+def test_code_changed_after_the_process_started_is_not_cached(
     parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cache_module, "process_start", lambda: 0.0)
@@ -219,7 +237,7 @@ def test_code_changed_under_a_running_process_is_not_trusted(
     assert "not caching prepared arrays" in caplog.text
 
 
-def test_features_from_elsewhere_are_not_kept(
+def test_features_of_other_packages_are_not_cached(
     parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = Feature("own", Lookback(0, BARS), "points", lambda bars: bars["close"], chained=False)
@@ -233,7 +251,7 @@ def test_features_from_elsewhere_are_not_kept(
 @pytest.mark.parametrize(
     "foreign", [np.log, partial(np.log), lambda x: x, RobustScaler.fit.__func__]
 )
-def test_code_that_is_not_ours_has_no_description(foreign: object) -> None:
+def test_code_of_other_packages_has_no_fingerprint(foreign: object) -> None:
     if foreign is RobustScaler.fit.__func__:
         assert "RobustScaler.fit" in fingerprint(foreign)
         return
@@ -241,7 +259,7 @@ def test_code_that_is_not_ours_has_no_description(foreign: object) -> None:
         fingerprint(foreign)
 
 
-def test_descriptions_tell_steps_and_their_arguments_apart() -> None:
+def test_fingerprints_differ_by_steps_and_arguments() -> None:
     clip = [partial(SmoothClip.fit, limit=limit) for limit in (3.0, 3.5)]
     steps = [[RobustScaler.fit], [RobustScaler.fit, clip[0]], [RobustScaler.fit, clip[1]]]
     steps += [[clip[0], RobustScaler.fit], [partial(QuantileNormal.fit, levels=11)]]
@@ -267,33 +285,34 @@ def damage_manifest(entry: Path) -> None:
     path.write_text(path.read_text().replace('"rows_in": 12000', '"rows_in": 12001'))
 
 
-def cut_short(entry: Path) -> None:
+def truncate_array(entry: Path) -> None:
     path = next(iter(sorted(entry.glob("*.npy"))))
     path.write_bytes(path.read_bytes()[:-8])
 
 
-def without_manifest(entry: Path) -> None:
+def remove_manifest(entry: Path) -> None:
     (entry / "manifest.json").unlink()
 
 
-def without_an_array(entry: Path) -> None:
+def remove_array(entry: Path) -> None:
     next(iter(sorted(entry.glob("*.npy")))).unlink()
 
 
 @pytest.mark.parametrize(
-    "harm", [damage_byte, damage_manifest, cut_short, without_manifest, without_an_array]
+    "damage", [damage_byte, damage_manifest, truncate_array, remove_manifest, remove_array]
 )
-def test_a_damaged_entry_is_made_anew_and_said(
-    parquet: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: Any
+def test_damaged_entry_is_rebuilt_with_a_warning(
+    parquet: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Any
 ) -> None:
     cache = Cache(str(tmp_path), 1.0)
     whole = loaded(parquet, cache, "transform=robust")
     names = entries(cache)
-    with_rows = [e for e in tmp_path.iterdir() if "rows_in" in (e / "manifest.json").read_text()]
-    harm(with_rows[0])
+    manifests = tmp_path.glob("*/manifest.json")
+    damaged = [path.parent for path in manifests if "rows_in" in path.read_text()]
+    damage(damaged[0])
     with caplog.at_level(logging.WARNING):
         again = loaded(parquet, cache, "transform=robust")
-    assert f"cache entry {with_rows[0]} is damaged" in caplog.text
+    assert f"cache entry {damaged[0]} is damaged" in caplog.text
     assert_same(again, whole)
     assert entries(cache) == names
     caplog.clear()
@@ -303,7 +322,7 @@ def test_a_damaged_entry_is_made_anew_and_said(
 
 def write(sink: ArraySink, scratch: Path) -> Mapping[str, Any]:  # noqa: ARG001
     sink.append("a", np.arange(3.0))
-    return {"said": 1}
+    return {"rows": 1}
 
 
 def stop(sink: ArraySink, scratch: Path) -> Mapping[str, Any]:
@@ -311,14 +330,14 @@ def stop(sink: ArraySink, scratch: Path) -> Mapping[str, Any]:
     raise KeyboardInterrupt
 
 
-def test_a_build_that_stops_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupted_build_leaves_no_entry(tmp_path: Path) -> None:
     cache = Cache(str(tmp_path), 1.0)
     with pytest.raises(KeyboardInterrupt):
         cache.get_or_build({"a": 1}, stop)
     assert entries(cache) == set()
 
 
-def test_a_folder_that_cannot_be_written_costs_the_cache_and_not_the_run(
+def test_unwritable_folder_disables_the_cache_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -328,19 +347,19 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_and_not_the_run(
     assert "cannot write to cache.folder" in caplog.text
 
 
-def test_another_process_that_was_faster_wins(tmp_path: Path) -> None:
+def test_entry_of_a_faster_process_is_used(tmp_path: Path) -> None:
     cache = Cache(str(tmp_path), 1.0)
 
-    def overtaken(sink: ArraySink, scratch: Path) -> Mapping[str, Any]:
+    def build_after_another(sink: ArraySink, scratch: Path) -> Mapping[str, Any]:
         cache.get_or_build({"a": 1}, write)
         return write(sink, scratch)
 
-    found = cache.get_or_build({"a": 1}, overtaken)
+    found = cache.get_or_build({"a": 1}, build_after_another)
     assert found.arrays["a"].tolist() == [0, 1, 2]
     assert len(entries(cache)) == 1
 
 
-def test_what_was_used_longest_ago_is_removed_and_the_newest_stays(tmp_path: Path) -> None:
+def test_least_recently_used_entry_is_removed_and_the_newest_kept(tmp_path: Path) -> None:
     cache = Cache(str(tmp_path), 6e-7)  # 600 bytes: two entries
 
     def used(number: int, seconds: int) -> str:
@@ -361,7 +380,7 @@ def test_what_was_used_longest_ago_is_removed_and_the_newest_stays(tmp_path: Pat
     assert entries(tiny) == {cache_key({"number": 4})}
 
 
-def test_a_build_abandoned_long_ago_is_removed(tmp_path: Path) -> None:
+def test_old_unfinished_build_is_removed(tmp_path: Path) -> None:
     for name, age in ((".unfinished-old", 1e6), (".unfinished-going-on", 10.0)):
         (tmp_path / name).mkdir()
         then = os.stat(tmp_path).st_mtime - age
@@ -371,13 +390,40 @@ def test_a_build_abandoned_long_ago_is_removed(tmp_path: Path) -> None:
     assert entries(cache) == {".unfinished-going-on", cache_key({"a": 1})}
 
 
+def test_folder_with_other_files_raises(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.npy").write_bytes(b"years of work")
+    message = rf"cache\.folder={tmp_path} holds files that are no cache \(1, such as thesis\)"
+    with pytest.raises(ConfigError, match=message):
+        Cache(str(tmp_path), 1e-9).get_or_build({"a": 1}, write)
+    assert (tmp_path / "thesis" / "chapter.npy").read_bytes() == b"years of work"
+
+
+def test_trimming_keeps_foreign_folders_and_links(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for name in ("manifest.json", "a.npy"):
+        (outside / name).write_bytes(b"of somebody else")
+    cache = Cache(str(tmp_path / "cache"), 1e-9)
+    cache.get_or_build({"a": 1}, write)
+    folder = tmp_path / "cache"
+    (folder / "notes").mkdir()
+    (folder / "notes" / "a.npy").write_bytes(b"of somebody else")
+    (folder / cache_key({"link": 1})).symlink_to(outside)
+    cache.get_or_build({"a": 2}, write)
+    cache.get_or_build({"link": 1}, write)
+    assert {path.name for path in outside.iterdir()} == {"manifest.json", "a.npy"}
+    assert (folder / "notes" / "a.npy").exists()
+    assert not (folder / cache_key({"a": 1})).exists()
+
+
 @pytest.mark.parametrize("size", [0.0, -1.0, float("nan")])
-def test_a_cache_has_room(size: float) -> None:
+def test_cache_size_not_above_0_raises(size: float) -> None:
     with pytest.raises(ConfigError, match=rf"cache\.max_gb={size} must be > 0"):
         Cache(None, size)
 
 
-def test_arrays_grow_alike_in_memory_and_in_a_folder(tmp_path: Path) -> None:
+def test_memory_sink_and_folder_sink_append_the_same_arrays(tmp_path: Path) -> None:
     memory, folder = MemorySink(), FolderSink(tmp_path)
     for sink in (memory, folder):
         for rows in (3, 0, 2):

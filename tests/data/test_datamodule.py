@@ -35,7 +35,7 @@ def data() -> BarDataModule:
     return module()
 
 
-def test_the_transforms_are_learnt_on_train_alone(data: BarDataModule) -> None:
+def test_transforms_are_fitted_on_train_only(data: BarDataModule) -> None:
     examples, train = data.market.examples, data.fitted.span("train")
     low, median, high = np.percentile(examples.features[train], [25, 50, 75], axis=0)
     expected = ((examples.features[train] - median) / (high - low)).astype(np.float32)
@@ -46,7 +46,7 @@ def test_the_transforms_are_learnt_on_train_alone(data: BarDataModule) -> None:
     assert np.array_equal(data.x("val").numpy(), val.astype(np.float32))
 
 
-def test_spans_follow_each_other_and_hold_labelled_rows_only(data: BarDataModule) -> None:
+def test_spans_are_consecutive_and_contain_only_labelled_rows(data: BarDataModule) -> None:
     spans = [data.fitted.span(name) for name in ("train", "val", "test")]
     assert spans[0].max() < spans[1].min() < spans[1].max() < spans[2].min()
     assert all(np.isfinite(data.outcome(name)).all() for name in ("train", "val", "test"))
@@ -54,7 +54,7 @@ def test_spans_follow_each_other_and_hold_labelled_rows_only(data: BarDataModule
     assert spans[2].size == round(0.2 * labelled)
 
 
-def test_a_refit_gives_val_to_train_and_keeps_test(data: BarDataModule) -> None:
+def test_refit_trains_on_train_and_val_and_keeps_test(data: BarDataModule) -> None:
     again = data.for_refit()
     assert not again.has_val()
     assert np.array_equal(again.fitted.span("test"), data.fitted.span("test"))
@@ -65,7 +65,7 @@ def test_a_refit_gives_val_to_train_and_keeps_test(data: BarDataModule) -> None:
     assert (again.batch_size, again.score_batch_size, again.seed) == (64, 500, 3)
 
 
-def test_batches_are_named_and_the_last_of_val_is_kept(data: BarDataModule) -> None:
+def test_batches_are_named_tuples_and_val_keeps_its_last_short_batch(data: BarDataModule) -> None:
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     assert isinstance(batch, Batch)
@@ -81,7 +81,7 @@ def test_batches_are_named_and_the_last_of_val_is_kept(data: BarDataModule) -> N
     np.testing.assert_allclose(torch.cat([part.target for part in parts]), data.target("val"), 1e-6)
 
 
-def test_an_epoch_has_the_steps_it_says(data: BarDataModule) -> None:
+def test_epoch_has_steps_per_epoch_batches(data: BarDataModule) -> None:
     data.setup("fit")
     assert len(list(data.train_dataloader())) == data.steps_per_epoch(1)
     assert data.steps_per_epoch(2) == data.fitted.span("train").size // 128
@@ -94,7 +94,7 @@ def test_an_epoch_has_the_steps_it_says(data: BarDataModule) -> None:
         Holdout(val_fraction=0.0, test_fraction=0.3, embargo=25, refit=False),
     ],
 )
-def test_the_ledger_accounts_for_every_row(split: Holdout) -> None:
+def test_row_ledger_accounts_for_every_row(split: Holdout) -> None:
     ledger = module(split=split).row_ledger()
     assert ledger.rows_in == ROWS
     assert sum(ledger.spans.values()) + sum(ledger.dropped.values()) == ROWS
@@ -105,18 +105,18 @@ def test_the_ledger_accounts_for_every_row(split: Holdout) -> None:
     assert ledger.dropped.get("embargo before the next span", 0) == split.embargo
 
 
-def test_no_batch_fits_into_too_few_rows() -> None:
+def test_fewer_training_rows_than_batch_size_raise() -> None:
     with pytest.raises(SplitError, match=r"train has \d+ rows, fewer than batch_size=9999; lower"):
         module(batch_size=9999)
 
 
 @pytest.mark.parametrize("setting", ["batch_size", "score_batch_size"])
-def test_a_batch_has_a_row(setting: str) -> None:
+def test_batch_size_below_1_raises(setting: str) -> None:
     with pytest.raises(ConfigError, match=f"^{setting}=0 must be >= 1"):
         module(**{setting: 0})
 
 
-def test_bars_without_a_label_are_said() -> None:
+def test_bars_without_labels_raise() -> None:
     features, target = FeatureSet.of(["price_range"]), ForwardReturn(1, None)
     bars = as_bars(close_bars("ESH24 2024-03-11T08:30 100\nESM24 2024-03-11T08:31 200"))
     with pytest.raises(SplitError, match="none of 2 rows has a label"):

@@ -36,7 +36,7 @@ def fitted(market: Market, split: Split, number: int, cache: Cache = NO_CACHE) -
 
 
 @pytest.mark.parametrize("choice", ["walk_forward", "purged_kfold", "cpcv"])
-def test_each_fold_learns_on_its_own_train(market: Market, choice: str) -> None:
+def test_each_fold_is_fitted_on_its_own_train_rows(market: Market, choice: str) -> None:
     split, examples = split_of(choice, "split.val_fraction=0.05"), market.examples
     cut = cut_folds(examples, split)
     for number in (0, 1, len(cut.folds) - 1):
@@ -54,7 +54,7 @@ def test_each_fold_learns_on_its_own_train(market: Market, choice: str) -> None:
         np.testing.assert_allclose(one.rank(examples, "train"), ranks, rtol=1e-6)
 
 
-def test_every_labelled_row_of_every_fold_is_accounted_for(market: Market) -> None:
+def test_every_fold_accounts_for_every_labelled_row(market: Market) -> None:
     labelled = int(np.isfinite(market.examples.outcome).sum())
     words = ("split.lockbox=0.1", "split.val_fraction=0.1", "split.embargo=60")
     for choice in ("walk_forward", "purged_kfold", "cpcv"):
@@ -64,7 +64,7 @@ def test_every_labelled_row_of_every_fold_is_accounted_for(market: Market) -> No
             assert fold.purged["lockbox: never looked at"] == pytest.approx(0.1 * labelled, abs=1)
 
 
-def test_a_contracts_test_block_holds_that_contract_alone(market: Market) -> None:
+def test_test_block_of_a_contract_contains_only_that_contract(market: Market) -> None:
     split = split_of("walk_forward", "split.by=contract", "split.test_blocks=null")
     cut, contract = cut_folds(market.examples, split), market.examples.contract
     assert len(cut.folds) == 1  # these bars roll once
@@ -72,19 +72,19 @@ def test_a_contracts_test_block_holds_that_contract_alone(market: Market) -> Non
     assert set(contract[cut.rows[cut.folds[0].test]]) == {"ESM22"}
 
 
-def test_a_fold_that_is_not_there_is_said(market: Market) -> None:
+def test_missing_fold_raises_with_the_range_of_folds(market: Market) -> None:
     with pytest.raises(SplitError, match=r"fold 5 does not exist: the split has folds 0\.\.4"):
         fitted(market, split_of("purged_kfold"), 5)
     with pytest.raises(SplitError, match="fold -1 does not exist"):
         fitted(market, split_of("holdout"), -1)
 
 
-def test_each_fold_is_kept_under_a_key_of_its_own(market: Market, tmp_path: Path) -> None:
+def test_each_fold_has_its_own_cache_key(market: Market, tmp_path: Path) -> None:
     cache, split = Cache(str(tmp_path), 1.0), split_of("cpcv", "split.groups=4")
     cold = [fitted(market, split, number, cache) for number in (0, 1)]
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*/manifest.json"))) == 2
     warm = [fitted(market, split, number, cache) for number in (0, 1)]
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*/manifest.json"))) == 2
     for number, (one, other) in enumerate(zip(cold, warm, strict=True)):
         plain = fit_fold(
             market.examples, features=FEATURES, transform=SCALED, split=split, number=number

@@ -1,4 +1,4 @@
-"""Inputs: the same row everywhere, and chunks against lists made by hand."""
+"""Inputs: rows are the same however they are read; chunks match hand-made lists."""
 
 import numpy as np
 import pytest
@@ -26,13 +26,13 @@ def random_inputs(rows: int = 500, contracts: int = 4, seed: int = 0) -> Inputs:
     return Inputs(table, draw.integers(0, contracts, rows), fit)
 
 
-def test_rows_come_in_the_order_asked_for() -> None:
-    """Without a transform they are the table's own values."""
+def test_rows_are_returned_in_the_order_of_the_index() -> None:
+    """Without a transform, the rows are those of the table."""
     assert hand_made_inputs().rows(np.array([3, 0, 3])).tolist() == [[4, 40], [1, 10], [4, 40]]
 
 
-def test_columns_are_chosen_before_the_transform() -> None:
-    """A transform of two columns works on those alone."""
+def test_columns_are_selected_before_the_transform() -> None:
+    """A transform of two columns is applied to those two."""
     inputs = random_inputs()
     index, columns = np.array([5, 0, 7]), (2, 0)
     fit = FeatureTransform.fit(inputs.table[:, columns], names="ca", steps=[RobustScaler.fit])
@@ -42,8 +42,8 @@ def test_columns_are_chosen_before_the_transform() -> None:
     assert np.array_equal(chosen.with_transform(fit).rows(index), expected)
 
 
-def test_a_row_has_the_same_bits_whichever_rows_are_asked_for() -> None:
-    """Alone, among others, in a chunk, or in the table that is transformed once."""
+def test_row_has_the_same_bits_whichever_rows_are_read() -> None:
+    """Read alone, with other rows, in a chunk, or from the table transformed at once."""
     inputs = random_inputs()
     whole = inputs.rows(slice(None))
     assert whole.dtype == np.float32
@@ -66,8 +66,8 @@ def test_chunks_of_one_contract() -> None:
     assert index.context == 1
 
 
-def test_a_chunk_never_holds_two_contracts() -> None:
-    """Chunks start anew at a contract's first row, and its context is of its own rows."""
+def test_chunk_never_contains_two_contracts() -> None:
+    """Chunks restart at each contract, and the context contains rows of that contract only."""
     index = hand_made_inputs().chunk_index(ALL, context=2, length=3)
     assert index.rows.tolist() == [
         [-1, -1, 0, 1, 2],
@@ -78,16 +78,16 @@ def test_a_chunk_never_holds_two_contracts() -> None:
     assert index.loss_rows.tolist() == [0, 1, 2, 3, 5, 4, 6, 7, 8]
 
 
-def test_context_reaches_outside_the_span_but_has_no_loss() -> None:
-    """Rows before a span are read, rows after it are not."""
+def test_context_may_lie_before_the_span_but_has_no_loss() -> None:
+    """Rows before a span are read; rows after it are not."""
     index = hand_made_inputs().chunk_index(np.array([2, 3, 7]), context=3, length=2)
     assert index.rows.tolist() == [[-1, 0, 1, 2, 3], [-1, 4, 6, 7, -1]]
     assert index.has_loss.tolist() == [[True, True], [True, False]]
     assert index.loss_rows.tolist() == [2, 3, 7]
 
 
-def test_an_offset_moves_the_boundaries() -> None:
-    """Chunks start `offset` bars earlier; rows outside the span have no loss there either."""
+def test_offset_moves_the_chunk_boundaries() -> None:
+    """Chunks start `offset` bars earlier; rows outside the span have no loss."""
     inputs, span = hand_made_inputs(), np.array([1, 2, 3, 5])
     index = inputs.chunk_index(span, context=1, length=3, offset=2)
     assert index.rows.tolist() == [[-1, -1, 0, 1], [1, 2, 3, 5]]
@@ -98,8 +98,8 @@ def test_an_offset_moves_the_boundaries() -> None:
     ]
 
 
-def test_a_hole_in_the_span_has_no_loss_and_no_chunk_of_its_own() -> None:
-    """A chunk that holds no row of the span is left out; context may lie in the hole."""
+def test_gap_in_the_span_has_no_loss_and_no_chunk() -> None:
+    """A chunk without a row of the span is omitted; context may lie in the gap."""
     contract = np.zeros(10, dtype=np.int8)
     inputs = Inputs(np.zeros((10, 1)), contract)
     index = inputs.chunk_index(np.array([0, 1, 7, 8]), context=1, length=3)
@@ -107,8 +107,8 @@ def test_a_hole_in_the_span_has_no_loss_and_no_chunk_of_its_own() -> None:
     assert index.has_loss.tolist() == [[True, True, False], [False, True, True]]
 
 
-def test_chunks_hold_the_rows_and_padding_is_zero() -> None:
-    """The values of a table made by hand, as an array and as a tensor."""
+def test_chunks_contain_the_rows_and_padding_is_zero() -> None:
+    """The values of a hand-made table, as an array and as a tensor."""
     inputs = hand_made_inputs()
     index = inputs.chunk_index(np.array([4, 6]), context=1, length=2)
     expected = [[[0, 0], [5, 50], [7, 70]]]
@@ -117,8 +117,8 @@ def test_chunks_hold_the_rows_and_padding_is_zero() -> None:
     assert (tensor.dtype, tensor.tolist()) == (torch.float32, expected)
 
 
-def test_every_row_of_the_span_has_a_loss_exactly_once() -> None:
-    """For any context, length and offset; and its context is the bars before it."""
+def test_every_row_of_the_span_has_exactly_one_loss() -> None:
+    """For any context, length and offset; the context of a row is the bars before it."""
     inputs = random_inputs()
     span = np.sort(np.random.default_rng(1).permutation(500)[:300])
     for context, length, offset in [(0, 1, 0), (0, 7, 6), (3, 4, 1), (9, 500, 123), (40, 13, 12)]:
@@ -134,8 +134,8 @@ def test_every_row_of_the_span_has_a_loss_exactly_once() -> None:
             assert padding == 0 or own[0] == of_contract[0]
 
 
-def test_a_batch_of_chunks_is_some_of_them() -> None:
-    """Rows and losses are taken together."""
+def test_take_selects_chunks() -> None:
+    """Rows and loss masks are selected together."""
     index = hand_made_inputs().chunk_index(ALL, context=2, length=3)
     some = index.take(np.array([3, 0]))
     assert some.rows.tolist() == [[6, 7, 8, -1, -1], [-1, -1, 0, 1, 2]]
@@ -143,8 +143,8 @@ def test_a_batch_of_chunks_is_some_of_them() -> None:
     assert len(index.take(slice(1, None))) == 3
 
 
-def test_an_empty_span_has_no_chunks() -> None:
-    """The shapes stay those of chunks."""
+def test_empty_span_has_no_chunks() -> None:
+    """The empty arrays have the shapes of chunks."""
     inputs = hand_made_inputs()
     index = inputs.chunk_index(np.array([], dtype=np.int64), context=2, length=3)
     assert (index.rows.shape, index.has_loss.shape) == ((0, 5), (0, 3))
@@ -153,8 +153,8 @@ def test_an_empty_span_has_no_chunks() -> None:
 
 
 @pytest.mark.parametrize(("context", "length", "offset"), [(-1, 2, 0), (0, 0, 0), (0, 2, 2)])
-def test_impossible_chunks_are_refused(context: int, length: int, offset: int) -> None:
-    """The message names the three sizes."""
+def test_invalid_chunk_sizes_raise(context: int, length: int, offset: int) -> None:
+    """The error message contains the three sizes."""
     message = f"chunks of context={context}, length={length}, offset={offset} bars cannot be cut"
     with pytest.raises(ConfigError, match=message):
         hand_made_inputs().chunk_index(ALL, context=context, length=length, offset=offset)

@@ -20,8 +20,8 @@ def column(*values: float) -> np.ndarray:
     return np.array(values, dtype=np.float64)[:, None]
 
 
-def test_robust_scaler_takes_median_and_quartiles() -> None:
-    # quartiles of 0..4 are 1 and 3, of the tens 10 and 30
+def test_robust_scaler_uses_median_and_quartiles() -> None:
+    # quartiles of the first column are 1 and 3, of the second 10 and 30
     train = np.array([[0.0, 0], [1, 10], [2, 20], [3, 30], [4, 1000]])
     scaler = RobustScaler.fit(train, names=NAMES)
     assert scaler.median.tolist() == [2, 20]
@@ -29,14 +29,14 @@ def test_robust_scaler_takes_median_and_quartiles() -> None:
     assert scaler.transform(np.array([[5.0, 0], [2, 40]])).tolist() == [[1.5, -1], [0, 1]]
 
 
-def test_a_feature_without_quartiles_is_named() -> None:
+def test_error_names_the_feature_with_zero_interquartile_range() -> None:
     train = np.array([[0.0, 7], [1, 7], [2, 7], [3, 7], [4, 8]])
     words = r"feature wild has an interquartile range of 0 on 5 training rows \(median 7\)"
     with pytest.raises(TransformError, match=words):
         RobustScaler.fit(train, names=NAMES)
 
 
-def test_smooth_clip_is_the_identity_near_0_and_bounded_far_out() -> None:
+def test_smooth_clip_is_the_identity_near_0_and_bounded_by_limit() -> None:
     clip = SmoothClip.fit(column(0, 1), names=["calm"], limit=3)
     got = clip.transform(column(0, 1e-4, 3, -3, 4, 1e9))[:, 0]
     expected = [0, 1e-4, 3 / np.sqrt(2), -3 / np.sqrt(2), 4 / (5 / 3), 3]
@@ -44,12 +44,12 @@ def test_smooth_clip_is_the_identity_near_0_and_bounded_far_out() -> None:
 
 
 @pytest.mark.parametrize("limit", [0.0, -2.0])
-def test_a_limit_is_above_zero(limit: float) -> None:
+def test_limit_not_above_0_raises(limit: float) -> None:
     with pytest.raises(ConfigError, match=rf"SmoothClip: limit={limit} must be > 0"):
         SmoothClip.fit(column(0, 1), names=["calm"], limit=limit)
 
 
-def test_the_identity_leaves_features_as_they_are_and_keeps_nothing() -> None:
+def test_identity_leaves_features_unchanged_and_stores_nothing() -> None:
     train = random_features(40_000, seed=2)
     fitted = instantiate(config("transform=identity").transform)(train, names=NAMES)
     assert fitted == FeatureTransform(())
@@ -61,25 +61,25 @@ def test_the_identity_leaves_features_as_they_are_and_keeps_nothing() -> None:
     assert FeatureTransform.from_arrays({}) == fitted
 
 
-def test_quantile_normal_is_the_normal_quantile_of_the_training_ecdf() -> None:
+def test_quantile_normal_matches_the_normal_quantile_of_the_ecdf() -> None:
     train = random_features(20_000, seed=0)
     levels = norm.cdf(QuantileNormal.fit(train, names=NAMES).transform(train))
     for place in range(2):
         expected = ecdf(train[:, place]).cdf.evaluate(train[:, place])
-        inner = np.clip(expected, 0.0005, 0.9995)  # half a level at either end
+        inner = np.clip(expected, 0.0005, 0.9995)  # half a level at both ends
         np.testing.assert_allclose(levels[:, place], inner, atol=0.001)
 
 
-def test_quantile_normal_by_hand() -> None:
-    # 5 levels over 0..8 lie at 0, 2, 4, 6, 8; a value between two is interpolated
+def test_quantile_normal_interpolates_between_five_levels() -> None:
+    # 5 levels over 0..8 are 0, 2, 4, 6, 8; values between them are interpolated
     fitted = QuantileNormal.fit(column(*range(9)), names=["calm"], levels=5)
     assert fitted.quantiles[:, 0].tolist() == [0, 2, 4, 6, 8]
     got = norm.cdf(fitted.transform(column(2, 4, 5, 6))[:, 0])
     np.testing.assert_allclose(got, [0.25, 0.5, 0.625, 0.75], rtol=1e-12)
 
 
-def test_quantile_normal_gives_ties_the_middle_of_their_levels() -> None:
-    # 0 holds the levels 0.25 to 0.75 of -2 0 0 0 2: its middle is the median
+def test_quantile_normal_maps_ties_to_the_middle_of_their_levels() -> None:
+    # 0 covers the levels 0.25 to 0.75 of -2 0 0 0 2; the middle is the median
     fitted = QuantileNormal.fit(column(-2, 0, 0, 0, 2), names=["calm"], levels=5)
     assert fitted.transform(column(0)).item() == pytest.approx(0, abs=1e-12)
     skewed = QuantileNormal.fit(column(-2, 0, 0, 0, 0), names=["calm"], levels=5)
@@ -93,19 +93,19 @@ def test_quantile_normal_clips_the_tails_at_half_a_level() -> None:
     np.testing.assert_allclose(far, [[edge, -edge], [-edge, edge]], rtol=1e-12)
 
 
-def test_a_constant_feature_is_named() -> None:
+def test_error_names_the_constant_feature() -> None:
     train = np.array([[0.0, 7], [1, 7], [2, 7]])
     with pytest.raises(TransformError, match=r"feature wild is 7 on all 3 training rows"):
         QuantileNormal.fit(train, names=NAMES)
 
 
 @pytest.mark.parametrize("fit", [RobustScaler.fit, QuantileNormal.fit])
-def test_what_is_undefined_stays_so(fit) -> None:
+def test_nan_stays_nan(fit) -> None:
     fitted = fit(random_features(100, seed=2), names=NAMES)
     assert np.isnan(fitted.transform(np.array([[np.nan, 0.0]])))[0].tolist() == [True, False]
 
 
-def test_steps_are_fitted_on_what_the_steps_before_leave() -> None:
+def test_each_step_is_fitted_on_the_output_of_the_previous_steps() -> None:
     train = random_features(500, seed=3)
     both = FeatureTransform.fit(train, names=NAMES, steps=[RobustScaler.fit, QuantileNormal.fit])
     scaler = RobustScaler.fit(train, names=NAMES)
@@ -116,26 +116,26 @@ def test_steps_are_fitted_on_what_the_steps_before_leave() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_round_trip_through_safetensors_is_exact(kind: str) -> None:
+def test_transform_safetensors_round_trip_is_exact(kind: str) -> None:
     fit = instantiate(config(f"transform={kind}").transform)
     fitted = fit(random_features(3000, seed=4), names=NAMES)
     arrays = {name: np.ascontiguousarray(array) for name, array in fitted.arrays().items()}
-    again = FeatureTransform.from_arrays(load(save(arrays)))
-    assert [type(step) for step in again.steps] == [type(step) for step in fitted.steps]
+    restored = FeatureTransform.from_arrays(load(save(arrays)))
+    assert [type(step) for step in restored.steps] == [type(step) for step in fitted.steps]
     fresh = random_features(3000, seed=5)
-    assert np.array_equal(again.transform(fresh), fitted.transform(fresh))
+    assert np.array_equal(restored.transform(fresh), fitted.transform(fresh))
 
 
 def test_more_than_ten_steps_keep_their_order() -> None:
     steps = [RobustScaler.fit, *[QuantileNormal.fit] * 10, RobustScaler.fit]
     fitted = FeatureTransform.fit(random_features(50, seed=6), names=NAMES, steps=steps)
-    again = FeatureTransform.from_arrays(fitted.arrays())
-    kinds = [type(step).__name__ for step in again.steps]
+    restored = FeatureTransform.from_arrays(fitted.arrays())
+    kinds = [type(step).__name__ for step in restored.steps]
     assert kinds == ["RobustScaler", *["QuantileNormal"] * 10, "RobustScaler"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_fitted_transform_treats_each_row_by_itself(kind: str) -> None:
+def test_transform_of_a_row_does_not_depend_on_other_rows(kind: str) -> None:
     fitted = instantiate(config(f"transform={kind}").transform)(
         random_features(1000, seed=7), names=NAMES
     )

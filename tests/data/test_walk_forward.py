@@ -8,7 +8,7 @@ from purgedcv import WalkForwardSplit, purge
 from robust_fin.data.splits import Fold, Holdout, LabelledRows
 from robust_fin.data.time_series_folds import WalkForward, contract_starts
 from robust_fin.errors import ConfigError, SplitError
-from tests.tables import cut, grid, lists, minutes, random_table
+from tests.labelled_rows import cut, grid, lists, minutes, random_table
 
 SETTINGS: dict[str, Any] = {
     "by": "rows",
@@ -30,24 +30,24 @@ def spans(split: WalkForward, table: LabelledRows) -> list[list[list[int]]]:
     return [lists(fold) for fold in cut(split, table)]
 
 
-def run(first: int, last: int) -> list[int]:
-    """first..last, both in."""
+def interval(first: int, last: int) -> list[int]:
+    """List first..last, both included."""
     return list(range(first, last + 1))
 
 
-def test_train_grows_up_to_each_block_less_the_label_that_reaches_into_it() -> None:
-    # labels end with the next bar: the last row before a border reaches across it
+def test_train_grows_and_is_purged_before_each_block() -> None:
+    # labels end with the next bar, so the last row before a border reaches across it
     assert spans(walk(), grid(20)) == [
-        [run(0, 8), [], run(10, 14)],
-        [run(0, 13), [], run(15, 19)],
+        [interval(0, 8), [], interval(10, 14)],
+        [interval(0, 13), [], interval(15, 19)],
     ]
 
 
 def test_val_is_the_last_part_before_the_block() -> None:
     folds = cut(walk(val_fraction=0.2), grid(20))
     assert [lists(fold) for fold in folds] == [
-        [run(0, 4), run(6, 8), run(10, 14)],
-        [run(0, 9), run(11, 13), run(15, 19)],
+        [interval(0, 4), interval(6, 8), interval(10, 14)],
+        [interval(0, 9), interval(11, 13), interval(15, 19)],
     ]
     assert [fold.purged for fold in folds] == [
         {
@@ -58,63 +58,63 @@ def test_val_is_the_last_part_before_the_block() -> None:
     ]
 
 
-def test_an_embargo_is_on_top_of_the_purge_before_each_border() -> None:
+def test_embargo_is_added_to_the_purge_before_each_border() -> None:
     first, second = cut(walk(val_fraction=0.2, embargo=2), grid(20))
-    assert lists(first) == [run(0, 2), [6], run(10, 14)]
-    assert lists(second) == [run(0, 7), [11], run(15, 19)]
+    assert lists(first) == [interval(0, 2), [6], interval(10, 14)]
+    assert lists(second) == [interval(0, 7), [11], interval(15, 19)]
     assert second.purged == {
         "purged: label reaches into the next span": 2,
         "embargo before the next span": 4,
     }
 
 
-def test_a_window_rolls() -> None:
+def test_window_moves_with_the_block() -> None:
     first, second = cut(walk(window=6), grid(20))
-    assert lists(first) == [run(4, 8), [], run(10, 14)]
-    assert lists(second) == [run(9, 13), [], run(15, 19)]
+    assert lists(first) == [interval(4, 8), [], interval(10, 14)]
+    assert lists(second) == [interval(9, 13), [], interval(15, 19)]
     assert second.purged == {
         "purged: label reaches into the next span": 1,
         "outside this fold: before its window": 9,
     }
 
 
-def test_the_window_holds_train_and_val() -> None:
+def test_window_contains_train_and_val() -> None:
     split = walk(window=6, val_fraction=0.1, refit=True)
     assert spans(split, grid(20, reach=1)) == [
-        [run(4, 7), [8, 9], run(10, 14)],
-        [run(9, 12), [13, 14], run(15, 19)],
+        [interval(4, 7), [8, 9], interval(10, 14)],
+        [interval(9, 12), [13, 14], interval(15, 19)],
     ]
     assert spans(split.without_val(), grid(20, reach=1)) == [
-        [run(4, 9), [], run(10, 14)],
-        [run(9, 14), [], run(15, 19)],
+        [interval(4, 9), [], interval(10, 14)],
+        [interval(9, 14), [], interval(15, 19)],
     ]
 
 
-def test_blocks_differ_by_a_unit_at_most() -> None:
+def test_block_sizes_differ_by_at_most_one_unit() -> None:
     tests = [fold.test.tolist() for fold in cut(walk(test_blocks=3), grid(20))]
-    assert tests == [run(10, 13), run(14, 16), run(17, 19)]
+    assert tests == [interval(10, 13), interval(14, 16), interval(17, 19)]
 
 
-def test_rows_of_one_stamp_stay_in_one_block() -> None:
-    time = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]  # two contracts a stamp
+def test_rows_of_the_same_time_stay_in_the_same_block() -> None:
+    time = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]  # two contracts per time
     table = grid(10)._replace(time=minutes(*time), label_end=minutes(*[at + 1 for at in time]))
-    assert spans(walk(test_blocks=3), table) == [  # the borders 5, 7, 9 fall to 4, 6, 8
-        [run(0, 3), [], [4, 5]],
-        [run(0, 5), [], [6, 7]],
-        [run(0, 7), [], [8, 9]],
+    assert spans(walk(test_blocks=3), table) == [  # the borders 5, 7, 9 move to 4, 6, 8
+        [interval(0, 3), [], [4, 5]],
+        [interval(0, 5), [], [6, 7]],
+        [interval(0, 7), [], [8, 9]],
     ]
 
 
-DATES = grid(20, reach=1, dates=[3, 5, 4, 2, 6])  # they start at 0, 3, 8, 12, 14
+DATES = grid(20, reach=1, dates=[3, 5, 4, 2, 6])  # the dates start at rows 0, 3, 8, 12, 14
 
 
 @pytest.mark.parametrize(
     ("blocks", "tests"),
     [
-        (1, [run(8, 19)]),
-        (2, [run(8, 13), run(14, 19)]),
-        (3, [run(8, 11), [12, 13], run(14, 19)]),
-        (None, [run(8, 11), [12, 13], run(14, 19)]),
+        (1, [interval(8, 19)]),
+        (2, [interval(8, 13), interval(14, 19)]),
+        (3, [interval(8, 11), [12, 13], interval(14, 19)]),
+        (None, [interval(8, 11), [12, 13], interval(14, 19)]),
     ],
 )
 def test_blocks_are_whole_trading_dates(blocks: int | None, tests: list[list[int]]) -> None:
@@ -122,16 +122,16 @@ def test_blocks_are_whole_trading_dates(blocks: int | None, tests: list[list[int
     assert [fold.test.tolist() for fold in cut(split, DATES)] == tests
 
 
-def test_a_window_of_trading_dates() -> None:
+def test_window_of_trading_dates() -> None:
     split = walk(by="trading_date", test_blocks=None, first_test=0.6, window=2)
     assert spans(split, DATES) == [
-        [run(3, 11), [], [12, 13]],
-        [run(8, 13), [], run(14, 19)],
+        [interval(3, 11), [], [12, 13]],
+        [interval(8, 13), [], interval(14, 19)],
     ]
 
 
 def overlapping() -> LabelledRows:
-    """Contracts A to minute 5, B from 3 to 9, C from 8 on, one row a minute and contract."""
+    """Contract A until minute 5, B from 3 to 9, C from 8; one row per minute and contract."""
     rows = [(at, "A") for at in range(6)] + [(at, "B") for at in range(3, 10)]
     rows = sorted(rows + [(at, "C") for at in range(8, 15)])
     time = [at for at, _ in rows]
@@ -143,19 +143,22 @@ def overlapping() -> LabelledRows:
     )
 
 
-def test_a_contracts_block_is_the_time_in_which_it_is_the_next_to_expire() -> None:
+def test_block_of_a_contract_is_while_it_is_next_to_expire() -> None:
     table = overlapping()
     split = walk(by="contract", test_blocks=None, first_test=0.3)
     folds = cut(split, table)
     stamps = (table.time - minutes(0)[0]).astype("timedelta64[m]").astype(int)
-    assert [sorted(set(stamps[fold.test].tolist())) for fold in folds] == [run(6, 9), run(10, 14)]
-    assert sorted(set(stamps[folds[0].train].tolist())) == run(0, 5)
+    assert [sorted(set(stamps[fold.test].tolist())) for fold in folds] == [
+        interval(6, 9),
+        interval(10, 14),
+    ]
+    assert sorted(set(stamps[folds[0].train].tolist())) == interval(0, 5)
     rolling = cut(walk(by="contract", test_blocks=None, window=1), table)
-    assert sorted(set(stamps[rolling[1].train].tolist())) == run(6, 9)
+    assert sorted(set(stamps[rolling[1].train].tolist())) == interval(6, 9)
     assert [fold.test_group().tolist()[:1] for fold in folds] == [[0], [1]]
 
 
-def test_contracts_that_end_on_one_trading_date_share_a_block() -> None:
+def test_contracts_that_end_on_the_same_date_share_a_block() -> None:
     table = overlapping()
     starts = contract_starts(table.time, table.trading_date, table.contract)
     assert table.time[starts].astype("datetime64[m]").astype(int).tolist() == [0, 6, 10]
@@ -166,17 +169,17 @@ def test_contracts_that_end_on_one_trading_date_share_a_block() -> None:
     assert table.time[starts].astype("datetime64[m]").astype(int).tolist() == [0, 6]
 
 
-def test_where_contracts_follow_each_other_a_block_is_its_rows() -> None:
+def test_block_of_a_contract_without_overlap_is_its_rows() -> None:
     codes = pd.Categorical(["Z"] * 7 + ["H"] * 8 + ["M"] * 5, categories=["Z", "U", "H", "M"])
     table = grid(20, reach=1, dates=[5, 5, 5, 5])._replace(contract=codes)
     folds = cut(walk(by="contract", test_blocks=None, first_test=0.3), table)
-    assert [fold.test.tolist() for fold in folds] == [run(7, 14), run(15, 19)]
+    assert [fold.test.tolist() for fold in folds] == [interval(7, 14), interval(15, 19)]
 
 
-def test_the_lockbox_is_left_out_and_purged_against() -> None:
+def test_lockbox_is_excluded_and_purged() -> None:
     first, second = cut(walk(lockbox=0.2), grid(20))
-    assert lists(first) == [run(0, 8), [], run(10, 12)]
-    assert lists(second) == [run(0, 11), [], [13, 14]]
+    assert lists(first) == [interval(0, 8), [], interval(10, 12)]
+    assert lists(second) == [interval(0, 11), [], [13, 14]]
     assert second.purged == {
         "purged: label reaches into the next span": 1,
         "purged: label reaches into the lockbox": 1,
@@ -184,14 +187,14 @@ def test_the_lockbox_is_left_out_and_purged_against() -> None:
     }
 
 
-def test_a_unit_of_which_the_lockbox_leaves_no_row_to_test_makes_no_block() -> None:
+def test_unit_without_test_rows_before_the_lockbox_is_no_block() -> None:
     split = walk(by="trading_date", test_blocks=None, first_test=0.4, lockbox=0.3)
-    table = grid(20, reach=2, dates=[4, 4, 5, 7])  # row 13, the last before the lockbox, reaches
-    assert [fold.test.tolist() for fold in cut(split, table)] == [run(8, 12)]
+    table = grid(20, reach=2, dates=[4, 4, 5, 7])  # the label of row 13 reaches the lockbox
+    assert [fold.test.tolist() for fold in cut(split, table)] == [interval(8, 12)]
     assert cut(split, table)[0].purged["purged: label reaches into the lockbox"] == 1
 
 
-def test_one_block_of_rows_is_the_holdout() -> None:
+def test_single_block_of_rows_equals_holdout() -> None:
     table = LabelledRows(*(part[:440] for part in random_table(5, contracts=3)))
     assert np.unique(table.time).size < table.time.size == 440
     split = walk(test_blocks=1, first_test=0.8, val_fraction=0.1, embargo=3)
@@ -202,7 +205,7 @@ def test_one_block_of_rows_is_the_holdout() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_index_sets_are_those_of_purgedcv(seed: int) -> None:
+def test_folds_match_purgedcv(seed: int) -> None:
     table = random_table(seed, rows=480)
     theirs = WalkForwardSplit(
         4, 60, prediction_times=table.time, evaluation_times=table.label_end
@@ -213,7 +216,7 @@ def test_index_sets_are_those_of_purgedcv(seed: int) -> None:
 
 
 @pytest.mark.parametrize("by", ["rows", "trading_date", "contract"])
-def test_what_is_purged_among_overlapping_contracts_is_what_purgedcv_purges(by: str) -> None:
+def test_purging_overlapping_contracts_matches_purgedcv(by: str) -> None:
     table = random_table(7, contracts=4)
     folds = cut(walk(by=by, first_test=0.4), table)
     for fold in folds:
@@ -223,7 +226,7 @@ def test_what_is_purged_among_overlapping_contracts_is_what_purgedcv_purges(by: 
         assert len(expected) < len(before)
 
 
-def said(**settings: Any) -> Fold:
+def first_fold(**settings: Any) -> Fold:
     return cut(walk(**settings), grid(20, dates=[10, 10]))[0]
 
 
@@ -240,12 +243,12 @@ def said(**settings: Any) -> Fold:
             r"split\.lockbox=0\.0",
         ),
         ({"first_test": 0.9, "lockbox": 0.1}, r"below 1 - split\.lockbox=0\.1"),
-        ({"embargo": -1}, r"split\.val_fraction=0\.0, split\.embargo=-1: needed are"),
+        ({"embargo": -1}, r"split\.val_fraction=0\.0, split\.embargo=-1; required: "),
         ({"lockbox": 1.0}, r"split\.lockbox=1\.0 must be a share of all rows"),
         ({"refit": True}, r"split\.refit=true needs a val span to choose on: raise val_fraction"),
     ],
 )
-def test_impossible_settings_are_said(settings: dict[str, Any], words: str) -> None:
+def test_invalid_settings_raise(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         walk(**settings)
 
@@ -274,13 +277,13 @@ def test_impossible_settings_are_said(settings: dict[str, Any], words: str) -> N
         ({"val_fraction": 0.1, "embargo": 1}, "leave no val row of 20 labelled rows"),
     ],
 )
-def test_what_cannot_be_cut_is_said(settings: dict[str, Any], words: str) -> None:
+def test_unusable_split_raises_with_the_numbers(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(SplitError, match=words):
-        said(**settings)
+        first_fold(**settings)
 
 
 @pytest.mark.parametrize("by", ["rows", "trading_date", "contract"])
-def test_a_lockbox_of_all_rows_is_said(by: str) -> None:
+def test_lockbox_of_all_rows_raises(by: str) -> None:
     split = walk(by=by, test_blocks=1, first_test=0.05, lockbox=0.9)
     with pytest.raises(SplitError, match=r"split\.first_test=0\.05 of 3 labelled rows"):
         cut(split, grid(3))

@@ -1,4 +1,4 @@
-"""The fenced blocks of the README and of docs/, and the commands in them."""
+"""Parse the fenced code blocks of the README and docs/, and their commands."""
 
 import re
 import shlex
@@ -21,10 +21,10 @@ class Block:
     """One fenced block.
 
     Attributes:
-        page: path from the project's root.
-        line: of the page on which its text begins, from 1.
-        kind: the word behind the fence; "" is something shown, not run.
-        text: what stands in it.
+        page: path relative to the project root.
+        line: line of the page on which the text begins, from 1.
+        kind: language of the fence; "" for text that is shown, not run.
+        text: content of the block.
     """
 
     page: str
@@ -34,17 +34,17 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The file that it is, where it begins with a comment that names it."""
+        """The file whose name the first line gives as a comment, or None."""
         named = _NAMED.match(self.text)
         return named["path"] if named else None
 
     def shown(self) -> list[tuple[str, str]]:
-        """Commands with what they say, of a block in which they stand behind a dollar sign."""
+        """Return the commands after a dollar sign, each with its output."""
         parts = re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]
         return [(said.partition("\n")[0], said.partition("\n")[2]) for said in parts]
 
     def commands(self) -> "list[Command]":
-        """The commands of a shell block, each on one line and without comments."""
+        """Return the commands of a shell block, each on one line and without comments."""
         joined = self.text.replace("\\\n", " ")
         lines = _COMMENT.sub("", joined).splitlines()
         return [Command(self.page, self.line, line.strip()) for line in lines if line.strip()]
@@ -55,9 +55,9 @@ class Command:
     """One command of a shell block.
 
     Attributes:
-        page: path from the project's root.
-        line: of the page on which its block begins.
-        text: the command, as a shell takes it.
+        page: path relative to the project root.
+        line: line of the page on which the block begins.
+        text: the command line.
     """
 
     page: str
@@ -66,7 +66,7 @@ class Command:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Without the settings before it and without the folder of the program."""
+        """The words without leading environment variables and the folder of the program."""
         words = _split(self.text)
         while _SETTING.match(words[0]):
             words = words[1:]
@@ -74,7 +74,7 @@ class Command:
 
     @property
     def verb(self) -> str | None:
-        """The verb of robust_fin that it runs, by whatever program."""
+        """The robust_fin command that it runs, or None."""
         if self.words[0] == "robust-fin":
             named = [word for word in self.words[1:] if not word.startswith("-")]
             return named[0] if named else None
@@ -84,18 +84,18 @@ class Command:
 
     @property
     def given(self) -> tuple[str, ...]:
-        """The words after the verb."""
+        """The words after the robust_fin command."""
         names = (f"robust_fin.{self.verb}", self.verb)
         first = next(number for number, word in enumerate(self.words) if word in names)
         return self.words[first + 1 :]
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """The words after the verb that set something."""
+        """The words after the robust_fin command that are no flags."""
         return tuple(word for word in self.given if not word.startswith("-"))
 
     def says(self, pattern: str) -> bool:
-        """Whether one of its words is this, from its first letter to its last."""
+        """Return True if the pattern matches one of the words completely."""
         return any(re.fullmatch(pattern, word) for word in self.words)
 
 
@@ -106,7 +106,7 @@ def _split(text: str) -> list[str]:
 
 @cache
 def blocks_of(page: str) -> tuple[Block, ...]:
-    """All blocks of a page, in order."""
+    """Return all blocks of a page in order."""
     text = Path(ROOT, page).read_text(encoding="utf-8")
     return tuple(
         Block(page, text.count("\n", 0, found.start("text")) + 1, found["kind"], found["text"])
@@ -115,12 +115,12 @@ def blocks_of(page: str) -> tuple[Block, ...]:
 
 
 def all_blocks() -> list[Block]:
-    """Of all pages."""
+    """Return the blocks of all pages."""
     return [block for page in PAGES for block in blocks_of(page)]
 
 
 def all_commands() -> list[Command]:
-    """Of all shell blocks; what several pages say in the same words is there once."""
+    """Return the commands of all shell blocks, each text once."""
     found: dict[str, Command] = {}
     for block in all_blocks():
         for command in block.commands() if block.kind == "sh" else ():
@@ -129,5 +129,5 @@ def all_commands() -> list[Command]:
 
 
 def files_of(page: str) -> dict[str, str]:
-    """The files that the blocks of a page are: path -> text."""
+    """Return the files given by the blocks of a page: path -> text."""
     return {block.file: block.text for block in blocks_of(page) if block.file}

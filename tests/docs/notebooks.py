@@ -1,4 +1,4 @@
-"""The notebooks as they are stored."""
+"""Read the stored notebooks."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,6 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def cells_of(path: Path) -> list[dict[str, Any]]:
-    """The cells of a notebook, each a dict of nbformat 4."""
+    """Return the cells of a notebook as dicts of nbformat 4."""
     found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return found

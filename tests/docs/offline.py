@@ -1,6 +1,6 @@
-"""A process without a network: every connection to another machine is refused.
+"""Run processes offline: connections to other hosts raise OSError.
 
-A test writes `SITECUSTOMIZE` into a folder of PYTHONPATH; Python then runs it at the start of every
+A test writes `SITECUSTOMIZE` into a folder of PYTHONPATH; Python runs it at the start of every
 process, before any other code.
 """
 
@@ -8,12 +8,12 @@ import sys
 
 SITECUSTOMIZE = "from tests.docs.offline import refuse_other_machines; refuse_other_machines()\n"
 LOCAL = ("127.0.0.1", "::1", "localhost", "", None)
-# the audit events whose arguments name a machine: place of the address, and whether it is a tuple
+# audit events with an address, and the index of the address in their arguments
 EVENTS = {"socket.connect": 1, "socket.sendto": 1, "socket.sendmsg": 1, "socket.getaddrinfo": 0}
 
 
 def refuse_other_machines() -> None:
-    """Make every connection of this process to another machine an OSError, until it ends."""
+    """Raise OSError for every connection of this process to another host."""
     sys.addaudithook(_refuse)
 
 

@@ -1,8 +1,8 @@
-"""What a test does with a command of the docs: every command is matched by exactly one rule.
+"""Rules for testing the commands of the docs; every command is matched by exactly one rule.
 
-A command is run as it stands with a few words appended that make it small (RUN), or composed with
-all its words where it needs devices or machines (COMPOSE), or expanded by make (EXPAND), or asked
-for its help, which must know each of its flags (HELP), or it is not run here, for a reason (NOT).
+A command is run with overrides that make it small (RUN), or only composed because it needs devices
+or several machines (COMPOSE), or expanded by make (EXPAND), or run with --help, which must list its
+flags (HELP), or not run, for a stated reason (NOT).
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ RUN, COMPOSE, EXPAND, HELP, NOT = "run", "compose", "expand", "help", "not here"
 
 QUIET = ("trainer.enable_progress_bar=false", "cache.folder=null", "report.pictures=false")
 SMALL = (*QUIET, "source.synthetic.rows=14000", "trainer.max_epochs=1")
-_JOBS = {  # of the grids and of the populations, fewer
+_JOBS = {  # smaller grids and populations
     "+experiment=ladder": (
         *("model.hidden=[16,8]", "optimizer.lr=0.001,0.01", "trainer.precision=32-true"),
         *("stress=none", "trainer.max_steps=20"),
@@ -41,11 +41,11 @@ class Rule:
     """How a kind of command is tested.
 
     Attributes:
-        name: of the kind.
-        holds: whether a command is of it.
+        name: name of the kind.
+        holds: returns True for a command of this kind.
         how: RUN, COMPOSE, EXPAND, HELP or NOT.
-        words: what is appended, where it is run.
-        reason: why it is not run here.
+        words: arguments appended when it is run.
+        reason: why it is not run.
     """
 
     name: str
@@ -56,9 +56,9 @@ class Rule:
 
 
 def small_training(command: Command) -> tuple[str, ...]:
-    """The words that make a training command small."""
+    """Return the overrides that make a training command small."""
     few = [words for name, words in _JOBS.items() if name in command.words]
-    if command.says(r"split=walk_forward|split\.by=contract"):  # the bars are few dates of one
+    if command.says(r"split=walk_forward|split\.by=contract"):  # the few bars are of one contract
         few.append(("split.by=trading_date", "split.test_blocks=2"))
     return (*SMALL, *(word for words in few for word in words))
 
@@ -106,6 +106,7 @@ RULES = (
     Rule("completion", _first("eval"), RUN),
     Rule("devices and machines", lambda one: one.verb is not None and _is_elsewhere(one), COMPOSE),
     Rule("leakcheck", _verb("leakcheck"), RUN, lambda _: (*SMALL[1:4], "leaks.cuts=2")),
+    Rule("inspect", _verb("inspect"), RUN),
     Rule("select", _verb("select"), RUN, lambda _: ("cache.folder=null", "select.draws=50")),
     Rule(
         "predict, evaluate, replay, doctor", _verb("predict", "evaluate", "replay", "doctor"), RUN
@@ -117,5 +118,5 @@ RULES = (
 
 @cache
 def rules_of(command: Command) -> list[Rule]:
-    """The rules that hold; there should be one."""
+    """Return the matching rules; exactly one is expected."""
     return [rule for rule in RULES if rule.holds(command)]

@@ -1,4 +1,4 @@
-"""Every code block of the README and of docs/ runs, or says why it cannot here."""
+"""Tests that every code block of the README and docs/ runs, or has a reason why not."""
 
 import contextlib
 import re
@@ -19,8 +19,9 @@ from robust_fin.cli.composition import conf_folder
 from tests.conftest import ROOT
 from tests.docs.blocks import PAGES, Command, all_blocks, all_commands, blocks_of, files_of
 from tests.docs.rules import COMPOSE, EXPAND, HELP, NOT, RULES, RUN, Rule, rules_of
-from tests.docs.workshop import furnish, make_store, ran, shell
-from tests.planted import registry
+from tests.docs.workshop import furnish, make_store, run_command, shell
+from tests.made_once import made_once
+from tests.planted_leaks import registry
 
 pytestmark = pytest.mark.docs
 
@@ -38,7 +39,7 @@ WITH_PYTHON = [page for page in PAGES if any(one.kind == "python" for one in blo
 
 
 def rule_of(command: Command) -> Rule | None:
-    """The one rule that holds; None where the law below is broken."""
+    """Return the matching rule, or None if there is not exactly one."""
     found = rules_of(command)
     return found[0] if len(found) == 1 else None
 
@@ -54,7 +55,7 @@ def with_settings() -> list[Command]:
 
 
 def by_choices() -> dict[tuple[str, ...], list[Command]]:
-    """The commands with settings, by verb, page of their own files, and choices of groups."""
+    """Group the commands with overrides by command, page with own configs, and group choices."""
     found: dict[tuple[str, ...], list[Command]] = {}
     for command in with_settings():
         own = command.page if any("config-dir" in word for word in command.given) else ""
@@ -72,16 +73,14 @@ def named(command: Command) -> str:
     return f"{command.page}:{command.line} {command.text}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    make_store(folder)
-    return folder
+    return made_once(tmp_path_factory, "docs_store", make_store)
 
 
 @pytest.fixture
 def own_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Features that a page registers, and modules that it imports, are gone afterwards."""
+    """Remove the features and modules that a page registers or imports."""
     known = set(sys.modules)
     with registry():
         yield monkeypatch
@@ -101,19 +100,19 @@ def test_every_command_is_matched_by_one_rule() -> None:
     assert {name: rules for name, rules in found.items() if len(rules) != 1} == {}
 
 
-def test_every_rule_matches_a_command_and_says_why_it_runs_nothing() -> None:
+def test_every_rule_matches_a_command_and_has_a_reason_if_it_is_not_run() -> None:
     used = {rule.name for command in COMMANDS for rule in rules_of(command)}
     assert used == {rule.name for rule in RULES}
     assert all(bool(rule.reason) == (rule.how == NOT) for rule in RULES)
 
 
-def test_every_block_is_of_a_kind_that_is_looked_at() -> None:
+def test_every_block_has_a_tested_kind() -> None:
     assert {block.kind for block in all_blocks()} == set(KINDS)
     text = "\n".join(Path(ROOT, page).read_text(encoding="utf-8") for page in PAGES)
     assert len(re.findall(r"^\s*```", text, re.MULTILINE)) == 2 * len(all_blocks())
 
 
-def test_a_command_without_a_rule_would_be_noticed() -> None:
+def test_unknown_commands_match_no_rule() -> None:
     for text in (
         "curl example.org",
         "robust-fin deploy run=A",
@@ -122,22 +121,22 @@ def test_a_command_without_a_rule_would_be_noticed() -> None:
         assert rules_of(Command("README.md", 1, text)) == []
 
 
-def test_windows_commands_are_those_of_a_shell_block() -> None:
+def test_windows_commands_equal_those_of_a_shell_block() -> None:
     shown = [block for block in all_blocks() if block.kind == "sh"]
     for block in (block for block in all_blocks() if block.kind == "bat"):
         text = block.text.replace("py -3.11", "python3.11").replace("Scripts", "bin")
         assert text.replace("\\", "/") in [one.text for one in shown if one.page == block.page]
 
 
-# in the default set: whatever takes no training
+# quick: commands that need no training
 
 
 BY_CHOICES = by_choices()
 
 
 @pytest.mark.parametrize("choices", BY_CHOICES, ids=" ".join)
-def test_the_settings_of_every_command_are_known(choices: tuple[str, ...], tmp_path: Path) -> None:
-    commands = BY_CHOICES[choices]  # they differ in values, which go together
+def test_overrides_of_every_command_compose(choices: tuple[str, ...], tmp_path: Path) -> None:
+    commands = BY_CHOICES[choices]  # their values can be combined
     for name, text in files_of(commands[0].page).items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +149,7 @@ def test_the_settings_of_every_command_are_known(choices: tuple[str, ...], tmp_p
 
 
 def first_job(command: Command) -> list[str]:
-    """The overrides of a command, of a sweep those of its first job."""
+    """Return the overrides of a command; for a sweep those of its first job."""
     words = [word for word in command.overrides if "$(" not in word]
     return [_first_of(one) for one in OverridesParser.create().parse_overrides(words)]
 
@@ -162,7 +161,7 @@ def _first_of(override: Override) -> str:
 
 
 @pytest.mark.parametrize("command", of_kind(EXPAND), ids=named)
-def test_make_expands_to_commands_that_are_documented(command: Command) -> None:
+def test_make_targets_expand_to_valid_commands(command: Command) -> None:
     asked = [*command.words, "--dry-run", "VENV=.venv"]
     done = subprocess.run(asked, cwd=ROOT, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -175,7 +174,7 @@ def test_make_expands_to_commands_that_are_documented(command: Command) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if files_of(page)])
-def test_every_yaml_block_is_a_config_of_something_that_is_there(page: str) -> None:
+def test_target_of_every_yaml_block_is_defined(page: str) -> None:
     for name, text in files_of(page).items():
         target = yaml.safe_load(text).get("_target_") if name.endswith(".yaml") else None
         if target is not None:
@@ -198,7 +197,7 @@ SHOWN = [pair for block in all_blocks() for pair in block.shown()]
 
 
 @pytest.mark.parametrize(("text", "said"), SHOWN, ids=[text for text, _ in SHOWN])
-def test_what_is_shown_below_a_command_is_what_it_says(
+def test_shown_output_equals_the_output_of_the_command(
     text: str, said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     program, *words = shlex.split(text)
@@ -207,21 +206,34 @@ def test_what_is_shown_below_a_command_is_what_it_says(
     assert "".join(capfd.readouterr()) == said
 
 
-# the long ones
+# run: the commands that read what the others have left are quick
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", of_kind(RUN), ids=named)
-def test_it_runs(command: Command, store: Path, tmp_path: Path) -> None:
+QUICK = ("predict", "evaluate", "replay")
+
+
+def is_quick(command: Command) -> bool:
+    return rule_of(command).name == "help" or command.verb in QUICK
+
+
+def with_slow_ones_marked(commands: list[Command]) -> list[object]:
+    return [
+        pytest.param(one, id=named(one), marks=() if is_quick(one) else pytest.mark.slow)
+        for one in commands
+    ]
+
+
+@pytest.mark.parametrize("command", with_slow_ones_marked(of_kind(RUN)))
+def test_command_runs(command: Command, store: Path, tmp_path: Path) -> None:
     furnish(tmp_path, store, command.page)
     appended = rule_of(command).words(command)
-    code, said = ran(command, appended, tmp_path)
+    code, said = run_command(command, appended, tmp_path)
     assert code == 0, f"{command.text} {' '.join(appended)}\n{said[-3000:]}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", of_kind(HELP), ids=named)
-def test_its_flags_are_known(command: Command, store: Path, tmp_path: Path) -> None:
+def test_benchmark_flags_exist(command: Command, store: Path, tmp_path: Path) -> None:
     furnish(tmp_path, store, command.page)
     script = next(word for word in command.words if word.startswith("benchmarks/"))
     done = shell(f"python {script} --help", tmp_path)
@@ -230,6 +242,6 @@ def test_its_flags_are_known(command: Command, store: Path, tmp_path: Path) -> N
     assert {flag for flag in flags if flag not in done.stdout} == set()
 
 
-def test_what_needs_devices_is_composed() -> None:
+def test_commands_that_need_devices_are_composed() -> None:
     assert {command.verb for command in of_kind(COMPOSE)} <= {"train", "doctor"}
     assert set(of_kind(COMPOSE)) <= set(with_settings())

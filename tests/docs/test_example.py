@@ -1,4 +1,4 @@
-"""A CSV of the study's kind, from an empty folder to a verdict in five commands."""
+"""Tests of the example with a CSV in the format of the study."""
 
 import csv
 import importlib.util
@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 
 from robust_fin.market.synthetic import synthetic_market
+from robust_fin.runs.run import Run
 from tests.bars import config, instantiate
 from tests.conftest import ROOT
-from tests.docs.blocks import blocks_of
-from tests.docs.workshop import shell
+from tests.docs.blocks import Command, blocks_of
+from tests.docs.rules import rules_of
+from tests.docs.workshop import run_command, shell
 
 pytestmark = pytest.mark.docs
 
@@ -34,7 +36,7 @@ def shown_lines() -> list[str]:
     return next(one for one in blocks_of(PAGE) if one.kind == "csv").text.splitlines()
 
 
-def test_the_file_is_as_the_page_shows_it_and_holds_the_market(
+def test_csv_has_the_documented_columns_and_the_synthetic_bars(
     make_csv: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "es.csv"
@@ -49,7 +51,7 @@ def test_the_file_is_as_the_page_shows_it_and_holds_the_market(
     assert loaded.reports["share of session labels the calendar contradicts"] == 0.0
 
 
-def test_by_default_it_is_the_file_of_the_page(make_csv: ModuleType) -> None:
+def test_default_csv_begins_with_the_documented_lines(make_csv: ModuleType) -> None:
     made = make_csv.study_table(2_000, signal=0.05, seed=0)
     stamps = [line.split(",")[0] for line in shown_lines()[1:]]
     assert made["date"].head(len(stamps)).tolist() == stamps
@@ -57,12 +59,32 @@ def test_by_default_it_is_the_file_of_the_page(make_csv: ModuleType) -> None:
     np.testing.assert_array_equal(ticks, np.round(ticks))
 
 
-@pytest.mark.slow
-def test_from_an_empty_folder_to_a_verdict_in_five_commands(tmp_path: Path) -> None:
+def commands_after_the_install() -> list[Command]:
     install, *commands = next(one for one in blocks_of(PAGE) if one.kind == "sh").commands()
-    assert "pip install" in install.text  # what is installed here already stands in its place
+    assert "pip install" in install.text  # not run: the package is installed already
     assert len(commands) == 4
-    said = [shell(command.text, tmp_path) for command in commands]
+    return commands
+
+
+def test_five_commands_on_few_bars_end_with_the_verdict_of_the_run(tmp_path: Path) -> None:
+    said = []
+    for command in commands_after_the_install():
+        (rule,) = rules_of(command)
+        code, text = run_command(command, rule.words(command), tmp_path)
+        assert code == 0, text[-3000:]
+        said.append(" ".join(text.split()))
+    made, checked, trained, evaluated = said
+    assert "14,000 bars of" in made
+    assert "No leak" in checked
+    verdict = " ".join(Run.open(tmp_path / "run").verdict.split())
+    assert verdict
+    assert verdict in trained
+    assert verdict in evaluated
+
+
+@pytest.mark.slow
+def test_five_commands_lead_from_an_empty_folder_to_a_verdict(tmp_path: Path) -> None:
+    said = [shell(command.text, tmp_path) for command in commands_after_the_install()]
     assert [(one.returncode, one.stderr[-500:]) for one in said if one.returncode] == []
     made, checked, trained, evaluated = (one.stdout for one in said)
     assert "120,000 bars of 2 contracts" in made

@@ -1,4 +1,4 @@
-"""The generated parts of the pages agree with the code and with each other."""
+"""Tests that the generated parts of the docs agree with the code and with each other."""
 
 import re
 import sys
@@ -23,19 +23,19 @@ def api_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     sys.modules.pop("api_page", None)
 
 
-def test_the_api_page_lists_the_public_names_as_they_are(api_page: ModuleType) -> None:
+def test_api_page_lists_the_public_names(api_page: ModuleType) -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     assert api_page.names_text() in page, "run python benchmarks/api_page.py"
     headings = re.findall(r"^### (\w+)$", page, re.MULTILINE)
     assert headings == robust_fin.__all__
 
 
-def test_the_api_page_shows_real_parameters(api_page: ModuleType) -> None:
+def test_api_page_shows_parameter_types(api_page: ModuleType) -> None:
     assert "bars: DataFrame | Path | str" in api_page.entry("predict")
     assert "**named" not in api_page.names_text()
 
 
-def test_writing_the_api_page_keeps_the_text_around_the_list(
+def test_writing_the_api_page_keeps_the_surrounding_text(
     api_page: ModuleType, tmp_path: Path
 ) -> None:
     page = tmp_path / "api.md"
@@ -50,7 +50,7 @@ def test_writing_the_api_page_keeps_the_text_around_the_list(
 
 
 def table_of(page: str) -> list[list[str]]:
-    """The cells of the result table of a page, without its header."""
+    """Return the cells of the result table of a page, without the header."""
     text = (ROOT / page).read_text(encoding="utf-8")
     part = text.partition("<!-- results:")[2].partition("<!-- end of results -->")[0]
     lines = [line for line in part.splitlines() if line.startswith("| ")]
@@ -58,7 +58,7 @@ def table_of(page: str) -> list[list[str]]:
 
 
 def word_for(difference: str) -> str:
-    """The README's word for a paired skill difference of docs/results.md."""
+    """Return the README's word for a paired skill difference of docs/results.md."""
     if not difference:
         return "not trained"
     low, high = re.search(r"\[([^],]+), ([^]]+)\]", difference).groups()
@@ -67,7 +67,7 @@ def word_for(difference: str) -> str:
     return "worse" if float(high) < 0 else "no clear difference"
 
 
-def test_the_readme_table_agrees_with_the_full_results() -> None:
+def test_readme_table_agrees_with_the_full_results() -> None:
     short, full = table_of("README.md"), table_of("docs/results.md")
     expected = [
         [name, data, skill.replace(" %", ""), ic, word_for(ridge), word_for(boosted)]
@@ -79,5 +79,5 @@ def test_the_readme_table_agrees_with_the_full_results() -> None:
     assert all(row[-1] in readme for row in full)  # the commit
 
 
-def test_the_readme_is_short() -> None:
+def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 200

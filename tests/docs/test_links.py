@@ -1,4 +1,4 @@
-"""Links of the README and of docs/ lead somewhere, and every page is in the menu."""
+"""Tests of the README and docs/: link targets exist, and every page is in the menu."""
 
 import re
 from pathlib import Path
@@ -18,24 +18,26 @@ _HEADING = re.compile(r"^#{1,6} (?P<words>.+)$", re.MULTILINE)
 
 
 def prose(page: Path) -> str:
-    """A page without its blocks."""
+    """Return a page without its code blocks."""
     return _FENCED.sub("", page.read_text(encoding="utf-8"))
 
 
 def anchors(page: Path) -> set[str]:
-    """The names of its headings, as both the README's readers and MkDocs make them."""
+    """Return the anchors of the headings, as GitHub and MkDocs create them."""
     words = (found["words"] for found in _HEADING.finditer(prose(page)))
     plain = (re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", one).strip().lower() for one in words)
     return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", one)) for one in plain}
 
 
-def broken(page: Path) -> list[str]:
-    """The links of a page that lead nowhere."""
-    return [found["to"] for found in _LINK.finditer(prose(page)) if not leads(page, found["to"])]
+def broken_links(page: Path) -> list[str]:
+    """Return the links of a page without a target."""
+    return [
+        found["to"] for found in _LINK.finditer(prose(page)) if not has_target(page, found["to"])
+    ]
 
 
-def leads(page: Path, to: str) -> bool:
-    """Whether a link leads to a file, an anchor, or an address that could be one."""
+def has_target(page: Path, to: str) -> bool:
+    """Return True if a link leads to a file, an anchor or a well-formed address."""
     if "//" in to:
         address = urlparse(to)
         return address.scheme == "https" and "." in address.netloc
@@ -45,21 +47,27 @@ def leads(page: Path, to: str) -> bool:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_somewhere(page: str) -> None:
-    assert broken(ROOT / page) == []
+def test_every_link_target_exists(page: str) -> None:
+    assert broken_links(ROOT / page) == []
 
 
-def test_a_broken_link_would_be_noticed(tmp_path: Path) -> None:
+def test_check_detects_broken_links(tmp_path: Path) -> None:
     (tmp_path / "there.md").write_text("# Two words\n")
     page = tmp_path / "page.md"
     page.write_text(
         "[a](there.md) [b](there.md#two-words) [c](#none) [d](there.md#three) [e](gone.md)\n"
         "![f](gone.png) [g](https://example.org/x) [h](http://nowhere)\n```\n[i](shown.md)\n```\n"
     )
-    assert broken(page) == ["#none", "there.md#three", "gone.md", "gone.png", "http://nowhere"]
+    assert broken_links(page) == [
+        "#none",
+        "there.md#three",
+        "gone.md",
+        "gone.png",
+        "http://nowhere",
+    ]
 
 
-def test_every_page_is_in_the_menu_once() -> None:
+def test_every_page_is_in_the_menu_exactly_once() -> None:
     def pages(entry: object) -> list[str]:
         if isinstance(entry, str):
             return [entry]
@@ -70,7 +78,7 @@ def test_every_page_is_in_the_menu_once() -> None:
     assert sorted(pages(menu)) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 
 
-def test_docs_link_to_nothing_outside_of_docs() -> None:
+def test_docs_have_no_links_outside_docs() -> None:
     outside = [
         (page, found["to"])
         for page in PAGES

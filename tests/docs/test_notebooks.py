@@ -1,4 +1,4 @@
-"""The notebooks are short, stored without output, and run without a network."""
+"""Tests of the notebooks: they are short, stored without output, and run offline."""
 
 import os
 import subprocess
@@ -10,12 +10,12 @@ import pytest
 from tests.conftest import ROOT
 from tests.docs.notebooks import NOTEBOOKS, cells_of
 from tests.docs.offline import SITECUSTOMIZE
-from tests.every import for_every
+from tests.for_every import for_every
 
 pytestmark = pytest.mark.docs
-LOOKS_OUTSIDE = """
+CONNECT = """
 import socket
-for ask in (
+for connect in (
     lambda: socket.create_connection(("192.0.2.1", 80), timeout=5),
     lambda: socket.socket().connect_ex(("192.0.2.1", 80)),
     lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"", ("192.0.2.1", 80)),
@@ -23,20 +23,20 @@ for ask in (
     lambda: __import__("urllib.request").request.urlopen("http://example.org", timeout=5),
 ):
     try:
-        ask()
+        connect()
     except OSError as error:
         print(error)
 with socket.create_server(("127.0.0.1", 0)) as server:
     socket.create_connection(server.getsockname()).close()
-    print("this machine answers")
+    print("local connection works")
 """
 
 
-def named(path: Path) -> str:
+def name_of(path: Path) -> str:
     return path.stem
 
 
-def test_the_four_notebooks_are_there() -> None:
+def test_four_notebooks_exist() -> None:
     assert [path.stem for path in NOTEBOOKS] == [
         "01_bars_and_features",
         "02_train_and_verdict",
@@ -45,7 +45,7 @@ def test_the_four_notebooks_are_there() -> None:
     ]
 
 
-@for_every("path", NOTEBOOKS, ids=named)
+@for_every("path", NOTEBOOKS, ids=name_of)
 def test_notebooks_are_short_and_stored_without_output(path: Path) -> None:
     cells = cells_of(path)
     assert len(cells) < 15
@@ -57,8 +57,8 @@ def test_notebooks_are_short_and_stored_without_output(path: Path) -> None:
             assert cell["execution_count"] is None
 
 
-@for_every("path", NOTEBOOKS, ids=named)
-def test_notebooks_use_the_public_names_on_synthetic_bars(path: Path) -> None:
+@for_every("path", NOTEBOOKS, ids=name_of)
+def test_notebooks_use_the_public_api_on_synthetic_bars(path: Path) -> None:
     text = "".join("".join(cell["source"]) for cell in cells_of(path))
     assert "from robust_fin import" in text
     assert 'load_bars(None, "source.synthetic.rows=' in text
@@ -67,26 +67,26 @@ def test_notebooks_use_the_public_names_on_synthetic_bars(path: Path) -> None:
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that a test starts have no network."""
+    """Start the processes of a test without network."""
     (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
 
 
 @pytest.mark.usefixtures("offline")
-def test_a_process_without_a_network_is_refused_every_connection(tmp_path: Path) -> None:
-    words = [sys.executable, "-c", LOOKS_OUTSIDE]
+def test_offline_process_cannot_connect_to_other_hosts(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", CONNECT]
     done = subprocess.run(words, cwd=tmp_path, text=True, capture_output=True, check=False)
     assert done.stderr == ""
-    *refused, last = done.stdout.splitlines()
-    assert len(refused) == 5
-    assert all("this process runs without a network, and asks for" in line for line in refused)
-    assert last == "this machine answers"
+    *errors, last = done.stdout.splitlines()
+    assert len(errors) == 5
+    assert all("this process runs without a network, and asks for" in line for line in errors)
+    assert last == "local connection works"
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
-def test_a_notebook_runs_and_draws_without_a_network(
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_notebook_runs_and_plots_offline(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nbformat = pytest.importorskip("nbformat", reason="the extra `notebooks` is not installed")
@@ -96,12 +96,15 @@ def test_a_notebook_runs_and_draws_without_a_network(
     # Inductor imports parts of torch that torch calls deprecated
     inductor = "ignore::DeprecationWarning:torch.jit._script"
     monkeypatch.setenv("PYTHONWARNINGS", f"default,{inductor}")
-    kept = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)
     runner = client.NotebookClient(
-        kept, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path)}},
     )
     runner.execute()
-    outputs = [one for cell in kept.cells for one in cell.get("outputs", [])]
+    outputs = [one for cell in notebook.cells for one in cell.get("outputs", [])]
     assert [one for one in outputs if one.get("name") == "stderr"] == []
     assert sum("image/png" in one.get("data", {}) for one in outputs) >= 2
     assert {one.name for one in path.parent.iterdir()} == {one.name for one in NOTEBOOKS}

@@ -1,4 +1,4 @@
-"""The built pages: every link in them leads somewhere, nothing is fetched, and the search works."""
+"""Tests of the built pages: link targets exist, nothing is fetched, and the search works."""
 
 import json
 import os
@@ -19,7 +19,7 @@ FETCHES = {"img": "src", "script": "src", "link": "href", "iframe": "src", "sour
 
 
 class Page(HTMLParser):
-    """What an HTML page links to, fetches, and offers as anchors."""
+    """Collects the links, fetched files and anchors of an HTML page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder ROBUST_FIN_SITE, where make docs has built it; else it is built."""
+    """Return the folder ROBUST_FIN_SITE, built by make docs, or build the site."""
     if "ROBUST_FIN_SITE" in os.environ:
         return ROOT / os.environ["ROBUST_FIN_SITE"]
     pytest.importorskip("material", reason="the extra `docs` is not installed")
@@ -55,26 +55,26 @@ def pages(site: Path) -> dict[Path, Page]:
     return {path.resolve(): Page(path) for path in sorted(site.rglob("*.html"))}
 
 
-def outside(link: str) -> bool:
+def is_external(link: str) -> bool:
     return bool(urlparse(link).scheme or urlparse(link).netloc)
 
 
-def inside(pages: dict[Path, Page]) -> Iterator[tuple[Path, str]]:
+def internal_links(pages: dict[Path, Page]) -> Iterator[tuple[Path, str]]:
     for path, page in pages.items():
         if path.name != "404.html":  # its links start at the site's root
             for link in page.links + page.fetched:
-                if not outside(link):
+                if not is_external(link):
                     yield path, link
 
 
-def test_every_page_of_docs_is_built(pages: dict[Path, Page]) -> None:
+def test_every_docs_page_is_built(pages: dict[Path, Page]) -> None:
     written = {path.with_suffix(".html").name for path in (ROOT / "docs").glob("*.md")}
     assert {path.name for path in pages} == written | {"404.html"}
 
 
-def test_every_link_and_anchor_is_there(pages: dict[Path, Page]) -> None:
+def test_every_link_and_anchor_exists(pages: dict[Path, Page]) -> None:
     broken = []
-    for path, link in inside(pages):
+    for path, link in internal_links(pages):
         target = urlparse(link)
         file = (path.parent / unquote(target.path)).resolve() if target.path else path
         known = pages[file].anchors if file in pages else {target.fragment}
@@ -83,28 +83,28 @@ def test_every_link_and_anchor_is_there(pages: dict[Path, Page]) -> None:
     assert broken == []
 
 
-def test_nothing_is_fetched_from_elsewhere(site: Path, pages: dict[Path, Page]) -> None:
-    fetched = {link for page in pages.values() for link in page.fetched if outside(link)}
+def test_pages_fetch_nothing_from_other_hosts(site: Path, pages: dict[Path, Page]) -> None:
+    fetched = {link for page in pages.values() for link in page.fetched if is_external(link)}
     assert {link for link in fetched if not link.startswith("data:")} == set()
     styles = "".join(path.read_text(encoding="utf-8") for path in site.rglob("*.css"))
     assert "url(http" not in styles
     assert "@import" not in styles
 
 
-def test_links_to_elsewhere_are_whole_addresses(pages: dict[Path, Page]) -> None:
-    found = {link for page in pages.values() for link in page.links if outside(link)}
+def test_external_links_are_complete_https_addresses(pages: dict[Path, Page]) -> None:
+    found = {link for page in pages.values() for link in page.links if is_external(link)}
     assert {link for link in found if urlparse(link).scheme != "https"} == set()
     assert all("." in urlparse(link).netloc for link in found)
 
 
-def test_the_search_knows_every_page(site: Path, pages: dict[Path, Page]) -> None:
+def test_search_index_has_every_page(site: Path, pages: dict[Path, Page]) -> None:
     text = (site / "search" / "search_index.js").read_text(encoding="utf-8")
     index = json.loads(text.removeprefix("var __index = "))
     known = {one["location"].partition("#")[0] or "index.html" for one in index["docs"]}
     assert known == {path.name for path in pages} - {"404.html"}
 
 
-def test_a_page_opened_as_a_file_can_be_searched(site: Path, tmp_path: Path) -> None:
+def test_search_works_on_a_page_opened_as_a_file(site: Path, tmp_path: Path) -> None:
     address = f"{(site / 'index.html').resolve().as_uri()}?q=lookback"
     asked = ["--dump-dom", f"--user-data-dir={tmp_path / 'profile'}", address]
     done = subprocess.run(

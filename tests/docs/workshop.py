@@ -1,4 +1,4 @@
-"""Folders in which the commands of a page find what they name: bars, runs, and the page's files."""
+"""Folders in which the commands of a page run: with bars, runs and the files of the page."""
 
 import importlib
 import multiprocessing
@@ -20,7 +20,7 @@ from tests.docs.rules import QUIET
 
 ROWS = 45_000  # a month and a roll: rich features need 20 trading dates
 DOCUMENTED = "outputs/top5/2026-01-31_10-00-00"
-COPIES = {  # folder that a page names -> folder of the store
+COPIES = {  # documented folder -> folder of the store
     DOCUMENTED: "first",
     f"{DOCUMENTED}_sweep": "sweep",
     "A": "first",
@@ -33,11 +33,12 @@ SHORT = (*QUIET, "+experiment=top5", "engine=plain", "trainer.max_epochs=1")
 PROGRAMS = {"python": "", "python3.11": "", "robust-fin": "-m robust_fin"}
 PATIENCE = 300.0  # seconds a command
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["robust_fin.train", "tests.small_runs"])  # as in tests.started
+_SERVER.set_forkserver_preload(["robust_fin.train", "tests.small_runs"])
 
 
 def make_store(folder: Path) -> None:
-    """Bars in every form that the pages name, runs, a sweep, and the record of a bad step."""
+    """Make bars in all documented formats, runs, a sweep, and the record of a non-finite step."""
+    folder.mkdir()
     bars = synthetic_market(ROWS, seed=5, signal=0.2, start="2022-02-20").bars
     bars.to_parquet(folder / "es.parquet", index=False)
     bars.iloc[-ROWS // 2 :].to_parquet(folder / "new.parquet", index=False)
@@ -61,7 +62,7 @@ def _write_csvs(bars: pd.DataFrame, folder: Path) -> None:
 
 
 def furnish(folder: Path, store: Path, page: str) -> None:
-    """Lay out what the commands of a page name."""
+    """Create the files and runs that the commands of a page use."""
     for name in ("es.parquet", "new.parquet", "es.csv", "bars.csv", "vix.csv"):
         (folder / name).symlink_to(store / name)
     (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
@@ -78,17 +79,17 @@ def furnish(folder: Path, store: Path, page: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def ran(command: Command, appended: Sequence[str], folder: Path) -> tuple[int, str]:
-    """Run a command in a folder: the verbs in a process that has imported them, else in a shell.
+def run_command(command: Command, appended: Sequence[str], folder: Path) -> tuple[int, str]:
+    """Run a command in a folder: robust_fin in a forked process, other commands in a shell.
 
     Returns:
-        The exit code, and what was said.
+        The exit code and the output.
     """
     if command.verb is None or re.search(r"[$;|<>]|&&", command.text):
         text = " ".join([command.text, *(f"'{word}'" for word in appended)])
         done = shell(text, folder)
         return done.returncode, done.stdout + done.stderr
-    log = folder / "said.txt"
+    log = folder / "output.txt"
     words = [*command.given, *appended]
     process = _SERVER.Process(target=_run_verb, args=(command.verb, words, str(folder), str(log)))
     process.start()
@@ -113,7 +114,7 @@ def _variables(folder: Path) -> dict[str, str]:
 
 
 def shell(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command as it stands in a shell, with the Python of this process."""
+    """Run a command unchanged in a shell, with the Python of this process."""
     programs = folder / ".venv" / "bin"
     programs.mkdir(parents=True, exist_ok=True)
     for name, words in PROGRAMS.items():

@@ -74,7 +74,7 @@ def write_run(
     }
     write_events(run / "tensorboard", curves, name="1.host")
     write_events(run / "tensorboard" / "refit", {"train/gradient_norm": {9: 0.5}}, name="2.host")
-    result = judge(table)
+    result = judge(table, planted=0.2)
     spans = model_metrics(table, train_median=[0.5], train_mean=[0.5])
     metrics: dict[str, Any] = judgement_metrics(result) | {"train/objective_trivial": 0.0833}
     for name, figures in spans.items():

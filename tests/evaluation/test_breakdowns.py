@@ -1,18 +1,24 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
+from hydra.utils import instantiate
 
 from robust_fin.errors import ConfigError
 from robust_fin.evaluation.breakdowns import (
     Instrument,
+    backtest_paths,
     by_hour,
     by_month,
     decile_index,
     group_metrics,
+    path_metrics,
 )
 from robust_fin.evaluation.significance import judge, significance
+from robust_fin.market.calendar import exchange_hours
 from robust_fin.metrics import huber_loss, rank_ic, skill
+from tests.bars import config
 from tests.evaluation.tables import predictions, with_models
 
 
@@ -89,11 +95,23 @@ def test_months_follow_the_trading_date_and_few_dates_have_no_interval() -> None
 
 def test_hours_are_in_chicago_time_in_session_order() -> None:
     net = predictions(strength=0.3, dates=30, a_day=80)  # 40 hours from 18:00 Chicago on
-    hours = by_hour(net, trivial=trivial(len(net)), draws=20, block=1.0)
+    clock = {"zone": "America/Chicago", "first_hour": 17}
+    hours = by_hour(net, trivial=trivial(len(net)), draws=20, block=1.0, **clock)
     names = [one.name for one in hours]
     assert names == [f"{hour % 24:02d}:00" for hour in range(17, 41)]
     assert sum(one.rows for one in hours) == len(net)
     assert [one.rows for one in hours if one.name in ("18:00", "17:00")] == [60, 120]
+
+
+def test_hours_are_those_of_the_exchange() -> None:
+    assert exchange_hours("CME_Equity") == ("America/Chicago", 17)
+    assert exchange_hours("24/7") == ("UTC", 0)
+    assert exchange_hours("EUREX")[0] == "Europe/Berlin"
+    net = predictions(strength=0.3, dates=30, a_day=80)
+    clock = {"zone": "UTC", "first_hour": 0}
+    hours = by_hour(net, trivial=trivial(len(net)), draws=20, block=1.0, **clock)
+    assert [one.name for one in hours] == [f"{hour:02d}:00" for hour in range(24)]
+    assert {one.name: one.rows for one in hours}["00:00"] == 120  # 18:00 in Chicago, in winter
 
 
 def test_group_interval_covers_the_planted_value() -> None:
@@ -108,7 +126,7 @@ def test_group_interval_covers_the_planted_value() -> None:
     assert 51 <= covered <= 60
 
 
-ES = Instrument(root="ES", tick=0.25, half_spread_ticks=0.5)
+ES = Instrument(root="ES", tick=0.25, half_spread_ticks=0.5, multiplier=50, fee=2.25)
 
 
 def test_edge_is_the_mean_outcome_of_the_outer_deciles() -> None:
@@ -124,6 +142,8 @@ def test_edge_is_the_mean_outcome_of_the_outer_deciles() -> None:
     assert result.trade_ticks.estimate == pytest.approx(2 * result.trade_bp.estimate, rel=1e-9)
     assert result.break_even_ticks == pytest.approx(result.trade_bp.estimate, rel=1e-9)
     assert result.half_spread_bp == pytest.approx(0.25)
+    assert result.round_trip_ticks == pytest.approx(1.36)  # 2 * 0.5 + 2 * 2.25 / 12.50
+    assert result.round_trip_bp == pytest.approx(0.68)
 
 
 @pytest.mark.parametrize("why", ["other contracts", "no price", "no instrument"])
@@ -135,7 +155,12 @@ def test_ticks_are_nan_if_tick_size_or_price_is_unknown(why: str) -> None:
         table = table.drop(columns="close")
     result = judge(table, instrument=None if why == "no instrument" else ES).edge
     assert np.isnan(
-        [result.trade_ticks.estimate, result.half_spread_ticks, result.half_spread_bp]
+        [
+            result.trade_ticks.estimate,
+            result.half_spread_ticks,
+            result.half_spread_bp,
+            result.round_trip_ticks,
+        ]
     ).all()
     assert math.isfinite(result.trade_bp.estimate)
 
@@ -157,3 +182,46 @@ def test_invalid_tick_raises(tick: float) -> None:
 def test_negative_half_spread_raises() -> None:
     with pytest.raises(ConfigError, match=r"half_spread_ticks=-0\.5 must be >= 0"):
         Instrument(root="ES", tick=0.25, half_spread_ticks=-0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "ticks"),
+    [
+        ("es", 1.36), ("mes", 1.99), ("nq", 1.90), ("mnq", 3.48), ("gc", 1.49), ("si", 1.20),
+        ("cl", 1.47), ("ng", 1.49), ("zn", 1.21), ("6e", 1.79),
+    ],
+)  # fmt: skip
+def test_round_trip_of_each_instrument_is_two_half_spreads_and_two_fees(
+    name: str, ticks: float
+) -> None:
+    instrument = instantiate(config(f"instrument={name}").instrument)
+    assert instrument.round_trip_ticks == pytest.approx(ticks, abs=0.006)
+    assert instrument.trades([f"{name.upper()}H24"])
+
+
+def test_round_trip_without_multiplier_or_fee_is_unknown() -> None:
+    assert math.isnan(Instrument(root="ES", tick=0.25, half_spread_ticks=0.5).round_trip_ticks)
+    for bad in ({"multiplier": 0.0, "fee": 1.0}, {"multiplier": 50.0, "fee": -1.0}):
+        with pytest.raises(ConfigError, match=r"instrument\.(multiplier=0|fee=-1)"):
+            Instrument(root="ES", tick=0.25, half_spread_ticks=0.5, **bad)
+
+
+def test_backtest_paths_have_the_figures_of_their_rows() -> None:
+    table = predictions(strength=0.2, dates=12)
+    folds = [table.assign(path=0), table.assign(path=1, score=0.5 + 0.001 * table["outcome"])]
+    run = with_models(pd.concat(folds, ignore_index=True), {})
+    first, second = backtest_paths(run)
+    assert (first.name, first.rows, first.dates) == ("path 0", 960, 12)
+    score, outcome = table["score"].to_numpy(), table["outcome"].to_numpy()
+    assert first.rank_ic.estimate == pytest.approx(rank_ic(score, outcome), rel=1e-9)
+    assert first.rank_ic.low < first.rank_ic.estimate < first.rank_ic.high
+    target = table["target"].to_numpy()
+    expected = skill(huber_loss(score, target), huber_loss(trivial(960), target))
+    assert first.skill.estimate == pytest.approx(expected, rel=1e-9)
+    assert second.rank_ic.estimate == pytest.approx(1.0)
+    found = path_metrics((first, second))
+    assert found["paths/count"] == 2
+    assert found["paths/rank_ic_max"] == second.rank_ic.estimate
+    assert found["paths/rank_ic_mean"] == pytest.approx((1 + first.rank_ic.estimate) / 2)
+    assert backtest_paths(with_models(table, {})) == ()
+    assert path_metrics(()) == {}

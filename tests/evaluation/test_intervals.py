@@ -1,14 +1,20 @@
 import numpy as np
 import pytest
 from arch.bootstrap import optimal_block_length
+from scipy.stats import spearmanr
 
 from robust_fin.evaluation.intervals import (
+    COLUMNS,
     DateBootstrap,
+    DatedRows,
     Interval,
     block_length,
     date_weights,
     expanded_tail,
+    full_dates,
+    rank_ic_of,
 )
+from tests.evaluation.tables import predictions
 
 
 def persistent(size: int, *, memory: float, seed: int = 0) -> np.ndarray:
@@ -99,3 +105,29 @@ def test_interval_that_cannot_be_computed_is_nan() -> None:
     assert not result.is_below(1.0)
     assert Interval(0.2, 0.1, 0.3).is_above(0.0)
     assert Interval(-0.2, -0.3, -0.1).is_below(0.0)
+
+
+def test_date_is_short_below_a_quarter_of_the_rows_of_a_usual_date() -> None:
+    assert full_dates(np.array([1380, 345, 344, 1380])).tolist() == [True, True, False, True]
+    # many short dates do not make each other usual
+    assert full_dates(np.array([3, 3, 3, 3, 60, 60, 3])).tolist() == [False] * 4 + [True] * 2 + [
+        False
+    ]
+    assert full_dates(np.array([1, 1, 1])).tolist() == [True] * 3  # daily bars
+    assert full_dates(np.zeros(0, dtype=np.int64)).size == 0
+
+
+def test_short_date_has_no_daily_ic_and_is_resampled_with_its_neighbour() -> None:
+    table = predictions(strength=0.3, dates=4, a_day=40)
+    kept = table.drop(index=[*range(3, 40), *range(82, 120)])  # 3 rows of date 0, 2 of date 2
+    rows = DatedRows.from_frame(kept, trivial=0.5)
+    assert (rows.dates.size, rows.short_dates, int(rows.short.sum())) == (2, 2, 5)
+    sums = rows.sums(kept["score"].to_numpy())
+    assert sums[:, COLUMNS.index("n")].tolist() == [45.0, 40.0]
+    expected = [
+        spearmanr(day["score"], day["outcome"]).statistic
+        for day in (table.iloc[40:80], table.iloc[120:])
+    ]
+    assert rows.daily_ic(kept["score"].to_numpy()) == pytest.approx(expected, rel=1e-12)
+    whole = spearmanr(kept["score"], kept["outcome"]).statistic
+    assert rank_ic_of(sums.sum(axis=0, keepdims=True))[0] == pytest.approx(whole, rel=1e-9)

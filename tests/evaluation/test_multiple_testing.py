@@ -19,7 +19,7 @@ from robust_fin.evaluation.multiple_testing import (
     pbo,
     pbo_block_count,
     probabilistic_sharpe,
-    sample_std,
+    robust_std,
     spa_test,
 )
 
@@ -96,7 +96,7 @@ def test_deflation_removes_false_claims_among_many_trials() -> None:
             SharpeMoments.from_daily(one)
             for one in np.random.default_rng(seed).normal(size=(30, 120))
         ]
-        best, spread = max(tracks, key=lambda one: one.ratio), sample_std([t.ratio for t in tracks])
+        best, spread = max(tracks, key=lambda one: one.ratio), robust_std([t.ratio for t in tracks])
         naive.append(probabilistic_sharpe(best, above=0.0))
         deflated.append(deflated_sharpe(best, trials=30, spread=spread).probability)
     assert np.mean(np.array(naive) > 0.95) > 0.6
@@ -104,9 +104,20 @@ def test_deflation_removes_false_claims_among_many_trials() -> None:
     assert np.median(deflated) == pytest.approx(0.5, abs=0.15)
 
 
-def test_sample_std_ignores_nan() -> None:
-    assert sample_std([0.1, math.nan, 0.3]) == pytest.approx(math.sqrt(0.02))
-    assert math.isnan(sample_std([0.1, math.nan]))
+def test_robust_std_is_not_moved_by_an_outlier() -> None:
+    # 1.4826 times the median absolute deviation, times the factor of so many values
+    assert robust_std([0.1, math.nan, 0.3]) == pytest.approx(1.4826 * 1.196 * 0.1, rel=1e-4)
+    assert robust_std([0.0, 0.1, 0.2, 0.3, 9.0]) == pytest.approx(1.4826 * 1.206 * 0.1, rel=1e-4)
+    assert robust_std([0.1, 0.1, 0.1, 0.4]) == pytest.approx(0.15)  # most are equal
+    assert math.isnan(robust_std([0.1, math.nan]))
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 9, 20])
+def test_robust_std_of_normal_values_is_unbiased(size: int) -> None:
+    draws = np.random.default_rng(0).normal(size=(4000, size))
+    assert np.mean([robust_std(values.tolist()) for values in draws]) == pytest.approx(
+        1.0, abs=0.04
+    )
 
 
 def test_unusable_moments_give_nan() -> None:

@@ -1,4 +1,4 @@
-"""Every YAML builds what it names, and a setting that does nothing is an error."""
+"""Every YAML builds its class, and a key that has no effect raises."""
 
 from functools import partial
 from pathlib import Path
@@ -21,21 +21,22 @@ from robust_fin.data.targets import ForwardReturn, TargetScale
 from robust_fin.data.transforms import FeatureTransform
 from robust_fin.evaluation.breakdowns import Instrument
 from robust_fin.features.registry import FeatureSet
-from robust_fin.market.sources import BarSource, Spikes
+from robust_fin.market.sources import BarSource
+from robust_fin.market.spikes import Spikes
 from robust_fin.runtime.devices import Hardware
 from robust_fin.sweeps.local import Executor
 from robust_fin.sweeps.strategy import Strategy
 from robust_fin.training.baselines import Baselines
 from tests.bars import config, instantiate
-from tests.every import for_every
+from tests.for_every import for_every
 
 FILES = sorted(conf_folder().glob("*/*.yaml"))
 CHOICES = [(path.parent.name, path.stem) for path in FILES if path.parent.name != "experiment"]
 EXPERIMENTS = [path.stem for path in FILES if path.parent.name == "experiment"]
-VERBS = sorted(path.stem for path in conf_folder().glob("*.yaml"))
-# read by the code, nothing is built from them
+COMMANDS = sorted(path.stem for path in conf_folder().glob("*.yaml"))
+# read by the code; nothing is instantiated from them
 SETTINGS_ONLY = {"checkpoint", "debug", "engine", "population", "stability"}
-CALLS = {  # what the code calls a built part with, and what it then gets
+CALLS = {  # arguments of the call after instantiation (None: no call), and the type of the result
     "baselines": (None, Baselines),
     "cache": (None, Cache),
     "instrument": (None, Instrument),
@@ -59,7 +60,7 @@ CALLS = {  # what the code calls a built part with, and what it then gets
 
 
 def built(group: str, settings: DictConfig, folder: Path) -> object:
-    """What the group's YAML makes, called as the code calls it."""
+    """Instantiate the YAML of a group and call it as the code does."""
     given: dict[str, object] = {}
     if group == "model":
         given = {"features": 5}
@@ -68,7 +69,7 @@ def built(group: str, settings: DictConfig, folder: Path) -> object:
     elif group == "trainer":
         given = {"default_root_dir": folder, "logger": False}
         if settings.accelerator == "gpu" and not torch.cuda.is_available():
-            given["accelerator"] = "cpu"  # Lightning builds none for a device that is not there
+            given["accelerator"] = "cpu"  # Lightning raises if there is no GPU
     part = instantiate(settings, **given)
     words, _ = CALLS[group]
     if words is None:
@@ -89,14 +90,14 @@ def arguments(group: str) -> tuple[object, ...]:
     }[group]
 
 
-def test_every_group_is_looked_at() -> None:
+def test_every_config_group_is_tested() -> None:
     groups = {group for group, _ in CHOICES}
     assert groups == {*CALLS, *SETTINGS_ONLY, "callbacks", "stress"}
     assert {"top5", "study", "smoke"} <= set(EXPERIMENTS)
 
 
 @for_every("group, choice", [one for one in CHOICES if one[0] in CALLS])
-def test_every_yaml_builds_what_it_names(group: str, choice: str, tmp_path: Path) -> None:
+def test_every_yaml_builds_its_class(group: str, choice: str, tmp_path: Path) -> None:
     settings = config(f"{group}={choice}")[group]
     assert isinstance(built(group, settings, tmp_path), CALLS[group][1])
 
@@ -109,11 +110,11 @@ def test_every_callback_builds(choice: str) -> None:
 
 
 @for_every("word", ["+experiment=top5", "+experiment=study", "transform=robust"])
-def test_a_stress_holds_whatever_is_chosen_beside_it(word: str) -> None:
-    plain, usual = config(word), {"share": 0.001, "factor": 10.0, "seed": 0}
+def test_stress_applies_with_other_choices(word: str) -> None:
+    plain, expected = config(word), {"share": 0.001, "factor": 10.0, "seed": 0}
     assert config(word, "stress=none") == plain
     spiked = config("stress=spiked", word)
-    assert instantiate(spiked.source).spikes == Spikes(**usual)
+    assert instantiate(spiked.source).spikes == Spikes(**expected)
     assert spiked.transform == plain.transform
     unscaled = config("stress=unscaled", word)
     assert unscaled.transform == config("transform=identity").transform
@@ -128,14 +129,14 @@ def test_a_stress_holds_whatever_is_chosen_beside_it(word: str) -> None:
 @for_every(
     "group, choice", [one for one in CHOICES if one[0] in SETTINGS_ONLY | {"model", "trainer"}]
 )
-def test_settings_are_all_filled_in(group: str, choice: str) -> None:
+def test_settings_have_no_missing_keys(group: str, choice: str) -> None:
     settings = config(f"{group}={choice}")[group]
     assert len(settings) >= 1
     assert OmegaConf.missing_keys(settings) == set()
 
 
 @for_every("experiment", EXPERIMENTS)
-def test_every_experiment_builds_under_its_own_name(experiment: str, tmp_path: Path) -> None:
+def test_every_experiment_builds_and_has_its_name(experiment: str, tmp_path: Path) -> None:
     settings = config(f"+experiment={experiment}")
     assert settings.name == experiment
     assert OmegaConf.missing_keys(settings) == set()
@@ -151,21 +152,31 @@ def test_every_experiment_builds_under_its_own_name(experiment: str, tmp_path: P
         ("replay", {"record"}),
         ("select", set()),
         ("predict", {"run", "out"}),
+        ("inspect", set()),
         ("leakcheck", set()),
         ("train", set()),
     ],
 )
-def test_every_verb_composes_and_names_what_it_needs(verb: str, required: set[str]) -> None:
-    assert verb in VERBS
-    assert OmegaConf.missing_keys(config(verb=verb)) == required
+def test_every_command_composes_with_its_required_keys(verb: str, required: set[str]) -> None:
+    assert verb in COMMANDS
+    assert OmegaConf.missing_keys(config(command=verb)) == required
 
 
-def test_no_verb_is_left_out() -> None:
-    assert VERBS == ["doctor", "evaluate", "leakcheck", "predict", "replay", "select", "train"]
+def test_every_command_is_tested() -> None:
+    assert COMMANDS == [
+        "doctor",
+        "evaluate",
+        "inspect",
+        "leakcheck",
+        "predict",
+        "replay",
+        "select",
+        "train",
+    ]
 
 
 @for_every("key", [*sorted(CALLS), *sorted(SETTINGS_ONLY)])
-def test_an_unknown_key_of_a_group_is_an_error(key: str) -> None:
+def test_unknown_key_of_a_group_raises(key: str) -> None:
     with pytest.raises(ConfigCompositionException) as caught:
         config(f"{key}.does_nothing=1")
     assert "Could not override" in str(caught.value)
@@ -173,7 +184,7 @@ def test_an_unknown_key_of_a_group_is_an_error(key: str) -> None:
 
 
 @for_every("word", ["model.use_residual=true", "loss.gamma=1", "use_mixed_precision=1"])
-def test_the_keys_people_try_are_errors(word: str) -> None:
+def test_common_wrong_keys_raise(word: str) -> None:
     with pytest.raises(ConfigCompositionException, match="Could not override"):
         config(word)
 
@@ -182,7 +193,7 @@ def test_the_keys_people_try_are_errors(word: str) -> None:
     "group",
     ["features", "source", "split", "target", "trainer", "hardware", "model", "transform", "loss"],
 )
-def test_a_key_forced_in_with_a_plus_is_refused_by_the_constructor(
+def test_unknown_key_added_with_a_plus_raises_in_the_constructor(
     group: str, tmp_path: Path
 ) -> None:
     settings = config(f"+{group}.does_nothing=1")[group]
@@ -191,14 +202,14 @@ def test_a_key_forced_in_with_a_plus_is_refused_by_the_constructor(
 
 
 @for_every("group", sorted({group for group, _ in CHOICES}))
-def test_an_unknown_choice_is_an_error_that_lists_the_known(group: str) -> None:
+def test_unknown_choice_raises_with_the_known_choices(group: str) -> None:
     known = [choice for name, choice in CHOICES if name == group]
     with pytest.raises(MissingConfigException, match=f"'{group}/no_such_choice'") as caught:
         config(f"{group}=no_such_choice")
     assert all(choice in str(caught.value) for choice in known)
 
 
-def test_an_unknown_experiment_is_an_error_that_lists_the_known() -> None:
+def test_unknown_experiment_raises_with_the_known_experiments() -> None:
     with pytest.raises(MissingConfigException, match="'experiment/no_such_study'") as caught:
         config("+experiment=no_such_study")
     assert all(name in str(caught.value) for name in EXPERIMENTS)

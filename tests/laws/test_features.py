@@ -1,4 +1,4 @@
-"""What must be true of every registered feature; a new one is tested by being registered."""
+"""Properties of every registered feature; a new feature is tested once it is registered."""
 
 from collections.abc import Callable
 from functools import cache
@@ -18,7 +18,7 @@ from robust_fin.features.registry import (
     get_feature,
 )
 from tests.bars import LEVELS, MINUTE, file_bars, labelled, roll_rows, shocked, synthetic_bars
-from tests.every import for_every
+from tests.for_every import for_every
 
 NAMES = sorted(FEATURES)
 CLOCK = {"time_of_day_sin", "time_of_day_cos", "minutes_past_5min", "minutes_past_half_hour"}
@@ -31,7 +31,7 @@ SAMPLE = "es_1m_sample_2013_2020.csv.gz"
 
 
 def extent(name: str) -> tuple[int, str]:
-    """Rows and first date of synthetic bars whose roll is well past the feature's lookback."""
+    """Return the number of rows and first date of bars whose roll is well past the lookback."""
     lookback = get_feature(name).lookback
     if lookback.unit == TRADING_DATES and lookback.count > MANY_DATES:
         return TWO_LONG_CONTRACTS, "2022-02-09"
@@ -45,7 +45,7 @@ def table(name: str) -> pd.DataFrame:
 
 @cache
 def table_and_roll(name: str) -> tuple[pd.DataFrame, int]:
-    """The feature's table, and its first row of the second contract."""
+    """Return the bars of the feature and the first row of the second contract."""
     bars = table(name)
     (row,) = roll_rows(bars)
     return bars, row
@@ -57,12 +57,12 @@ def value(bars: pd.DataFrame, name: str) -> np.ndarray:
 
 @cache
 def whole(name: str) -> np.ndarray:
-    """The feature on all bars of the fixture."""
+    """Compute the feature on all of its bars."""
     return value(table(name), name)
 
 
 def kept_history(bars: pd.DataFrame, row: int, name: str) -> pd.DataFrame:
-    """Exactly the history that the feature states, up to and including `row`."""
+    """Return exactly the lookback of the feature, up to and including `row`."""
     lookback = get_feature(name).lookback
     if lookback.unit == BARS:
         return bars.iloc[row - lookback.count : row + 1]
@@ -101,7 +101,7 @@ def test_features_are_equal_without_future_bars(name: str) -> None:
 
 
 @for_every("name", NAMES)
-def test_a_feature_needs_no_more_than_its_lookback(name: str) -> None:
+def test_feature_needs_no_more_than_its_lookback(name: str) -> None:
     bars, roll = table_and_roll(name)
     past = rows_past_lookback(bars, name)
     draw = np.random.default_rng(0)
@@ -115,7 +115,7 @@ def test_a_feature_needs_no_more_than_its_lookback(name: str) -> None:
 
 
 @for_every("name", [n for n in NAMES if get_feature(n).lookback.unit == BARS])
-def test_a_row_with_fewer_bars_than_the_lookback_is_undefined(name: str) -> None:
+def test_row_with_fewer_bars_than_the_lookback_is_nan(name: str) -> None:
     bars, roll = table_and_roll(name)
     count = get_feature(name).lookback.count
     for first in (0, roll):
@@ -129,7 +129,7 @@ def test_a_row_with_fewer_bars_than_the_lookback_is_undefined(name: str) -> None
 
 
 @for_every("name", [n for n in NAMES if get_feature(n).lookback.unit == TRADING_DATES])
-def test_a_row_with_fewer_dates_than_the_lookback_is_undefined(name: str) -> None:
+def test_row_with_fewer_dates_than_the_lookback_is_nan(name: str) -> None:
     bars, roll = table_and_roll(name)
     count, day = get_feature(name).lookback.count, bars["trading_day"].to_numpy()
     assert np.isnan(whole(name)[day < day[0] + count]).all()
@@ -139,7 +139,7 @@ def test_a_row_with_fewer_dates_than_the_lookback_is_undefined(name: str) -> Non
 
 
 @for_every("name", [n for n in NAMES if get_feature(n).lookback.unit == SESSION])
-def test_a_session_feature_needs_the_whole_session(name: str) -> None:
+def test_session_feature_needs_the_full_session(name: str) -> None:
     bars, _ = table_and_roll(name)
     moved = []
     for row in (6_000, 14_800, 15_500, 18_000):
@@ -151,7 +151,7 @@ def test_a_session_feature_needs_the_whole_session(name: str) -> None:
 
 
 @for_every("name", NAMES)
-def test_past_its_lookback_a_feature_is_finite_and_takes_many_values(name: str) -> None:
+def test_feature_is_finite_and_varies_after_its_lookback(name: str) -> None:
     bars = synthetic_bars(LONG, start="2021-12-14").table
     found = value(bars, name)[rows_past_lookback(bars, name)]
     assert np.isfinite(found).mean() >= 0.99
@@ -160,7 +160,7 @@ def test_past_its_lookback_a_feature_is_finite_and_takes_many_values(name: str) 
 
 @cache
 def overlapping() -> pd.DataFrame:
-    """Two contracts side by side for eight dates; the second walks another market's path."""
+    """Two contracts that overlap for eight dates; the second has the prices of another seed."""
     codes = ("ESH22", "ESM22")
     parts = [synthetic_bars(TWO_CONTRACTS, seed=seed).table for seed in (0, 1)]
     kept = [part[part["contract"] == "ESH22"] for part in parts]
@@ -183,7 +183,9 @@ def interleavings(bars: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def assert_order_is_nothing(bars: pd.DataFrame, others: dict[str, pd.DataFrame], name: str) -> None:
+def assert_order_does_not_matter(
+    bars: pd.DataFrame, others: dict[str, pd.DataFrame], name: str
+) -> None:
     expected = value(bars, name)
     for order, mixed in others.items():
         assert not mixed.index.equals(bars.index), order
@@ -204,7 +206,7 @@ def mixed_file(path: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
 
 @for_every("name", NAMES)
 def test_row_order_of_overlapping_contracts_does_not_matter(name: str) -> None:
-    assert_order_is_nothing(overlapping(), mixed_overlapping(), name)
+    assert_order_does_not_matter(overlapping(), mixed_overlapping(), name)
 
 
 @for_every("name", WITHOUT_VIX)
@@ -213,7 +215,7 @@ def test_row_order_of_real_contracts_does_not_matter(
 ) -> None:
     bars, others = mixed_file(real_data(SAMPLE))
     assert bars["time"].duplicated().sum() > 4000
-    assert_order_is_nothing(bars, others, name)
+    assert_order_does_not_matter(bars, others, name)
 
 
 @for_every("name", [n for n in NAMES if not get_feature(n).chained])
@@ -225,7 +227,7 @@ def test_unchained_features_do_not_depend_on_other_contracts(name: str) -> None:
 
 
 def with_roll_step(bars: pd.DataFrame, roll: int, *, step: float) -> pd.DataFrame:
-    """The prices of the later contract moved, all by one factor."""
+    """Multiply the prices of the later contract by one factor."""
     moved = bars.copy()
     later = moved.index[roll:]
     moved.loc[later, LEVELS] = bars.loc[later, LEVELS] * step
@@ -257,8 +259,8 @@ def test_no_target_contains_the_step_of_a_roll(horizon: int) -> None:
     assert np.nanmax(np.abs(after.outcome)) < 0.08
 
 
-def test_a_feature_across_rolls_would_fail_the_law() -> None:
-    """The step is there to be seen by a feature that forgets its contract."""
+def test_return_across_contracts_would_contain_the_step() -> None:
+    """The changed bars contain a step, which a return across contracts would show."""
     bars = synthetic_bars(TWO_CONTRACTS).table
     (roll,) = roll_rows(bars)
     moved = with_roll_step(bars, roll, step=1.1)
@@ -268,7 +270,7 @@ def test_a_feature_across_rolls_would_fail_the_law() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_the_lookback_holds_at_many_rows_across_two_rolls(name: str) -> None:
+def test_lookback_is_sufficient_at_many_rows_across_two_rolls(name: str) -> None:
     bars = synthetic_bars(LONG, start="2021-12-14").table
     expected, past = value(bars, name), rows_past_lookback(bars, name)
     rolls = roll_rows(bars)
@@ -282,7 +284,7 @@ def test_the_lookback_holds_at_many_rows_across_two_rolls(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITHOUT_VIX)
-def test_the_second_half_of_the_real_file_does_not_change_the_first(
+def test_second_half_of_the_real_file_does_not_change_the_first(
     real_data: Callable[[str], Path], name: str
 ) -> None:
     bars = file_bars(real_data("es_1m_12contracts.parquet")).table

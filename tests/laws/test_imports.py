@@ -1,16 +1,16 @@
-"""Imports go down, files stay short: the shape of the code, checked."""
+"""Imports go down the layers of the design, and modules and functions are short."""
 
 import ast
 from functools import cache
 from pathlib import Path
 
 import robust_fin
-from tests.every import for_every
+from tests.for_every import for_every
 
 ROOT = Path(robust_fin.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-# from the top down; rooms of one line never import each other
-FLOORS = (
+# from top to bottom; packages in the same layer never import each other
+LAYERS = (
     {"train", "predict", "evaluate", "backtest", "serve", "promote", "export", "inspect"}
     | {"leakcheck", "select", "replay", "doctor", "__main__"},
     {"sweeps"},
@@ -25,7 +25,7 @@ FLOORS = (
     {"runtime", "metrics"},
     {"errors"},
 )
-FLOOR = {room: len(FLOORS) - place for place, rooms in enumerate(FLOORS) for room in rooms}
+LAYER = {room: len(LAYERS) - position for position, rooms in enumerate(LAYERS) for room in rooms}
 MAX_LINES, MAX_BODY = 400, 60
 
 
@@ -37,50 +37,57 @@ def room_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
+def files_of(*parts: str) -> list[Path]:
+    """List the files of a package; raise if there are none, so that no loop is empty."""
+    files = sorted(ROOT.joinpath(*parts).rglob("*.py"))
+    assert files, f"no file in {'/'.join(parts)}"
+    return files
+
+
 @cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imported_modules(tree: ast.Module) -> list[str]:
-    """Every module named by an import, wherever it stands, as `package.module`."""
-    found = []
+    """List every imported module as `package.module`, including imports inside functions."""
+    modules = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            inside = [f"{node.module}.{alias.name}" for alias in node.names]
-            found += inside if node.module == "robust_fin" else [node.module or ""]
-    return found
+            members = [f"{node.module}.{alias.name}" for alias in node.names]
+            modules += members if node.module == "robust_fin" else [node.module or ""]
+    return modules
 
 
 def ours(path: Path) -> list[str]:
-    """Rooms that a file imports from."""
+    """List the packages of robust_fin that a file imports."""
     modules = imported_modules(tree_of(path))
     return [name.split(".")[1] for name in modules if name.split(".")[0] == "robust_fin"]
 
 
 @for_every("path", FILES, ids=name_of)
-def test_imports_go_down(path: Path) -> None:
+def test_imports_only_go_down(path: Path) -> None:
     room = room_of(path)
     if room == "__init__":
         assert ours(path) == []
         return
-    assert room in FLOOR, f"{room} stands on no floor of the design"
-    upward = [other for other in ours(path) if other != room and FLOOR[other] >= FLOOR[room]]
+    assert room in LAYER, f"{room} is in no layer of the design"
+    upward = [other for other in ours(path) if other != room and LAYER[other] >= LAYER[room]]
     assert upward == []
 
 
-def test_a_net_can_be_lifted_out() -> None:
-    for path in (ROOT / "models").rglob("*.py"):
+def test_models_import_nothing_of_ours() -> None:
+    for path in files_of("models"):
         assert set(ours(path)) <= {"models"}, path.name
 
 
-def test_training_gets_its_net_by_config_and_evaluation_never_sees_one() -> None:
+def test_training_and_evaluation_do_not_import_models() -> None:
     for room in ("training", "evaluation"):
-        for path in (ROOT / room).rglob("*.py"):
+        for path in files_of(room):
             assert "models" not in ours(path), path.name
-    for path in (ROOT / "evaluation").rglob("*.py"):
+    for path in files_of("evaluation"):
         assert not {"bundle", "data"} & set(ours(path)), path.name
         names = imported_modules(tree_of(path))
         from_torch = {name for name in names if name.split(".")[0] in ("torch", "lightning")}
@@ -89,19 +96,19 @@ def test_training_gets_its_net_by_config_and_evaluation_never_sees_one() -> None
 
 
 def test_report_does_not_import_tensorboard() -> None:
-    for path in (ROOT / "evaluation" / "report").rglob("*.py"):
+    for path in files_of("evaluation", "report"):
         names = imported_modules(tree_of(path))
         assert not [name for name in names if "tensorboard" in name], path.name
 
 
-def test_bars_and_features_need_no_torch() -> None:
+def test_market_and_features_do_not_import_torch() -> None:
     for room in ("market", "features"):
-        for path in (ROOT / room).rglob("*.py"):
+        for path in files_of(room):
             names = imported_modules(tree_of(path))
             assert not [n for n in names if n.split(".")[0] in ("torch", "lightning")], path.name
 
 
-def test_only_commands_cli_runs_sweeps_and_bundles_touch_a_config() -> None:
+def test_only_commands_cli_runs_sweeps_and_bundle_use_dictconfig() -> None:
     commands = {path.stem for path in ROOT.glob("*.py")}
     for path in FILES:
         if room_of(path) in commands | {"cli", "runs", "sweeps", "bundle"}:
@@ -119,18 +126,18 @@ def test_imports_are_absolute(path: Path) -> None:
 
 
 @for_every("path", FILES, ids=name_of)
-def test_a_module_is_short(path: Path) -> None:
+def test_modules_are_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
 def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of the body, without the docstring."""
+    """Count the lines of the body without the docstring."""
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
     return body[-1].end_lineno - body[0].lineno + 1 if body else 0
 
 
 @for_every("path", FILES, ids=name_of)
-def test_a_function_is_short(path: Path) -> None:
+def test_functions_are_short(path: Path) -> None:
     tree = tree_of(path)
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     long = {one.name: body_lines(one) for one in functions if body_lines(one) > MAX_BODY}

@@ -1,4 +1,4 @@
-"""Nothing that training sees or learns comes from the rows that judge it."""
+"""Nothing that is fitted depends on rows of a later span."""
 
 import dataclasses
 import itertools
@@ -11,7 +11,7 @@ from robust_fin.data.targets import ForwardReturn
 from robust_fin.market.schema import bar_starts
 from robust_fin.market.sources import Bars
 from tests.bars import MINUTE, config, instantiate, shocked, synthetic_bars
-from tests.every import for_every
+from tests.for_every import for_every
 
 ROWS = 20_000
 TRANSFORMS = ["robust", "robust_clip", "quantile_normal"]
@@ -43,14 +43,14 @@ def data(*words: str) -> BarDataModule:
 
 
 def changed_from(span: str, *words: str) -> BarDataModule:
-    """The same with every bar changed from the first row of `span` on."""
+    """Build the data module after changing every bar from the first row of `span` on."""
     bars, before = market_bars(), data(*words)
     first = before.market.examples.time[before.fitted.span(span)[0]]
     rows = np.flatnonzero(bar_starts(bars.table) >= first)
     return build(dataclasses.replace(bars, table=shocked(bars.table, rows)), *words)
 
 
-def learnt(one: BarDataModule) -> dict[str, np.ndarray]:
+def fitted_arrays(one: BarDataModule) -> dict[str, np.ndarray]:
     return one.fitted.transform.arrays() | one.fitted.target.arrays()
 
 
@@ -69,7 +69,7 @@ def assert_span_is_the_same(a: BarDataModule, b: BarDataModule, span: str) -> No
 def test_test_bars_do_not_change_train_or_val(transform: str, horizon: int) -> None:
     words = (f"transform={transform}", f"target.horizon={horizon}")
     before, after = data(*words), changed_from("test", *words)
-    assert equal(learnt(before), learnt(after))
+    assert equal(fitted_arrays(before), fitted_arrays(after))
     assert_span_is_the_same(before, after, "train")
     assert_span_is_the_same(before, after, "val")
     assert not np.array_equal(before.x("test").numpy(), after.x("test").numpy())
@@ -80,26 +80,26 @@ def test_test_bars_do_not_change_train_or_val(transform: str, horizon: int) -> N
 def test_val_bars_do_not_change_train(transform: str) -> None:
     words = (f"transform={transform}",)
     before, after = data(*words), changed_from("val", *words)
-    assert equal(learnt(before), learnt(after))
+    assert equal(fitted_arrays(before), fitted_arrays(after))
     assert_span_is_the_same(before, after, "train")
     assert not np.array_equal(before.x("val").numpy(), after.x("val").numpy())
 
 
 @for_every("transform", TRANSFORMS)
 def test_train_bars_change_the_fitted_transforms(transform: str) -> None:
-    """Otherwise the laws above would hold for a transform that learns nothing."""
+    """Otherwise a transform that fits nothing would pass the tests above."""
     words = (f"transform={transform}",)
-    assert not equal(learnt(data(*words)), learnt(changed_from("train", *words)))
+    assert not equal(fitted_arrays(data(*words)), fitted_arrays(changed_from("train", *words)))
 
 
 def test_test_bars_do_not_change_a_refit() -> None:
     before, after = data().for_refit(), changed_from("test").for_refit()
-    assert equal(learnt(before), learnt(after))
+    assert equal(fitted_arrays(before), fitted_arrays(after))
     assert_span_is_the_same(before, after, "train")
 
 
 @for_every("horizon", [1, 3, 60])
-def test_a_target_does_not_depend_on_bars_after_its_label_end(horizon: int) -> None:
+def test_target_does_not_depend_on_bars_after_its_label_end(horizon: int) -> None:
     table = market_bars().table
     target = ForwardReturn(horizon, None)
     before = target.label(table, bar=MINUTE)

@@ -1,4 +1,4 @@
-"""Nothing that is read from disk is unpickled with its code."""
+"""No file is read in a way that could run code stored in it."""
 
 import ast
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import robust_fin
-from tests.every import for_every
+from tests.for_every import for_every
 
 ROOT = Path(robust_fin.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -20,7 +20,7 @@ def name_of(path: Path) -> str:
 
 
 def calls(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
-    """Every call with a dotted name, and its keyword arguments that are constants."""
+    """Yield every call of a dotted name with its constant keyword arguments."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             keywords = {
@@ -31,30 +31,30 @@ def calls(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
             yield ast.unparse(node.func), keywords
 
 
-def faults(path: Path) -> list[str]:
-    found = []
+def unpickling_calls(path: Path) -> list[str]:
+    detected = []
     for name, keywords in calls(path):
         module, _, function = name.rpartition(".")
         if name == "torch.load" and keywords.get("weights_only") is not True:
-            found.append("torch.load without weights_only=True")
+            detected.append("torch.load without weights_only=True")
         if name in ("np.load", "numpy.load") and keywords.get("allow_pickle", False) is not False:
-            found.append("np.load with allow_pickle")
+            detected.append("np.load with allow_pickle")
         if module in UNPICKLING and function in LOADING:
-            found.append(name)
+            detected.append(name)
         if name in ("torch.jit.load", "pd.read_pickle", "yaml.load", "yaml.unsafe_load"):
-            found.append(name)
+            detected.append(name)
         if function == "fit" and module == "trainer" and keywords.get("weights_only") is not True:
-            found.append("trainer.fit without weights_only=True")
-    return found
+            detected.append("trainer.fit without weights_only=True")
+    return detected
 
 
 @for_every("path", FILES, ids=name_of)
 def test_no_file_is_unpickled(path: Path) -> None:
-    assert faults(path) == []
+    assert unpickling_calls(path) == []
 
 
 @pytest.mark.parametrize(
-    ("line", "fault"),
+    ("line", "expected"),
     [
         ("torch.load(path)", "torch.load without weights_only=True"),
         ("torch.load(path, weights_only=False)", "torch.load without weights_only=True"),
@@ -64,6 +64,6 @@ def test_no_file_is_unpickled(path: Path) -> None:
         ("trainer.fit(module, data)", "trainer.fit without weights_only=True"),
     ],
 )
-def test_the_law_would_notice(tmp_path: Path, line: str, fault: str) -> None:
+def test_unpickling_call_is_detected(tmp_path: Path, line: str, expected: str) -> None:
     (tmp_path / "one.py").write_text(line)
-    assert faults(tmp_path / "one.py") == [fault]
+    assert unpickling_calls(tmp_path / "one.py") == [expected]

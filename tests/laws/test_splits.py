@@ -1,4 +1,4 @@
-"""What must be true of every split that the configuration knows, on tables it was not made for."""
+"""Properties of every split in conf/split, on random tables."""
 
 from functools import cache
 from itertools import combinations
@@ -18,19 +18,26 @@ from robust_fin.data.splits import (
 )
 from robust_fin.data.time_series_folds import Cpcv, PurgedKFold, WalkForward
 from tests.bars import config, instantiate
-from tests.every import for_every
-from tests.tables import cut, overlap, random_table
+from tests.for_every import for_every
+from tests.labelled_rows import cut, overlap, random_table
 
 CHOICES = sorted(path.stem for path in (conf_folder() / "split").glob("*.yaml"))
 SETTINGS = {
-    "as it is": (),
+    "defaults": (),
+    "no val": ("split.val_fraction=0.0",),
     "val": ("split.val_fraction=0.15",),
     "lockbox": ("split.val_fraction=0.1", "split.lockbox=0.15", "split.embargo=4"),
     "refit": ("split.val_fraction=0.1", "split.refit=true", "split.embargo=9"),
 }
 WALKS = {
-    "a block a date": ("split.by=trading_date", "split.test_blocks=null", "split.window=3"),
-    "a block a contract": ("split.by=contract", "split.test_blocks=null"),
+    "block per date": ("split.by=trading_date", "split.test_blocks=null", "split.window=3"),
+    "block per contract": ("split.by=contract", "split.test_blocks=null"),
+    "window without val": (
+        "split.by=rows",
+        "split.test_blocks=3",
+        "split.window=120",
+        "split.val_fraction=0.0",
+    ),
     "rows": ("split.by=rows", "split.test_blocks=3", "split.first_test=0.4", "split.window=120"),
 }
 SCHEMES = [(choice, words) for choice in CHOICES for words in SETTINGS.values()]
@@ -70,7 +77,7 @@ def spans_of(fold: Fold) -> list[np.ndarray]:
 
 
 @every_case
-def test_every_row_is_in_one_span_or_lost_for_one_reason(choice, words, seed, contracts) -> None:
+def test_every_row_is_in_one_span_or_dropped_for_one_reason(choice, words, seed, contracts) -> None:
     split, table, folds = case(choice, words, seed, contracts)
     assert len(folds) >= 1
     for fold in folds:
@@ -94,8 +101,8 @@ def test_no_label_reaches_from_one_span_into_another(choice, words, seed, contra
 
 
 @every_case
-def test_the_rows_before_a_span_are_lost_for_a_reason(choice, words, seed, contracts) -> None:
-    """A purge of everything would pass the law above."""
+def test_no_more_rows_are_purged_than_overlap_test(choice, words, seed, contracts) -> None:
+    """Train rows are exactly the rows whose labels do not overlap test."""
     split, table, folds = case(choice, words, seed, contracts)
     if split.embargo or split.lockbox or split.val_fraction:
         return
@@ -110,7 +117,7 @@ def test_the_rows_before_a_span_are_lost_for_a_reason(choice, words, seed, contr
 
 
 def times_tested(split: Split, rows: int, folds: tuple[Fold, ...]) -> np.ndarray:
-    """How often the scheme says that each row is tested, the lockbox apart."""
+    """Count how often the split tests each row, ignoring the lockbox."""
     match split:
         case PurgedKFold():
             return np.ones(rows, dtype=int)
@@ -121,7 +128,7 @@ def times_tested(split: Split, rows: int, folds: tuple[Fold, ...]) -> np.ndarray
 
 
 @every_case
-def test_every_row_is_tested_as_often_as_the_scheme_says(choice, words, seed, contracts) -> None:
+def test_every_row_is_tested_as_often_as_the_split_defines(choice, words, seed, contracts) -> None:
     split, table, folds = case(choice, words, seed, contracts)
     rows = table.time.size
     seen = np.bincount(np.concatenate([fold.test for fold in folds]), minlength=rows)
@@ -135,7 +142,7 @@ def test_every_row_is_tested_as_often_as_the_scheme_says(choice, words, seed, co
 
 
 @every_case
-def test_no_span_looks_into_the_lockbox(choice, words, seed, contracts) -> None:
+def test_no_span_reaches_into_the_lockbox(choice, words, seed, contracts) -> None:
     split, table, folds = case(choice, words, seed, contracts)
     rows = table.time.size
     first = round(rows * (1 - split.lockbox))
@@ -151,7 +158,7 @@ def test_no_span_looks_into_the_lockbox(choice, words, seed, contracts) -> None:
 
 
 @every_case
-def test_giving_val_to_train_leaves_the_test_spans(choice, words, seed, contracts) -> None:
+def test_without_val_keeps_the_test_spans(choice, words, seed, contracts) -> None:
     split, table, folds = case(choice, words, seed, contracts)
     again = cut(split.without_val(), table)
     assert not split.without_val().refit
@@ -163,7 +170,7 @@ def test_giving_val_to_train_leaves_the_test_spans(choice, words, seed, contract
 
 
 @every_case
-def test_the_test_rows_know_their_group_and_path(choice, words, seed, contracts) -> None:
+def test_test_rows_have_one_group_and_one_path(choice, words, seed, contracts) -> None:
     _, _, folds = case(choice, words, seed, contracts)
     for fold in folds:
         assert fold.test_group().shape == fold.test_path().shape == fold.test.shape
@@ -173,13 +180,13 @@ def test_the_test_rows_know_their_group_and_path(choice, words, seed, contracts)
         for part in (lambda fold: fold.test, Fold.test_group, Fold.test_path)
     )
     pairs = len(set(zip(rows.tolist(), groups.tolist(), strict=True)))
-    assert pairs == np.unique(rows).size  # a row has one group in all folds
-    places = len(set(zip(rows.tolist(), paths.tolist(), strict=True)))
-    assert places == rows.size  # and no path takes it from two
+    assert pairs == np.unique(rows).size  # a row has the same group in all folds
+    path_rows = len(set(zip(rows.tolist(), paths.tolist(), strict=True)))
+    assert path_rows == rows.size  # and no path contains it twice
 
 
 @every_case
-def test_every_path_takes_every_tested_row(choice, words, seed, contracts) -> None:
+def test_every_path_contains_every_tested_row(choice, words, seed, contracts) -> None:
     split, table, folds = case(choice, words, seed, contracts)
     numbers = [np.full(fold.test.size, float(number)) for number, fold in enumerate(folds)]
     rows, paths = backtest_paths(folds, numbers)

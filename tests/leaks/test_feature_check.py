@@ -8,7 +8,7 @@ from robust_fin.leaks import feature_check
 from robust_fin.leaks.feature_check import EARLIER, LATER, UNCHANGED, check_features
 from robust_fin.leaks.perturbations import Findings, Leak, cut_points
 from tests.bars import synthetic_bars
-from tests.planted import (
+from tests.planted_leaks import (
     LOOKBACKS,
     day_price_gap,
     minutes_to_close,

@@ -16,7 +16,7 @@ from robust_fin.leaks import fold_check
 from robust_fin.leaks.fold_check import check_folds
 from robust_fin.leaks.perturbations import Findings
 from tests.bars import config, instantiate, synthetic_bars
-from tests.planted import PlainHoldout, TableScaler
+from tests.planted_leaks import PlainHoldout, TableScaler
 
 ROWS = 20_000
 FEATURES = FeatureSet(("close_change_pct", "price_range"))

@@ -9,7 +9,7 @@ from robust_fin.leaks.perturbations import Findings, cut_points
 from robust_fin.market import labelling
 from robust_fin.market.labelling import Labeller
 from tests.bars import MINUTE, roll_rows, synthetic_bars
-from tests.planted import LateReturn, LongReturn, last_close_upto
+from tests.planted_leaks import LateReturn, LongReturn, last_close_upto
 
 ROWS = 20_000
 

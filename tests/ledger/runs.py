@@ -52,6 +52,7 @@ def finished_run(
     seed: int = 0,
     dates: int = 60,
     sha256: str = SHA256,
+    contract: str = "ESH24",
 ) -> Path:
     """Write a run folder whose test span has the given number of trading dates."""
     settings = usual_settings().copy()
@@ -60,7 +61,7 @@ def finished_run(
     write_config(folder, settings)
     facts = {"data_sha256": sha256, "data": "es.parquet", "commit": None}
     (folder / "bundle" / "provenance.json").write_text(json.dumps(facts))
-    table = predictions(strength=strength, seed=seed, dates=dates)
+    table = predictions(strength=strength, seed=seed, dates=dates).assign(contract=contract)
     table.to_parquet(folder / "predictions.parquet", index=False)
     net = table[table["model"] == "net"]
     ic = float(net["score"].corr(net["outcome"], method="spearman"))

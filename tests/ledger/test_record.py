@@ -10,7 +10,9 @@ from scipy.stats import spearmanr
 
 from robust_fin import evaluate
 from robust_fin.bundle.folder import read_config, write_config
-from robust_fin.ledger.record import find_ledger, record_trial, summarize_trials
+from robust_fin.errors import ConfigError
+from robust_fin.evaluation.multiple_testing import robust_std
+from robust_fin.ledger.record import find_ledger, record_trial, summarize_trials, void_trial
 from robust_fin.ledger.trials import Trials
 from robust_fin.runs.schema import with_absolute_ledger
 from tests.ledger.runs import SHA256, finished_run, usual_settings
@@ -50,14 +52,17 @@ def test_deflated_probability_agrees_with_purgedcv(tmp_path: Path, ledger: Path)
         words = record_trial(run)
     runs = [daily_ic(tmp_path / str(seed)) for seed in range(4)]
     ratios = [daily.mean() / daily.std(ddof=1) for daily in runs]
-    expected = purgedcv.deflated_sharpe_ratio_full(runs[3], 4, float(np.var(ratios, ddof=1)))
+    expected = purgedcv.deflated_sharpe_ratio_full(runs[3], 4, robust_std(ratios) ** 2)
     assert 0.05 < expected.dsr < 0.95
-    assert words == (
-        f"Trial 4 of 4 on these bars. The ICIR of {ratios[3]:.3f} (daily rank IC, 60 dates) has a "
-        f"deflated probability of {expected.dsr:.2f}: this is the probability that the true ICIR "
-        f"is above {expected.sr_star:.3f}, which the best of 4 trials without skill is expected "
-        "to reach by chance."
+    found = re.fullmatch(
+        r"Trial 4 of 4 on these bars\. The ICIR of (\S+) \(daily rank IC, 60 dates\) has a "
+        r"deflated probability of (\S+): this is the probability that the true ICIR is above "
+        r"(\S+), which the best of 4 trials without skill is expected to reach by chance\.",
+        words,
     )
+    assert found is not None, words
+    shown = [float(figure) for figure in found.groups()]
+    assert shown == pytest.approx([ratios[3], expected.dsr, expected.sr_star], abs=0.01)
     assert summarize_trials(tmp_path / "3") == words
     assert summarize_trials(tmp_path / "0").startswith("Trial 1 of 4 on these bars.")
 
@@ -75,11 +80,42 @@ def test_swept_population_takes_a_trial_number_per_setting(tmp_path: Path, ledge
 
 
 def test_first_trial_is_not_deflated(tmp_path: Path, ledger: Path) -> None:
-    finished_run(tmp_path / "other", ledger=ledger, sha256="6" * 64)
+    finished_run(tmp_path / "other", ledger=ledger, sha256="6" * 64, contract="NQH24")
     record_trial(tmp_path / "other")
     words = record_trial(finished_run(tmp_path / "a", ledger=ledger))
     assert words.startswith("Trial 1 on these bars. The ICIR of ")
     assert words.endswith("; nothing to deflate.")
+
+
+def test_another_file_with_the_same_test_dates_is_another_trial(
+    tmp_path: Path, ledger: Path
+) -> None:
+    record_trial(finished_run(tmp_path / "a", ledger=ledger))
+    words = record_trial(finished_run(tmp_path / "b", ledger=ledger, sha256="6" * 64, dates=61))
+    assert words.startswith("Trial 2 of 2 on these bars.")
+    assert [trial.tested for trial in Trials.read(ledger).trials] == [
+        {"products": ["ES"], "first": "2024-01-01", "last": last}
+        for last in ("2024-02-29", "2024-03-01")
+    ]
+
+
+def test_voided_trial_is_not_counted_and_its_reason_is_shown(tmp_path: Path, ledger: Path) -> None:
+    first, second = (
+        finished_run(tmp_path / name, ledger=ledger, seed=seed) for seed, name in enumerate("ab")
+    )
+    with pytest.raises(ConfigError, match="nothing to void"):
+        void_trial(first, reason="wrong zone")
+    record_trial(first)
+    record_trial(second)
+    with pytest.raises(ConfigError, match="gives no reason"):
+        void_trial(first, reason=" ")
+    shown = "Voided, not counted: a (wrong zone)."
+    assert void_trial(first, reason="wrong zone") == (
+        f"This run does not count as a trial. {shown}"
+    )
+    assert summarize_trials(second).startswith("Trial 1 on these bars.")
+    assert summarize_trials(second).endswith(shown)
+    assert record_trial(first).startswith("Trial 2 of 2 on these bars.")  # trained again
 
 
 def test_run_recorded_twice_counts_once(tmp_path: Path, ledger: Path) -> None:

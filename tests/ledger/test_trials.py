@@ -11,12 +11,13 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.errors import ConfigError
-from robust_fin.evaluation.multiple_testing import SharpeMoments, deflated_sharpe
+from robust_fin.evaluation.multiple_testing import SharpeMoments, deflated_sharpe, robust_std
 from robust_fin.ledger.trials import (
     NOT_HASHED,
     LedgerTrial,
     Look,
     Trials,
+    Void,
     append_entry,
     config_hash,
     format_line,
@@ -51,15 +52,17 @@ LOOK = Look(
     rows=1000,
     scored={"skill": 0.001, "rank_ic": 0.03},
     commit="abc",
+    tested={"products": ["ES"], "first": "2024-01-02", "last": "2024-03-29"},
 )
+VOID = Void(time="2026-02-01T10:00:00Z", run="top5/a", reason="wrong time zone")
 
 
 def hash_of(settings: DictConfig) -> str:
     return config_hash(plain_values(settings))
 
 
-@pytest.mark.parametrize("entry", [TRIAL, LOOK])
-def test_line_is_parsed_to_the_same_entry(entry: LedgerTrial | Look) -> None:
+@pytest.mark.parametrize("entry", [TRIAL, LOOK, VOID])
+def test_line_is_parsed_to_the_same_entry(entry: LedgerTrial | Look | Void) -> None:
     line = format_line(entry)
     assert line.count("\n") == 1
     assert line.endswith("\n")
@@ -188,7 +191,7 @@ def scored(trial: LedgerTrial, **figures: float | None) -> LedgerTrial:
     return replace(trial, test={**trial.test, **figures})
 
 
-def ledger(path: Path, *entries: LedgerTrial | Look) -> Trials:
+def ledger(path: Path, *entries: LedgerTrial | Look | Void) -> Trials:
     for entry in entries:
         append_entry(path, entry)
     return Trials.read(path)
@@ -242,13 +245,37 @@ def test_truncated_line_is_reported_and_the_next_entry_is_kept(
     third = replace(TRIAL, seed=2)
     result = ledger(path, third)
     assert (result.trials, result.damaged) == ((TRIAL, third), (2,))
-    assert result.same_data("another").damaged == (2,)
+    assert result.same_rows(replace(TRIAL, data_sha256="another")).damaged == (2,)
 
 
-def test_same_data_keeps_entries_on_the_same_bars(tmp_path: Path) -> None:
-    other = replace(TRIAL, data_sha256="6" * 64)
-    result = ledger(tmp_path / "trials.jsonl", TRIAL, other, LOOK).same_data("6" * 64)
-    assert (result.trials, result.looks) == ((other,), ())
+def rows_of(product: str, first: str, last: str, *, sha256: str) -> LedgerTrial:
+    rows = {"products": [product], "first": first, "last": last}
+    return replace(TRIAL, run=sha256, data_sha256=sha256, tested=rows)
+
+
+def test_trials_are_matched_by_product_and_overlapping_dates(tmp_path: Path) -> None:
+    own = rows_of("ES", "2024-01-02", "2024-03-29", sha256="own")
+    later = rows_of("ES", "2024-03-29", "2024-06-28", sha256="one more bar")
+    after = rows_of("ES", "2024-04-01", "2024-06-28", sha256="other dates")
+    other = rows_of("NQ", "2024-01-02", "2024-03-29", sha256="other product")
+    look = replace(LOOK, data_sha256="restamped")
+    result = ledger(tmp_path / "trials.jsonl", own, later, after, other, TRIAL, look)
+    assert result.same_rows(own).trials == (own, later)
+    assert result.same_rows(own).looks == (look,)
+    assert result.same_rows(after).trials == (later, after)
+    assert result.same_rows(TRIAL).trials == (TRIAL,)  # an older line says no more than its file
+
+
+def test_voided_trial_does_not_count_until_its_run_is_trained_again(tmp_path: Path) -> None:
+    other = replace(TRIAL, config="b" * 16, run="top5/b")
+    path = tmp_path / "trials.jsonl"
+    result = ledger(path, TRIAL, other, VOID)
+    assert (result.trials, result.voided) == ((other,), ((TRIAL, VOID),))
+    assert result.count() == 1
+    assert result.same_rows(other).voided == ((TRIAL, VOID),)
+    again = ledger(path, replace(TRIAL, seed=5))
+    assert again.trials == (other, replace(TRIAL, seed=5))
+    assert again.voided == ((TRIAL, VOID),)
 
 
 def test_repeated_run_is_not_another_trial_but_another_result_is(tmp_path: Path) -> None:
@@ -271,7 +298,7 @@ def test_icir_is_deflated_by_all_trials(tmp_path: Path) -> None:
     entries = [scored(replace(TRIAL, config=f"{k}"), icir=ratio) for k, ratio in enumerate(ratios)]
     result = ledger(tmp_path / "trials.jsonl", *entries).deflated(daily)
     expected = deflated_sharpe(
-        SharpeMoments.from_daily(daily), trials=4, spread=float(np.std([0.25, 0.1, -0.05], ddof=1))
+        SharpeMoments.from_daily(daily), trials=4, spread=robust_std([0.25, 0.1, -0.05])
     )
     assert result == expected
     assert 0.001 < result.probability < 0.999
@@ -287,7 +314,7 @@ def test_swept_population_counts_each_of_its_settings(tmp_path: Path) -> None:
     swept = scored(replace(TRIAL, config="b", members=12, settings=12), icir=0.1)
     result = ledger(tmp_path / "trials.jsonl", TRIAL, swept, swept)
     assert (len(result.distinct()), result.count()) == (2, 13)
-    spread = float(np.std([0.2, 0.1], ddof=1))
+    spread = robust_std([0.2, 0.1])
     assert result.deflated(daily) == deflated_sharpe(
         SharpeMoments.from_daily(daily), trials=13, spread=spread
     )

@@ -5,6 +5,7 @@ is read, and whether such a table must be refused, must be accepted, or is left 
 alone. Every one is thrown as CSV and as Parquet.
 """
 
+import copy
 import csv
 import gzip
 import io
@@ -55,11 +56,13 @@ class Kind(NamedTuple):
         make: draws one file.
         fate: of every file of this kind, one of the five above.
         unreadable: the file may be no table at all, which is a SourceError.
+        undone: the file is read as the table before the damage.
     """
 
     make: Callable[[Draw], Thrown]
     fate: str
     unreadable: bool
+    undone: bool
 
 
 KINDS: dict[str, Kind] = {}
@@ -150,30 +153,40 @@ def spoils(
     name: str,
     fate: str,
     spoil: Callable[[Draw, Table], Reading | None],
+    *,
+    undone: bool = False,
 ) -> None:
-    """Register a kind of damage to the cells of a table; `spoil` may name settings to read with."""
+    """Register a kind of damage to the cells of a table; `spoil` may name settings to read with.
+
+    With `undone` the file means what the table meant before the damage.
+    """
 
     def make(draw: Draw) -> Thrown:
         table = valid_table(draw)
+        before = copy.deepcopy(table)
         read = spoil(draw, table) or Reading()
         file = draw(st.sampled_from(FILES))
         content = in_csv(table) if ".csv" in file else in_parquet(table)
         truth: Truth = partial(read_cells, table.header, table.rows, read)
         if ".csv" in file:
             truth = partial(read_csv, content, read)
+        if undone:
+            truth = partial(read_cells, before.header, before.rows, Reading())
         return Thrown(file, packed(file, content), read, truth)
 
     assert name not in KINDS
-    KINDS[name] = Kind(make, fate, unreadable=False)
+    KINDS[name] = Kind(make, fate, unreadable=False, undone=undone)
 
 
-def register(fate: str, *, unreadable: bool) -> Callable[[Callable[[Draw], Thrown]], None]:
+def register(
+    fate: str, *, unreadable: bool, undone: bool = False
+) -> Callable[[Callable[[Draw], Thrown]], None]:
     """Register a function that makes a file, under its name."""
 
     def keep(make: Callable[[Draw], Thrown]) -> None:
         name = make.__name__.replace("_", " ")
         assert name not in KINDS
-        KINDS[name] = Kind(make, fate, unreadable)
+        KINDS[name] = Kind(make, fate, unreadable, undone)
 
     return keep
 
@@ -183,11 +196,13 @@ def nothing() -> tuple[list[Bar], bool]:
     raise RefusedError("no table can be read")
 
 
-def cells(fate: str) -> Callable[[Callable[[Draw, Table], Reading | None]], None]:
+def cells(
+    fate: str, *, undone: bool = False
+) -> Callable[[Callable[[Draw, Table], Reading | None]], None]:
     """Register a function under its name."""
 
     def register(spoil: Callable[[Draw, Table], Reading | None]) -> None:
-        spoils(spoil.__name__.replace("_", " "), fate, spoil)
+        spoils(spoil.__name__.replace("_", " "), fate, spoil, undone=undone)
 
     return register
 
@@ -217,33 +232,32 @@ def add_column(table: Table, name: str, value: str) -> None:
 # rows
 
 
-@cells(REFUSED)
+@cells(ACCEPTED, undone=True)
 def a_row_twice(draw: Draw, table: Table) -> None:
     row = some_row(draw, table)
     table.rows.insert(row, list(table.rows[row]))
 
 
-@cells(REFUSED)
+@cells(IF_READ, undone=True)
 def a_stamp_twice_with_other_prices(draw: Draw, table: Table) -> None:
+    """Refused, unless the drawn prices are the same, which makes an exact repeat."""
     row = some_row(draw, table)
     other = valid_table(draw).rows[0][1:5]
     table.rows.insert(row, [table.rows[row][0], *other, *table.rows[row][5:]])
 
 
-@cells(REFUSED)
+@cells(IF_READ, undone=True)
 def two_rows_swapped(draw: Draw, table: Table) -> None:
-    table.write("contract", ["ESZ40"] * len(table.rows))
     row = some_row(draw, table, first=1)
     table.rows[row - 1 : row + 1] = reversed(table.rows[row - 1 : row + 1])
 
 
-@cells(REFUSED)
+@cells(ACCEPTED, undone=True)
 def newest_first(_: Draw, table: Table) -> None:
-    table.write("contract", ["ESZ40"] * len(table.rows))
     table.rows.reverse()
 
 
-@cells(REFUSED)
+@cells(ACCEPTED, undone=True)
 def a_part_of_the_file_again(draw: Draw, table: Table) -> None:
     first = some_row(draw, table)
     table.rows += [list(row) for row in table.rows[first : first + 3]]
@@ -275,7 +289,7 @@ WORDS = [
     "५०००",
     "\0",
 ]
-GROUPED = ["5,000.25", "5 000.25", "5\xa0000.25", "5_000.25", "5'000.25", "5.000.25", "1,000"]
+UNREADABLE_GROUPS = ["5_000.25", "5.000.25", "5,00.25", "50,00"]
 ONE_NUMBER = [*PRICES, "volume"]
 
 one_cell("a price is missing", REFUSED, PRICES, ABSENT)
@@ -284,7 +298,7 @@ one_cell("a price is zero or negative", REFUSED, PRICES, ["0", "-0.0", "-5000.25
 one_cell("a volume is missing", REFUSED, ["volume"], ABSENT)
 one_cell("a volume is negative or infinite", REFUSED, ["volume"], ["-1", "-0.5", "inf", "1e999"])
 one_cell("a word for a number", REFUSED, ONE_NUMBER, WORDS)
-one_cell("thousands separators", REFUSED, ONE_NUMBER, GROUPED)
+one_cell("wrong thousands separators", REFUSED, PRICES, UNREADABLE_GROUPS)
 one_cell("a vix is missing", ACCEPTED, ["vix"], ABSENT)
 one_cell("a vix is a word", REFUSED, ["vix"], WORDS)
 one_cell("a vix is zero, negative or infinite", REFUSED, ["vix"], ["0", "-15", "inf", "-inf"])
@@ -293,10 +307,12 @@ one_cell(
 )
 
 
-@cells(REFUSED)
+@cells(ACCEPTED, undone=True)
 def decimal_commas(_: Draw, table: Table) -> None:
     for name in PRICES:
         table.write(name, [f"{float(price):.2f}".replace(".", ",") for price in table.column(name)])
+    if "vix" in table.header:  # one mark in the whole file
+        table.write("vix", [cell.replace(".", ",") for cell in table.column("vix")])
 
 
 @cells(REFUSED)
@@ -419,7 +435,7 @@ def an_hour_that_is_there_twice(draw: Draw, table: Table) -> Reading:
     return Reading(timezone="America/Chicago")
 
 
-@cells(REFUSED)
+@cells(ACCEPTED, undone=True)
 def seconds_since_1970(draw: Draw, table: Table) -> Reading:
     """Or milli-, micro- or nanoseconds, as a whole number or with a fraction."""
     unit = draw(st.sampled_from([1, 10**3, 10**6, 10**9]))
@@ -435,7 +451,7 @@ def days_of_a_spreadsheet(_: Draw, table: Table) -> Reading:
     return Reading(timezone="UTC")
 
 
-@cells(REFUSED)
+@cells(IF_READ, undone=True)
 def american_dates_without_a_format(_: Draw, table: Table) -> Reading:
     table.write("time", [f"{when:%m/%d/%Y %H:%M}" for when in table.times()])
     return Reading(timezone="UTC")
@@ -492,7 +508,7 @@ def a_column_is_missing(draw: Draw, table: Table) -> None:
         del row[at]
 
 
-@cells(REFUSED)
+@cells(IF_READ, undone=True)
 def a_column_under_another_name(draw: Draw, table: Table) -> None:
     at = table.at(draw(st.sampled_from(["time", *PRICES, "volume"])))
     table.header[at] = draw(

@@ -38,19 +38,24 @@ NUMBERS = (*PRICES, "volume")
 
 
 def text(
-    fate: str, *, unreadable: bool = False
+    fate: str, *, unreadable: bool = False, undone: bool = False
 ) -> Callable[[Callable[[Draw, Table], bytes]], None]:
-    """Register a way to write a table as the bytes of a CSV."""
+    """Register a way to write a table as the bytes of a CSV.
+
+    With `undone` the file means what the table meant before.
+    """
 
     def keep(write: Callable[[Draw, Table], bytes]) -> None:
         def make(draw: Draw) -> Thrown:
-            content = write(draw, valid_table(draw))
+            table = valid_table(draw)
+            before = in_csv(table)
+            content = write(draw, table)
             name = draw(st.sampled_from(ENDINGS))
-            truth = partial(read_csv, content, Reading())
+            truth = partial(read_csv, before if undone else content, Reading())
             return Thrown(name, packed(name, content), Reading(), truth)
 
         make.__name__ = write.__name__
-        register(fate, unreadable=unreadable)(make)
+        register(fate, unreadable=unreadable, undone=undone)(make)
 
     return keep
 
@@ -166,31 +171,31 @@ def no_header(_: Draw, table: Table) -> bytes:
     return in_csv(table).split(b"\n", 1)[1]
 
 
-@text(REFUSED)
+@text(ACCEPTED, undone=True)
 def the_header_again(draw: Draw, table: Table) -> bytes:
     """As where files were put one below the other."""
     table.rows.insert(draw(st.integers(1, len(table.rows))), table.header)
     return in_csv(table)
 
 
-@text(REFUSED, unreadable=True)
+@text(ACCEPTED, undone=True)
 def words_above_the_header(draw: Draw, table: Table) -> bytes:
     words = [b"# made by a vendor\n", b"sep=,\n", b"ES minute bars\n\n", b'"a note, quoted"\n']
     return draw(st.sampled_from(words)) + in_csv(table)
 
 
-@text(REFUSED, unreadable=True)
+@text(IF_READ, unreadable=True, undone=True)
 def words_below_the_rows(draw: Draw, table: Table) -> bytes:
     words = [b"Total,,,,,,\n", b"-- end --\n", b"\x1a", b"\0\0\0\0"]
     return in_csv(table) + draw(st.sampled_from(words))
 
 
-@text(REFUSED, unreadable=True)
+@text(IF_READ, unreadable=True, undone=True)
 def another_separator(draw: Draw, table: Table) -> bytes:
     return in_csv(table).replace(b",", draw(st.sampled_from([b";", b"\t", b"|", b" "])))
 
 
-@text(REFUSED, unreadable=True)
+@text(IF_READ, unreadable=True, undone=True)
 def another_encoding(draw: Draw, table: Table) -> bytes:
     """UTF-16, or Latin-1 in a header that is read."""
     if draw(st.booleans()):

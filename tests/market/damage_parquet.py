@@ -59,20 +59,23 @@ def meant(columns: Columns, reading: Reading) -> tuple[list[Bar], bool]:
 
 
 def columnar(
-    fate: str, *, unreadable: bool = False
+    fate: str, *, unreadable: bool = False, undone: bool = False
 ) -> Callable[[Callable[[Draw, Columns], Reading | None]], None]:
     """Register a way to change typed columns; it may return settings to read with."""
 
     def keep(change: Callable[[Draw, Columns], Reading | None]) -> None:
         def make(draw: Draw) -> Thrown:
             columns = typed(valid_table(draw))
+            before = dict(columns)
             reading = change(draw, columns) or Reading()
             name = draw(st.sampled_from(["es.parquet", "es.pq", "es.parquet.gz"]))
             truth = nothing if fate == REFUSED else partial(meant, columns, reading)
+            if undone:
+                truth = partial(meant, before, Reading())
             return Thrown(name, packed(name, written(columns)), reading, truth)
 
         make.__name__ = change.__name__
-        register(fate, unreadable=unreadable)(make)
+        register(fate, unreadable=unreadable, undone=undone)(make)
 
     return keep
 
@@ -222,7 +225,7 @@ def a_null(draw: Draw, columns: Columns) -> None:
     columns[name] = spoilt_cell(draw, columns[name], None)
 
 
-@columnar(REFUSED)
+@columnar(IF_READ, undone=True)
 def numbers_for_stamps(draw: Draw, columns: Columns) -> Reading:
     """Since 1970, in any unit, of any type."""
     unit = draw(st.sampled_from(["s", "ms", "us", "ns"]))

@@ -253,3 +253,26 @@ def test_a_million_rows_take_less_than_a_third_of_a_second(cme: TradingCalendar)
         cme.label(stamps)
         seconds.append(time.perf_counter() - begin)
     assert min(seconds) < 0.3
+
+
+@pytest.mark.parametrize("name", ["XSGO", "XBEL", "ASEX"])
+def test_an_incomplete_calendar_raises_one_message(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"source.calendar='{name}' is incomplete"):
+        TradingCalendar.named(name, first="2024-01-01", last="2024-02-01")
+
+
+def test_an_exchange_name_suggests_its_calendars() -> None:
+    with pytest.raises(ConfigError, match="CMEGlobex_CL, CMEGlobex_NG, CMEGlobex_HO, CMEGlobex_RB"):
+        TradingCalendar.named("NYMEX")
+
+
+@pytest.mark.slow
+def test_every_calendar_builds_or_is_refused() -> None:
+    refused = []
+    for name in pandas_market_calendars.get_calendar_names():
+        try:
+            TradingCalendar.named(name, first="2024-01-01", last="2024-03-01")
+        except ConfigError as error:
+            assert "is incomplete" in str(error)  # noqa: PT017 - no error is right too
+            refused.append(name)
+    assert len(refused) <= 8, refused

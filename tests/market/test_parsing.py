@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from robust_fin.errors import ConfigError, SchemaError
-from robust_fin.market.parsing import match_headers, to_codes, to_numbers, to_utc
+from robust_fin.market.columns import match_headers
+from robust_fin.market.parsing import to_codes, to_numbers, to_utc
 
 PLAIN = ["time", "open", "high", "low", "close", "volume"]
 

@@ -25,6 +25,8 @@ SETTINGS = {
     "path": None,
     "timezone": None,
     "time_format": None,
+    "decimal": None,
+    "columns": None,
     "stamp": "start",
     "bar": "1min",
     "fraction": 1.0,
@@ -33,6 +35,10 @@ SETTINGS = {
     "calendar_overrides": None,
     "block_rows": None,
     "spikes": None,
+    "product": None,
+    "accept": (),
+    "root": None,
+    "tick": None,
 }
 
 
@@ -145,7 +151,7 @@ def test_integers_followed_by_floats_are_read_as_floats(
     path = tmp_path / "es.csv"
     flat.astype({"volume": "object"}).to_csv(path, index=False, float_format="%g")
     assert path.stat().st_size > 1_500_000
-    table = load(path).table
+    table = load(path, calendar="24/7").table
     assert table.loc[rows - 1, [*PRICES, "volume", "vix"]].tolist() == [5000.25] * 4 + [1.5, 20.5]
     assert table["vix"].isna().sum() == rows - 1
 
@@ -191,7 +197,7 @@ def test_a_row_with_missing_cells_raises(tmp_path: Path) -> None:
 def test_missing_and_empty_files_raise(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"there is no file .*gone\.csv; set source\.path"):
         load(tmp_path / "gone.csv")
-    with pytest.raises(SourceError, match=r"there is no file"):
+    with pytest.raises(SourceError, match=r"is a folder without .parquet files"):
         load(tmp_path)
     (tmp_path / "es.parquet").touch()
     with pytest.raises(SourceError, match=r"es\.parquet is empty"):

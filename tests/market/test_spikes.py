@@ -7,7 +7,8 @@ import pytest
 from robust_fin.data.cache import cache_key, fingerprint
 from robust_fin.errors import ConfigError
 from robust_fin.market.schema import PRICES, check_bars
-from robust_fin.market.sources import SPIKED_BARS, Bars, Spikes
+from robust_fin.market.sources import Bars
+from robust_fin.market.spikes import SPIKED_BARS, Spikes
 from robust_fin.market.streams import BarStream
 from robust_fin.market.synthetic import synthetic_market
 from tests.bars import config, instantiate

@@ -22,7 +22,7 @@ from robust_fin.ranking.candidates import (
 )
 from robust_fin.ranking.importance import Importance
 from robust_fin.ranking.learners import TrainingSpan
-from tests.candidates import change_other_rows, make_examples_with_signal
+from tests.ranking.examples import change_other_rows, make_examples_with_signal
 
 PLAN: dict[str, Any] = {
     "k": 5, "learner": "ridge", "parts": 5, "first": 0.3, "repeats": 5, "draws": 100,

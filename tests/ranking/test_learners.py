@@ -23,7 +23,7 @@ from robust_fin.ranking.learners import (
     fit_lightgbm,
     fit_ridge,
 )
-from tests.candidates import change_other_rows, make_examples_with_signal
+from tests.ranking.examples import change_other_rows, make_examples_with_signal
 
 SETTINGS = {"seed": 0, "threads": 1}
 

@@ -13,8 +13,8 @@ from robust_fin.runs.job import Job, is_launched_rank, rank_overrides, run_rank,
 from robust_fin.runtime.process_state import RankError, RankExit
 from robust_fin.runtime.rank_info import RankInfo
 from tests.bars import config
-from tests.runtime.forked import in_group_of
-from tests.runtime.test_place import TORCHRUN
+from tests.runtime.forked_ranks import run_forked_ranks
+from tests.runtime.test_rank_info import TORCHRUN
 
 AMBIGUOUS = (  # values that YAML might read back as another type
     "optimizer.lr=1e-05",
@@ -107,7 +107,7 @@ def test_all_ranks_use_the_run_folder_of_rank_0(tmp_path: Path) -> None:
         job = jobs_module._agree_on_job(Job(settings, folder, resume=False))
         return str(job.run), job.config.seed
 
-    assert in_group_of(2, work, tmp_path) == [(str(tmp_path), 1)] * 2
+    assert run_forked_ranks(2, work, tmp_path) == [(str(tmp_path), 1)] * 2
 
 
 def test_settings_that_differ_between_ranks_stop_all_ranks(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_settings_that_differ_between_ranks_stop_all_ranks(tmp_path: Path) -> No
             Job(OmegaConf.create({"seed": rank // 2}), tmp_path, resume=False)
         )
 
-    results = in_group_of(3, work, tmp_path)
+    results = run_forked_ranks(3, work, tmp_path)
     assert [type(error) for error in results] == [RankError] * 3
     assert str(results[0]).startswith("the hashes of the settings differ between the ranks: ")
     assert "ranks 0, 1 have " in str(results[2])
@@ -129,7 +129,7 @@ def test_a_run_folder_that_a_rank_cannot_see_is_an_error(tmp_path: Path) -> None
             Job(OmegaConf.create({}), tmp_path / "elsewhere", resume=False)
         )
 
-    results = in_group_of(2, work, tmp_path)
+    results = run_forked_ranks(2, work, tmp_path)
     assert str(results[1]).startswith(f"rank 0, 1 cannot see the run folder {tmp_path}/elsewhere")
     assert "hydra.run.dir=FOLDER" in str(results[1])
 

@@ -1,4 +1,4 @@
-"""What the ranks of the launch tests do: a module of its own, light enough to start in a moment."""
+"""Program of the ranks in the launcher tests; imports little, so that it starts quickly."""
 
 import json
 import os
@@ -10,33 +10,35 @@ from pathlib import Path
 from robust_fin.errors import ConfigError, Interrupted
 from robust_fin.runtime.process_state import exit_with_parent, run_and_record_exit
 
+LONGEST = 300.0  # seconds; longer than the tests wait for a rank
+
 
 def report(out: Path, rank: int) -> None:
-    """What this process started with."""
-    found = {"environ": dict(os.environ), "pid": os.getpid(), "argv": sys.argv}
+    """Write the environment, PID and arguments of this process to `rank_N.json`."""
+    started = {"environ": dict(os.environ), "pid": os.getpid(), "argv": sys.argv}
     path = out / f"rank_{rank}.json"
-    path.with_suffix(".part").write_text(json.dumps(found))
+    path.with_suffix(".part").write_text(json.dumps(started))
     path.with_suffix(".part").replace(path)
 
 
-def work(word: str, out: Path, rank: int) -> None:
-    if word == "listen":
+def act(action: str, out: Path, rank: int) -> None:
+    if action == "listen":
         try:
             report(out, rank)
-            time.sleep(60)
+            time.sleep(LONGEST)
         except KeyboardInterrupt:
             raise Interrupted("stopped after step 7") from None
-    if word == "deaf":
+    if action == "ignore_sigint":
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     report(out, rank)
-    if word in ("wait", "deaf"):
-        time.sleep(60)
-    elif word == "refuse":
-        raise ConfigError(f"rank {rank} refuses")
-    elif word == "crash":
-        raise ZeroDivisionError(f"rank {rank} divides by nothing")
-    elif word == "exit":
-        sys.stderr.write("the last words\n")
+    if action in ("wait", "ignore_sigint"):
+        time.sleep(LONGEST)
+    elif action == "config_error":
+        raise ConfigError(f"rank {rank} has a wrong setting")
+    elif action == "crash":
+        raise ZeroDivisionError(f"rank {rank} divides by zero")
+    elif action == "exit":
+        sys.stderr.write("last output\n")
         os._exit(3)
 
 
@@ -46,7 +48,7 @@ def main() -> int:
     exit_with_parent(folder)
     task = json.loads((folder / "task.json").read_text())
     return run_and_record_exit(
-        folder, rank, lambda: work(task["words"][rank], Path(task["out"]), rank)
+        folder, rank, lambda: act(task["actions"][rank], Path(task["out"]), rank)
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from tests.started import SERVER
+from tests.background_runs import SERVER
 
 
 def _run_train(words: Sequence[str], environment: Mapping[str, str], log: str) -> None:

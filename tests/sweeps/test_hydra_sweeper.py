@@ -110,7 +110,7 @@ def test_a_sweep_resumes_with_its_recorded_command(tmp_path: Path) -> None:
     SweepRecord(tmp_path, ["seed=1,2", "sweep.workers=4", "sweep=optuna"], str(tmp_path)).write()
     words, cwd = read_resume_command([f"sweep.resume={tmp_path}"])
     assert cwd == tmp_path
-    added = [f"hydra.sweep.dir='{tmp_path}'", "hydra.mode=MULTIRUN", "hydra.sweeper.resume=true"]
+    added = [f"hydra.sweep.dir={tmp_path}", "hydra.mode=MULTIRUN", "hydra.sweeper.resume=true"]
     kept = ["seed=1,2", "sweep.workers=4", "sweep=optuna"]
     assert words == [*kept, *added, "hydra.sweeper.retry_failed=false"]
     more = ["sweep.retry_failed=true", "sweep.workers=2"]

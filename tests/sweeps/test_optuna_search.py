@@ -20,7 +20,7 @@ from robust_fin.sweeps.optuna_search import OptunaSearch, repair_journal
 from robust_fin.sweeps.strategy import FAILED, PRUNED, STOPPED
 from robust_fin.training.pruning import REPORTED_STEPS, STUDY_VARIABLE, LinkedTrial, StudyLink
 from tests.conftest import ROOT
-from tests.studies import MEDIAN, read
+from tests.optuna_studies import MEDIAN, load_study
 from tests.sweeps.driven import by_number, drive, outcome, parse, project_configs
 
 LR = {"optimizer": {"lr": {"low": 1e-4, "high": 0.1, "log": True}}}
@@ -69,7 +69,7 @@ def test_the_first_trial_is_the_default_and_the_search_approaches_the_best(tmp_p
     assert all(1e-4 <= rate <= 0.1 for rate in rates)
     best = max(map(lambda one: one.metrics["val/skill"], outcomes))
     assert best > -0.002 > closeness({"optimizer.lr": "0.003"})
-    study = read(tmp_path / "study.journal")
+    study = load_study(tmp_path / "study.journal")
     assert [one.params["optimizer.lr"] for one in study.trials] == rates
     assert [one.value for one in study.trials] == [
         closeness(one.trial.settings) for one in outcomes
@@ -143,7 +143,7 @@ def test_the_configured_samplers_and_pruners_work(
     strategy = instantiate(config.sweep)
     assert strategy.plan(parse("+experiment=top5"), folder=tmp_path, done={}) == 12
     assert len(drive(strategy, closeness)) == 12
-    rates = [one.params["optimizer.lr"] for one in read(tmp_path / "study.journal").trials]
+    rates = [one.params["optimizer.lr"] for one in load_study(tmp_path / "study.journal").trials]
     assert len(set(rates)) == 12
 
 
@@ -158,7 +158,7 @@ def test_a_non_finite_skill_fails_its_trial_and_the_study_continues(tmp_path: Pa
     strategy.tell(outcome(failed, state=FAILED, reason="the loss is nan at step 3"))
     strategy.tell(outcome(pruned, state=PRUNED, reason="pruned in epoch 1"))
     assert strategy.ask() is None  # failed and pruned trials count
-    trials = read(tmp_path / "study.journal").trials
+    trials = load_study(tmp_path / "study.journal").trials
     assert [one.state.name for one in trials] == ["FAIL", "FAIL", "COMPLETE", "FAIL", "PRUNED"]
     assert [one.user_attrs.get("reason") for one in trials] == [
         "val/skill is nan",
@@ -191,13 +191,13 @@ def test_a_kill_loses_only_the_running_trials(tmp_path: Path) -> None:
     done[2] = outcome(finished, 0.5)  # the study was not told
     done[4] = outcome(stopped, state=STOPPED, reason="stopped")
     resumed = planned(tmp_path, trials=6, pruner=MEDIAN, done=done)
-    states = [one.state.name for one in read(tmp_path / "study.journal").trials]
+    states = [one.state.name for one in load_study(tmp_path / "study.journal").trials]
     assert states == ["COMPLETE", "COMPLETE", "COMPLETE", "FAIL", "RUNNING"]
-    assert read(tmp_path / "study.journal").trials[2].value == 0.5
+    assert load_study(tmp_path / "study.journal").trials[2].value == 0.5
     rest = drive(resumed, closeness)
     assert rest[0].trial == stopped  # resumes with the same link to the study
     assert [one.trial.number for one in rest] == [4, 3, 5]  # 3 replaces the lost trial
-    trials = read(tmp_path / "study.journal").trials
+    trials = load_study(tmp_path / "study.journal").trials
     assert [one.state.name for one in trials].count("COMPLETE") == 6
     assert [one.user_attrs.get("lost") for one in trials] == [None] * 3 + [True] + [None] * 3
     assert running.number == 3
@@ -206,7 +206,7 @@ def test_a_kill_loses_only_the_running_trials(tmp_path: Path) -> None:
 def test_a_lost_default_trial_is_retried(tmp_path: Path) -> None:
     planned(tmp_path).ask()
     assert planned(tmp_path).ask().settings["optimizer.lr"] == "0.003"
-    assert read(tmp_path / "study.journal").trials[0].user_attrs["lost"]
+    assert load_study(tmp_path / "study.journal").trials[0].user_attrs["lost"]
 
 
 def test_a_retried_job_is_not_counted_twice(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_two_processes_share_one_study(tmp_path: Path) -> None:
         for own, other in (folders, folders[::-1])
     ]
     assert [one.wait(600) for one in pair] == [0, 0]
-    trials = [one for one in read(journal).trials if "lost" not in one.user_attrs]
+    trials = [one for one in load_study(journal).trials if "lost" not in one.user_attrs]
     assert len(trials) == 30
     assert {one.state.name for one in trials} == {"COMPLETE"}
     jobs = {str(folder): [] for folder in folders}
@@ -263,7 +263,7 @@ def test_an_incomplete_last_line_of_the_journal_is_removed(tmp_path: Path) -> No
     journal.write_bytes(whole + b'{"op_code":4,"tri')
     repair_journal(journal)
     assert journal.read_bytes() == whole
-    assert [one.state.name for one in read(journal).trials] == ["COMPLETE"] * 2
+    assert [one.state.name for one in load_study(journal).trials] == ["COMPLETE"] * 2
     repair_journal(tmp_path / "absent")
     assert not (tmp_path / "absent").exists()
 

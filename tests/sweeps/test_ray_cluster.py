@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from robust_fin import train
 from robust_fin.errors import ConfigError
 from robust_fin.sweeps import hydra_sweeper
-from robust_fin.sweeps.local import Executor
 from robust_fin.sweeps.ray_cluster import RayExecutor, RayNodeJob
 from tests.bars import config, instantiate
 from tests.sweeps.fake_process_job import MODULE
@@ -37,10 +35,6 @@ def ray() -> Iterator[RayExecutor]:
     cluster.close()
 
 
-def test_the_executor_implements_the_protocol() -> None:
-    assert isinstance(executor(), Executor)
-
-
 def test_a_sweep_with_a_failing_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,17 +52,6 @@ def test_a_sweep_with_a_failing_job(
     assert output.err.splitlines()[0].startswith("error: job 1 failed: the loss is nan at step 3.")
     assert len(output.err.splitlines()) == 1
     until(lambda: not processes_of(Path("robust_fin_ray_")))
-
-
-def test_a_missing_package_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    words = ["+experiment=smoke", f"hydra.sweep.dir={tmp_path}", "executor=ray", "seed=1,2", "-m"]
-    assert train.main(words) == 1
-    message = capsys.readouterr().err
-    assert message.startswith("error: executor=ray needs Ray (")
-    assert 'pip install -c constraints.txt -e ".[ray]"' in message
 
 
 def test_a_node_without_the_folder_raises(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from hydra.errors import InstantiationException
 from robust_fin import train
 from robust_fin.errors import ConfigError
 from robust_fin.sweeps import hydra_sweeper
-from robust_fin.sweeps.local import Executor
 from robust_fin.sweeps.slurm import SlurmExecutor
 from tests.bars import config, instantiate
 from tests.sweeps.fake_slurm import FakeSlurm
@@ -52,10 +51,6 @@ def submitted(slurm: FakeSlurm) -> Iterator[SlurmExecutor]:  # noqa: ARG001
 
 def log(run: Path) -> str:
     return (run / "output.log").read_text()
-
-
-def test_the_executor_implements_the_protocol() -> None:
-    assert isinstance(executor(), Executor)
 
 
 @pytest.mark.parametrize("words", [("executor.cluster=local",), ()], ids=["local", "slurm"])
@@ -214,17 +209,6 @@ def test_a_job_rejected_by_slurm_raises(tmp_path: Path, slurm: FakeSlurm) -> Non
 def test_an_unknown_cluster_raises() -> None:
     with pytest.raises(InstantiationException, match="cluster=moon must be slurm or local"):
         executor("executor.cluster=moon")
-
-
-def test_a_missing_package_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    words = ["+experiment=smoke", f"hydra.sweep.dir={tmp_path}", "executor=submitit", "seed=1,2"]
-    assert train.main([*words, "-m"]) == 1
-    message = capsys.readouterr().err
-    assert message.startswith("error: executor=submitit needs submitit (")
-    assert 'pip install -c constraints.txt -e ".[slurm]"' in message
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def test_the_expected_best_of_four_equals_the_closed_form() -> None:
     best = BestOf.from_figures([*SKILLS, float("nan")])
     assert (best.trials, best.best) == (4, 0.004)
     assert best.mean == pytest.approx(0.0025)
-    assert best.spread == pytest.approx(np.sqrt(5 / 3) * 0.001)
+    assert best.spread == pytest.approx(1.363 * 1.4826 * 0.001, rel=1e-4)
     # 0.57722 is Euler's constant; the quantiles are those of 1 - 1/4 and 1 - 1/(4 e)
     expected = (1 - 0.5772156649) * 0.6744897502 + 0.5772156649 * norm.ppf(1 - 0.0919698603)
     assert best.expected_best(4) == pytest.approx(0.0025 + expected * best.spread, rel=1e-9)
@@ -45,10 +45,10 @@ def test_the_sentences_state_both_counts_and_the_assumptions() -> None:
     first, ledger, assumptions = BestOf.from_figures(SKILLS).sentences(ledger_trials=31)
     assert first == (
         "val/skill of the best of 4 finished trials is +0.4000 %. If all 4 were equally good, the "
-        "best would be expected at +0.3858 % by luck alone: their mean, +0.2500 %, plus 1.05 times "
-        "their standard deviation of 0.1291 %. The best is 0.0142 % above that."
+        "best would be expected at +0.4626 % by luck alone: their mean, +0.2500 %, plus 1.05 times "
+        "their robust standard deviation of 0.2021 %. The best is 0.0626 % below that."
     )
-    assert ledger == "With the 31 trials that the ledger counts on these bars: +0.5194 % by luck."
+    assert ledger == "With the 31 trials that the ledger counts on these bars: +0.6717 % by luck."
     assert assumptions.startswith("This assumes independent trials, normally distributed val/skill")
 
 

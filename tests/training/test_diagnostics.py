@@ -172,7 +172,7 @@ def test_diagnostics_can_be_disabled(tmp_path: Path, bars: BarDataModule) -> Non
     assert stability_tags(Board(tmp_path / "tensorboard")) == set()
 
 
-def test_a_rejected_step_is_logged_where_it_happened(tmp_path: Path, bars: BarDataModule) -> None:
+def test_rejected_step_is_logged_at_its_step(tmp_path: Path, bars: BarDataModule) -> None:
     case = Fault("feature", "nan", "middle", "plain", "32-true", 1, "stop")
     with pytest.raises(ValueError, match="at step 6"):
         fit_with(case, tmp_path, bars)
@@ -181,7 +181,7 @@ def test_a_rejected_step_is_logged_where_it_happened(tmp_path: Path, bars: BarDa
 
 
 @pytest.mark.parametrize("constant", [True, False])
-def test_constant_forecasts_are_warned_about_once(
+def test_constant_forecasts_give_one_warning(
     constant: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = forecaster(net(), lr=1e-6)
@@ -199,7 +199,7 @@ def test_constant_forecasts_are_warned_about_once(
         assert "at step 10: over 256 training rows the standard deviation" in warnings[0]
 
 
-def test_the_update_of_another_optimizer_is_measured() -> None:
+def test_updates_of_another_optimizer_are_measured() -> None:
     module, logged = forecaster(net(), warmup=0), []
     module._optimizer = lambda parameters: SGD(parameters, lr=0.1)
 

@@ -16,7 +16,7 @@ from robust_fin.runtime.process_state import RankError
 from robust_fin.training.fitting import WeightAgreement, distributed_callbacks, weights_hash
 from robust_fin.training.module import SpanScores
 from robust_fin.training.recovery.checkpoints import LastCheckpoint
-from tests.runtime.forked import in_group_of
+from tests.runtime.forked_ranks import run_forked_ranks
 from tests.training.test_module import data, forecaster, net
 
 GLOBAL_BATCH, EPOCHS = 32, 3
@@ -62,7 +62,9 @@ def test_two_ranks_train_the_weights_of_one_process_with_the_same_global_batch(
     tmp_path: Path,
 ) -> None:
     one = fit(1)
-    two = in_group_of(2, lambda rank: fit(2, *distributed_callbacks(), rank=rank).numpy(), tmp_path)
+    two = run_forked_ranks(
+        2, lambda rank: fit(2, *distributed_callbacks(), rank=rank).numpy(), tmp_path
+    )
     assert np.array_equal(two[0], two[1])
     difference = np.linalg.norm(two[0] - one.numpy()) / np.linalg.norm(one.numpy())
     assert difference < 1e-6
@@ -70,13 +72,15 @@ def test_two_ranks_train_the_weights_of_one_process_with_the_same_global_batch(
 
 def test_another_global_batch_trains_other_weights(tmp_path: Path) -> None:
     # both take the first half of each batch
-    found = in_group_of(2, lambda _: fit(2, *distributed_callbacks(), rank=0).numpy(), tmp_path)
+    found = run_forked_ranks(
+        2, lambda _: fit(2, *distributed_callbacks(), rank=0).numpy(), tmp_path
+    )
     one = fit(1).numpy()
     assert np.linalg.norm(found[0] - one) / np.linalg.norm(one) > 1e-3
 
 
 def test_weights_that_differ_in_one_bit_stop_all_ranks(tmp_path: Path) -> None:
-    found = in_group_of(
+    found = run_forked_ranks(
         2, lambda rank: fit(2, Nudge(1, epoch=1), WeightAgreement(), rank=rank), tmp_path
     )
     assert [type(one) for one in found] == [RankError, RankError]
@@ -99,7 +103,7 @@ def test_signal_to_one_rank_stops_all_ranks_after_the_same_step(tmp_path: Path) 
         last = LastCheckpoint(tmp_path, every_n_steps=10_000)
         return fit(2, Ask(), *distributed_callbacks(), last, rank=rank, epochs=100_000)
 
-    found = in_group_of(2, work, tmp_path)
+    found = run_forked_ranks(2, work, tmp_path)
     assert [type(one) for one in found] == [Interrupted, Interrupted]
     assert str(found[0]) == str(found[1])
     stopped = int(str(found[0]).split("step ")[1].split(";")[0])
@@ -150,7 +154,7 @@ def test_every_val_row_is_scored_once_and_in_time_order(
         train_median=0.5,
         train_mean=0.4,
     )
-    for seen, figures in in_group_of(world, work, tmp_path):
+    for seen, figures in run_forked_ranks(world, work, tmp_path):
         assert seen == list(range(rows))
         assert figures == pytest.approx(wanted, rel=1e-6, nan_ok=True)
 

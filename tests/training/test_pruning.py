@@ -10,8 +10,8 @@ pytest.importorskip("optuna")
 
 from robust_fin import train
 from robust_fin.training.pruning import REPORTED_STEPS, LinkedTrial, StudyLink
+from tests.optuna_studies import load_study, study_with
 from tests.small_runs import QUICK, read_metrics
-from tests.studies import read, study_with
 
 ROWS = ("source.synthetic.rows=3000", "features.names=[close_change_pct]", "batch_size=128")
 FAR_AHEAD, FAR_BEHIND = ({number: figure for number in range(1, 9)} for figure in (9.0, -9.0))
@@ -36,7 +36,7 @@ def test_trial_behind_the_others_is_pruned(
 ) -> None:
     link = study_with(tmp_path / "journal", FAR_AHEAD)
     assert trained(tmp_path / "run", link, monkeypatch, f"engine={engine}") == 1
-    trial = read(tmp_path / "journal").trials[1]
+    trial = load_study(tmp_path / "journal").trials[1]
     curve = [value for _, value in drawn(tmp_path / "run")]
     assert trial.intermediate_values == pytest.approx({1: curve[0], 2: curve[1]}, abs=1e-7)
     failure = json.loads((tmp_path / "run" / "failure.json").read_text())
@@ -58,7 +58,7 @@ def test_trial_ahead_of_the_others_is_not_changed(
 ) -> None:
     link = study_with(tmp_path / "journal", FAR_BEHIND)
     assert trained(tmp_path / "run", link, monkeypatch) == 0
-    reported = read(tmp_path / "journal").trials[1].intermediate_values
+    reported = load_study(tmp_path / "journal").trials[1].intermediate_values
     assert list(reported) == [1, 2, 3, 4]  # the refit has no val span, and reports nothing
     metrics = read_metrics(tmp_path / "run")
     assert max(reported.values()) == pytest.approx(metrics["val/skill"], abs=1e-6)
@@ -79,7 +79,7 @@ def test_each_step_is_reported_once(tmp_path: Path) -> None:
     resumed = LinkedTrial(link)  # from a checkpoint between step 10 and 20
     resumed.report(0.25, step=20)
     resumed.report(0.4, step=40)
-    trial = read(tmp_path / "journal").trials[1]
+    trial = load_study(tmp_path / "journal").trials[1]
     assert trial.intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
     assert trial.user_attrs[REPORTED_STEPS] == [10, 20, 30, 40]
 
@@ -102,7 +102,7 @@ def test_run_of_a_finished_trial_is_not_pruned(
 ) -> None:
     link = study_with(tmp_path / "journal", FAR_AHEAD)
     if what == "ended":
-        read(tmp_path / "journal").tell(1, 0.5)
+        load_study(tmp_path / "journal").tell(1, 0.5)
     else:
         (tmp_path / "journal").unlink()
     for name, value in link.to_environment().items():

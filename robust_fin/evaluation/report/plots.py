@@ -61,7 +61,7 @@ LINE_STYLES = (
 _LABEL_LETTERS = 40  # most letters in the tick labels of one axis
 _MARGINS = {"left": 0.16, "right": 0.97, "top": 0.97, "bottom": 0.18}
 _DATE_TICKS = 4
-_HEADROOM = 0.12  # share of an axis that one line of a legend takes
+_LEGEND_LINE = 0.075  # share of a figure of height HEIGHT that one line of a legend takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +157,7 @@ def draw_groups(
     axes.grid(visible=False, axis="x")
     axes.set_xlabel(axis_label)
     axes.set_ylabel("rank IC")
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + _HEADROOM * (high - low))
-    axes.legend(loc="upper right", ncols=2)
+    _draw_legend(axes)
 
 
 def draw_calibration(figure: Figure, calibration: Calibration) -> None:
@@ -173,9 +171,10 @@ def draw_calibration(figure: Figure, calibration: Calibration) -> None:
         forecast, value, yerr=ends, fmt="o", color=BLUE, markersize=4, linewidth=1.2,
         label="realised, by decile",
     )  # fmt: skip
+    axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel("mean forecast, rank")
     axes.set_ylabel("mean realised rank")
-    axes.legend(loc="upper left")
+    _draw_legend(axes)
 
 
 def draw_path(figure: Figure, path: SkillPath, *, labels: Mapping[str, str]) -> None:
@@ -196,8 +195,8 @@ def draw_path(figure: Figure, path: SkillPath, *, labels: Mapping[str, str]) -> 
     ticks = np.unique(ticks)
     axes.set_xticks(ticks, [f"{day:%y-%m-%d}" for day in ticks.tolist()])
     axes.set_xlabel("trading date (year-month-day)")
-    axes.set_ylabel("loss saved, % of the constant's")
-    axes.legend(loc="best")
+    axes.set_ylabel("loss saved, %")
+    _draw_legend(axes)
 
 
 def draw_members(
@@ -214,7 +213,9 @@ def draw_members(
         mean: axis label -> metric of the members' mean forecast.
     """
     figure.set_size_inches(WIDTH, 1.5 * HEIGHT)
-    for axes, (name, values) in zip(figure.subplots(len(spread), 1), spread.items(), strict=True):
+    panels = figure.subplots(len(spread), 1)
+    figure.subplots_adjust(**{**_MARGINS, "bottom": 0.12}, hspace=0.45)
+    for axes, (name, values) in zip(panels, spread.items(), strict=True):
         bins = min(40, max(6, round(2 * values.size**0.5)))
         axes.hist(values, bins=bins, color=BLUE, alpha=0.45, label="members")
         axes.plot(values, np.zeros(values.size), "|", color=INK, markersize=9, clip_on=False)
@@ -222,9 +223,7 @@ def draw_members(
         axes.set_xlabel(name)
         axes.set_ylabel("members")
         axes.yaxis.get_major_locator().set_params(integer=True)
-        axes.margins(y=0.25)
-        axes.legend(loc="upper left", ncols=2)
-    figure.subplots_adjust(**{**_MARGINS, "bottom": 0.12}, hspace=0.45)
+    _draw_legend(panels[0])
 
 
 def draw_losses(
@@ -249,10 +248,10 @@ def draw_losses(
             constant = trivial[name]
             axes.plot(constant.steps, constant.values, label="constant", **LINE_STYLES[1])
         axes.set_ylabel(name)
-        axes.legend(loc="best", ncols=2)
     panels[-1].set_xlabel("optimizer step")
     edges = {**_MARGINS, "left": 0.21, "bottom": 0.18 if count == 1 else 0.11}
     figure.subplots_adjust(**edges, hspace=0.3)
+    _draw_legend(panels[0])
 
 
 def draw_norms(figure: Figure, curves: Mapping[str, Curve], *, clip: float | None) -> None:
@@ -277,8 +276,29 @@ def draw_norms(figure: Figure, curves: Mapping[str, Curve], *, clip: float | Non
     axes.yaxis.set_minor_formatter(_minor_label)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("gradient norm")
-    axes.legend(handles=drawn_lines, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    figure.subplots_adjust(top=0.83)
+    _draw_legend(axes, handles=drawn_lines)
+
+
+def _draw_legend(axes: Figure, *, handles: Sequence[Any] | None = None) -> None:
+    """Draw the legend above the axes, where it covers nothing, and make room for it.
+
+    Args:
+        axes: the topmost of its figure.
+        handles: what the legend names; None for everything that has a label.
+    """
+    shown = axes.get_legend_handles_labels()[0] if handles is None else list(handles)
+    columns = 2
+    axes.legend(
+        handles=shown,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0.2,
+        columnspacing=1.2,
+        ncols=columns,
+    )
+    lines = -(-len(shown) // columns)
+    room = _LEGEND_LINE * (lines + 0.5) * HEIGHT / axes.figure.get_figheight()
+    axes.figure.subplots_adjust(top=_MARGINS["top"] - room)
 
 
 def _minor_label(value: float, _position: int | None = None) -> str:

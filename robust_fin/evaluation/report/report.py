@@ -12,6 +12,7 @@ import pandas as pd
 import yaml  # type: ignore[import-untyped]
 from jaxtyping import Float
 
+from robust_fin.evaluation.breakdowns import backtest_paths
 from robust_fin.evaluation.report.page import Plot, RenderedPlot, Section, render_page
 from robust_fin.evaluation.report.plots import Curves, draw_members, has_matplotlib, render_plot
 from robust_fin.evaluation.report.sections import (
@@ -20,11 +21,12 @@ from robust_fin.evaluation.report.sections import (
     group_sections,
     models_section,
     path_section,
+    paths_section,
     training_section,
 )
 from robust_fin.evaluation.significance import NET, Judgement, rows_by_model
-from robust_fin.evaluation.tables import PlainTable
-from robust_fin.evaluation.verdict import format_number, format_percent, has_skill, verdict
+from robust_fin.evaluation.tables import PlainTable, metric_label
+from robust_fin.evaluation.verdict import format_number, format_percent, headline, verdict
 from robust_fin.runtime.atomic_files import write_atomic
 
 REPORT = "report.html"
@@ -103,6 +105,8 @@ def write_report(
     files = RunFiles.read(run)
     models = rows_by_model(predictions[predictions["outcome"].notna()])
     sections = _sections(files, models, judgement, metrics, curves)
+    paths = paths_section(backtest_paths(predictions))
+    sections[1:1] = [] if paths is None else [paths]
     draw = pictures and has_matplotlib()
     plots = [plot for section in sections for plot in section.plots] if draw else []
     rendered = {plot.name: render_plot(plot) for plot in plots}
@@ -127,16 +131,28 @@ def _header(
         notes = [f"This is a control: the net was trained on {labels} labels.", *notes]
     first, last = (str(time.date()) for time in (net["time"].min(), net["time"].max()))
     folds, contracts = net["fold"].nunique(), ", ".join(map(str, net["contract"].unique()))
+    count = judgement.net.short_dates
+    short = f", and {count} short date{'' if count == 1 else 's'}," if count else ""
     return {
         "name": settings.get("name", "run"),
         "folder": files.name,
-        "headline": "Skill" if has_skill(judgement.net) else "No skill",
-        "has_skill": has_skill(judgement.net),
+        "headline": headline(judgement),
+        "is_success": is_success(judgement),
         "verdict": verdict(judgement),
         "facts": f"{len(net):,} test rows in {folds} fold{'s' * (folds > 1)}, on "
-        f"{judgement.net.dates:,} trading dates from {first} to {last}, contracts {contracts}.",
+        f"{judgement.net.dates:,} trading dates{short} from {first} to {last}, contracts "
+        f"{contracts}.",
         "notes": notes,
     }
+
+
+def is_success(judgement: Judgement) -> bool:
+    """Return True if skill is claimed and a trade is shown to earn more than a round trip costs.
+
+    Only then the page is marked in green; with unknown costs it is not.
+    """
+    edge = judgement.edge
+    return headline(judgement) == "Skill" and edge.trade_ticks.is_above(edge.round_trip_ticks)
 
 
 def _sections(
@@ -150,9 +166,10 @@ def _sections(
     by_value = trainer.get("gradient_clip_algorithm") == "value"
     clip = None if by_value else trainer.get("gradient_clip_val")
     members = members_section(files.members, metrics)
+    calendar = files.settings().get("source", {}).get("calendar", "CME_Equity")
     return [
         models_section(judgement, metrics),
-        *group_sections(models, judgement),
+        *group_sections(models, judgement, calendar=calendar),
         calibration_section(judgement.calibration),
         path_section(models),
         *([] if members is None else [members]),
@@ -177,11 +194,15 @@ def rows_section(ledger: Mapping[str, Any]) -> Section:
     for key, label in (("dropped", "dropped"), ("spans", "kept in")):
         for name in dict.fromkeys(name for fold in ledgers for name in fold[key]):
             counts = (f"{fold[key].get(name, 0):,}" for fold in ledgers)
-            body.append([f"{label}: {name}" if key == "dropped" else f"{label} {name}", *counts])
+            shown = name.replace("_", " ")
+            body.append([f"{label}: {shown}" if key == "dropped" else f"{label} {shown}", *counts])
     columns = ("", *(name.replace("_", " ") for name in folds))
     caption = "Every input row is in exactly one span or was dropped for exactly one reason"
     tables = [PlainTable(caption, columns, body)]
-    checks = [[name, format_number(value)] for name, value in ledgers[0]["reports"].items()]
+    checks = [
+        [name.replace("_", " "), format_number(value)]
+        for name, value in ledgers[0]["reports"].items()
+    ]
     if checks:
         tables.append(PlainTable("Reported but not changed", ("", "value"), checks))
     return Section("rows", "Row ledger", (), tuple(tables))
@@ -262,7 +283,9 @@ def spread_table(members: Sequence[Mapping[str, Any]]) -> PlainTable:
         ends = (values.min(), low, median, high, values.max())
         format_cell = format_percent if name == "skill" else format_number
         cells = (values.mean(), values.std(ddof=1), *ends)
-        rows.append([f"{name}, {span}", *(format_cell(float(cell)) for cell in cells)])
+        rows.append(
+            [f"{metric_label(name)}, {span}", *(format_cell(float(cell)) for cell in cells)]
+        )
     columns = ("", "mean", "std", "min", "2.5 %", "median", "97.5 %", "max")
     return PlainTable("Metrics of the individual members", columns, rows)
 

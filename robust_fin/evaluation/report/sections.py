@@ -15,6 +15,7 @@ from robust_fin.evaluation.breakdowns import (
     GroupMetrics,
     by_hour,
     by_month,
+    path_metrics,
 )
 from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.report.page import Plot, Section
@@ -42,6 +43,7 @@ from robust_fin.evaluation.tables import (
     edge_table,
     run_table,
     spans_table,
+    with_metric_labels,
 )
 from robust_fin.evaluation.verdict import (
     format_interval,
@@ -49,6 +51,7 @@ from robust_fin.evaluation.verdict import (
     format_percent_interval,
     model_label,
 )
+from robust_fin.market.calendar import exchange_hours
 
 Models = Mapping[str, pd.DataFrame]  # model -> its labelled rows
 _MAX_REACH = 5.0  # a baseline further from 0 than this times the net would flatten the net's line
@@ -88,28 +91,73 @@ def models_section(judgement: Judgement, metrics: Mapping[str, Any]) -> Section:
         "count as half a hit. Within a fold the constant ranks nothing, so it has no rank IC.",
     )
     spans = spans_table(metrics, caption="Metrics by span (model selection saw only val)")
-    tables = (estimates, differences_table(judgement), spans)
+    tables = (estimates, differences_table(judgement), with_metric_labels(spans))
     return Section("models", "Net and baselines", explanation, tables)
 
 
-def group_sections(models: Models, judgement: Judgement, *, draws: int = DRAWS) -> list[Section]:
-    """Break the rank IC down by month and by hour.
+def group_sections(
+    models: Models, judgement: Judgement, *, calendar: str, draws: int = DRAWS
+) -> list[Section]:
+    """Break the rank IC down by month and by hour of the exchange's clock.
 
     Args:
         models: labelled rows of each model.
         judgement: of the same rows.
+        calendar: of the bars; its exchange gives the time zone.
         draws: bootstrap samples.
     """
     net, trivial = models[NET], models[CONSTANT]["score"].to_numpy(dtype=np.float64)
     block = judgement.net.block
     months = by_month(net, trivial=trivial, draws=draws, block=block)
-    hours = by_hour(net, trivial=trivial, draws=draws, block=block)
+    zone, first_hour = exchange_hours(calendar)
+    hours = by_hour(
+        net, trivial=trivial, draws=draws, block=block, zone=zone, first_hour=first_hour
+    )
     overall = judgement.net.rank_ic
-    month_axis, hour_axis = "month of the trading date", "hour in Chicago, from 17:00 on"
+    month_axis = "month of the trading date"
+    hour_axis = f"hour in {zone}, from {first_hour:02d}:00 on"
     return [
         _group_section("months", "Rank IC by month", month_axis, months, overall),
         _group_section("hours", "Rank IC by hour", hour_axis, hours, overall),
     ]
+
+
+def paths_section(paths: Sequence[GroupMetrics]) -> Section | None:
+    """Show the net on each backtest path, and the distribution over paths; None without paths.
+
+    Args:
+        paths: from `backtest_paths`.
+    """
+    if not paths:
+        return None
+    rows = [
+        [
+            path.name,
+            f"{path.rows:,}",
+            f"{path.dates:,}",
+            format_interval(path.rank_ic),
+            format_percent_interval(path.skill),
+        ]
+        for path in paths
+    ]
+    found = path_metrics(paths)
+    words = (
+        f"Every row is tested once on each of {len(paths)} backtest paths, by folds that did not "
+        f"train on it. Over the paths, the rank IC goes from {found['paths/rank_ic_min']:.4f} to "
+        f"{found['paths/rank_ic_max']:.4f}, mean {found['paths/rank_ic_mean']:.4f}, and the skill "
+        f"from {format_percent(found['paths/skill_min'])} to "
+        f"{format_percent(found['paths/skill_max'])}, mean "
+        f"{format_percent(found['paths/skill_mean'])}.",
+        "The paths share rows, outcomes and training data. Their spread shows how much the choice "
+        "of the training rows matters; it is not a confidence interval. The intervals of each path "
+        "come from its trading dates.",
+    )
+    table = PlainTable(
+        "Net by backtest path, with 95 % intervals over trading dates",
+        ("path", "rows", "dates", "rank IC", "skill over the constant"),
+        rows,
+    )
+    return Section("paths", "Backtest paths", words, (table,))
 
 
 def _group_section(
@@ -259,7 +307,9 @@ def training_section(curves: Curves, metrics: Mapping[str, Any], *, clip: float 
     )
     words = tuple(plot.description for plot in plots)
     missing = ("The run has no training curves: it used no TensorBoard logger.",)
-    return Section("training", "Training", words or missing, (run_table(metrics),), plots)
+    return Section(
+        "training", "Training", words or missing, (with_metric_labels(run_table(metrics)),), plots
+    )
 
 
 def _loss_plot(curves: Curves, metrics: Mapping[str, Any]) -> Plot | None:

@@ -32,7 +32,12 @@ _NO_CURVES = "events.out.tfevents.1"
 _BEFORE_TRAINING = -1
 _LOGGER = "TensorBoardLogger"
 _FINISHED = "metrics.json"
-_SPANS = ("train/", "val/", "test/")
+_TEST = "test/"
+_SPANS = ("train/", "val/", _TEST)
+HIDDEN = (
+    "A sweep shows the test span of its chosen trial only, once it is complete. The test figures "
+    "of the others are in their own report.html and metrics.json."
+)
 _RUN_METRICS = ("fit_seconds", "steps_per_second", "nonfinite_steps", "rollbacks")
 
 
@@ -101,6 +106,7 @@ def show_results(
     metrics: Mapping[str, Any],
     curves: Curves,
     plots: Mapping[str, RenderedPlot],
+    with_test: bool = True,
 ) -> None:
     """Write the results of a finished run next to its curves.
 
@@ -111,6 +117,7 @@ def show_results(
         metrics: contents of metrics.json.
         curves: logged during training.
         plots: of the report, by name.
+        with_test: False leaves out everything that comes from the test span.
     """
     files = RunFiles.read(run)
     labelled = predictions[(predictions["model"] == NET) & predictions["outcome"].notna()]
@@ -119,13 +126,18 @@ def show_results(
     texts = {"verdict": verdict(judgement), **_config_text(run)}
     if files.provenance:
         texts["provenance"] = _provenance_text(files.provenance)
+    levels = model_levels(judgement) | run_levels(metrics)
+    histograms = {"test/score": scores} if scores.size else {}
+    if not with_test:
+        texts["verdict"], plots, histograms = HIDDEN, {}, {}
+        levels = {k: value for k, value in levels.items() if k in metrics and _TEST not in k}
     write_results(
         run / FOLDER,
-        levels=model_levels(judgement) | run_levels(metrics),
+        levels=levels,
         last_step=max((int(curve.steps[-1]) for curve in curves.get("", {}).values()), default=0),
         texts=texts,
         plots=plots,
-        histograms={"test/score": scores} if scores.size else {},
+        histograms=histograms,
     )
 
 

@@ -94,7 +94,7 @@ def check_optimizer(settings: FitSettings, net: nn.Module) -> None:
     try:
         optimizer = settings.optimizer(net.parameters())
     except ValueError as error:
-        raise ConfigError(f"the optimizer refuses its settings: {error}") from error
+        raise ConfigError(f"the optimizer rejects its settings: {error}") from error
     adamw_group(optimizer)
 
 
@@ -244,6 +244,6 @@ def _fit_of(module: PopulationForecaster, data: int, summary: FitSummary) -> Fit
     if not living:
         raise NonFiniteError(
             f"all members of fold {data} are frozen: a loss or gradient of each was not finite. "
-            "Lower optimizer.lr, or tame the features with transform=robust_clip"
+            "Lower optimizer.lr, or limit outliers with transform=robust_clip"
         )
     return Fit(module.nets(living, data=data), summary, fates)

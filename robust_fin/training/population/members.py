@@ -54,7 +54,7 @@ def is_population(population: PopulationSettings, *, folds: int) -> bool:
         values = getattr(population, name)
         if values is not None:
             raise ConfigError(
-                f"population.{name}={values} has a value a member, and "
+                f"population.{name}={values} has one value per member, but "
                 "population.members=null trains one net; set population.members"
             )
     return False

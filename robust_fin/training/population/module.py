@@ -260,7 +260,7 @@ class PopulationForecaster(L.LightningModule):
         if frozen == len(self.members):
             raise NonFiniteError(
                 f"all {frozen} members are frozen by step {first}: a loss or gradient of each is "
-                "not finite. Lower optimizer.lr, or tame the features with transform=robust_clip"
+                "not finite. Lower optimizer.lr, or limit outliers with transform=robust_clip"
             )
 
     def _warn_frozen(self, member: int, reason: str) -> None:

@@ -19,6 +19,7 @@ from torchmetrics import Metric
 from robust_fin.data.batches import TrainCalls, TrainWindows
 from robust_fin.errors import Interrupted, ResumeError
 from robust_fin.runtime.atomic_files import remove_partial_files
+from robust_fin.runtime.terminal import command_hint
 from robust_fin.training.lightning_loop import (
     TrackedCheckpoint,
     batches_started,
@@ -219,7 +220,7 @@ class LastCheckpoint(StepCheckpoint):
 
 
 def _resume_hint(trainer: L.Trainer) -> str:
-    return f"to continue: python -m robust_fin.train resume={trainer.default_root_dir}"
+    return f"to continue: {command_hint('train', 'resume', trainer.default_root_dir)}"
 
 
 def _session_state(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:

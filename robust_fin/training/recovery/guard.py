@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_fin.errors import ConfigError, NonFiniteError
+from robust_fin.runtime.terminal import command_hint
 from robust_fin.training.recovery.record import NonFiniteStep, StepRecorder
 
 RECORDED_NORMS = 100  # gradient norms kept for a record
@@ -114,7 +115,8 @@ class StepGuard:
         if self.recorder is not None:
             path = self.recorder.try_write(step, norms=list(self.norms))
             if path is not None:
-                hint = f". python -m robust_fin.replay record={path} shows the module and the rows"
+                command = command_hint("replay", "record", path)
+                hint = f". {command} shows the module and the rows"
         raise NonFiniteError(
             f"the loss is {step.loss} and the gradient norm {step.gradient_norm} at step "
             f"{step.step}, before the weights were changed; {step.reason}. {REMEDY}{hint}"

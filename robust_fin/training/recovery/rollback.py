@@ -19,6 +19,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from robust_fin.errors import NonFiniteError
+from robust_fin.runtime.atomic_files import replacing
 from robust_fin.training.lightning_loop import undo_batch_start, undo_epoch_end
 from robust_fin.training.module import Forecaster
 from robust_fin.training.recovery.checkpoint_files import LAST, AtomicCheckpointIO, read_checkpoint
@@ -111,7 +112,8 @@ class RollbackCheckpoints(StepCheckpoint):
                 if step == 0 or saved > step:
                     path.unlink()
             if step and not rollback_checkpoints(self.folder):
-                shutil.copyfile(self.folder / LAST, self._path(step))
+                with replacing(self._path(step)) as part:
+                    shutil.copyfile(self.folder / LAST, part)
         if step == 0:
             self._keep(trainer, pl_module, None)
         for callback in trainer.checkpoint_callbacks:

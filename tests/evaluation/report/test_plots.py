@@ -10,8 +10,10 @@ from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.report.page import STYLE, Plot
 from robust_fin.evaluation.report.plots import (
     COLOURS,
+    HEIGHT,
     INK,
     LINE,
+    WIDTH,
     Curve,
     draw_calibration,
     draw_groups,
@@ -127,6 +129,24 @@ def test_gradient_norms_have_a_log_scale_and_the_clip_threshold() -> None:
     figure = Figure()
     draw_norms(figure, {"norm": curve(0.1, 10)}, clip=None)
     assert list(lines(figure)) == ["norm"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_legend_stands_above_the_lines(count: int) -> None:
+    curves = {f"norm of a long name {number}": curve(1.0, 2.0, 3.0) for number in range(count)}
+    saved = {name: np.array([0.0, 0.1, 0.2]) for name in curves}
+    days = np.array(["2024-01-02", "2024-01-03", "2024-01-04"], dtype="datetime64[D]")
+    figures = [Figure(figsize=(WIDTH, HEIGHT)) for _ in range(4)]
+    draw_norms(figures[0], curves, clip=1.0)
+    draw_path(figures[1], SkillPath(days, saved), labels={name: name[:12] for name in saved})
+    draw_losses(figures[2], dict(list(curves.items())[:2]), trivial=curves)
+    draw_groups(figures[3], GROUPS, overall=OVERALL, axis_label="month")
+    for figure in figures:
+        figure.canvas.draw()
+        axes = figure.axes[0]
+        legend = axes.get_legend().get_window_extent()
+        assert legend.y0 >= axes.get_window_extent().y1
+        assert legend.y1 <= figure.bbox.y1
 
 
 def test_svg_is_a_single_page_element() -> None:

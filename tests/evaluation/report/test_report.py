@@ -1,4 +1,7 @@
 import json
+import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from robust_fin import evaluate
 from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.report import report
+from robust_fin.evaluation.report.page import STYLE
+from robust_fin.evaluation.report.report import is_success
 from robust_fin.evaluation.verdict import (
     format_interval,
     format_number,
@@ -19,6 +24,7 @@ from robust_fin.evaluation.verdict import (
 )
 from robust_fin.metrics import rank_ic
 from robust_fin.runs.results import publish
+from tests.evaluation.boards import EVERYTHING, Board
 from tests.evaluation.pages import Page
 from tests.evaluation.run_folders import scored, write_run
 from tests.small_runs import run_training
@@ -61,6 +67,26 @@ def test_a_planted_signal_is_called_skill(page: Page, planted: tuple) -> None:
     assert said.text.startswith("Skill ")
 
 
+def test_only_a_result_above_its_costs_is_marked_as_success(page: Page, planted: tuple) -> None:
+    above, below = Interval(3.0, 2.5, 3.5), Interval(0.5, 0.4, 0.6)
+    for trade, cost, wanted in ((above, 1.0, True), (below, 1.0, False), (above, math.nan, False)):
+        edge = replace(planted[1].edge, trade_ticks=trade, round_trip_ticks=cost)
+        assert is_success(replace(planted[1], edge=edge)) is wanted
+    (header,) = page.all("header")
+    assert header.attributes["class"] == ("success" if is_success(planted[1]) else "no-success")
+
+
+def test_first_column_of_every_table_is_in_words(page: Page) -> None:
+    keys = [cell.text for cell in page.all("th") if re.fullmatch(r"[a-z]+[_/][a-z_/]+", cell.text)]
+    assert keys == []
+
+
+def test_wide_tables_say_that_they_scroll(page: Page) -> None:
+    boxes = [one.attributes["class"] for one in page.all("div")]
+    assert {"scroll", "scroll wide"} == set(boxes)
+    assert ".wide::before" in STYLE.read_text(encoding="utf-8")
+
+
 def test_pure_noise_is_called_no_skill(tmp_path: Path) -> None:
     result, _ = write_run(tmp_path / "noise", scored(strength=0.0), pictures=False)
     page = Page.read(tmp_path / "noise" / "report.html")
@@ -90,11 +116,12 @@ def test_models_table_matches_metrics_json(page: Page, planted: tuple) -> None:
 
 def test_spans_table_matches_metrics_json(page: Page, planted: tuple) -> None:
     table = page.table("Metrics by span")
-    assert table["loss"]["net, test"] == f"{planted[2]['test/loss']:.6g}"
-    assert table["loss_trivial"]["net, test"] == f"{planted[2]['test/loss_trivial']:.6g}"
-    assert table["rank_ic"]["ridge, test"] == f"{planted[2]['baseline/ridge/rank_ic']:.6g}"
-    assert table["loss"]["net, val"] == "none"
-    objective = page.table("Training in numbers")["train/objective_trivial"]["value"]
+    assert table["Huber loss"]["net, test"] == f"{planted[2]['test/loss']:.6g}"
+    constant = table["Huber loss of the constant"]["net, test"]
+    assert constant == f"{planted[2]['test/loss_trivial']:.6g}"
+    assert table["rank IC"]["ridge, test"] == f"{planted[2]['baseline/ridge/rank_ic']:.6g}"
+    assert table["Huber loss"]["net, val"] == "none"
+    objective = page.table("Training in numbers")["training objective of a constant"]["value"]
     assert objective == "0.0833"
 
 
@@ -127,7 +154,7 @@ def test_calibration_path_and_members_are_tabulated(page: Page, planted: tuple) 
     assert path["2024-04-29"]["net"] == f"{100 * metrics['test/skill']:+.3f} %"
     members = page.table("Metrics of the individual members")
     greatest = metrics["test/rank_ic"] + 0.01 * (15 / 16 - 0.6)
-    assert members["rank_ic, test"]["max"] == f"{greatest:.6g}"
+    assert members["rank IC, test"]["max"] == f"{greatest:.6g}"
 
 
 def test_rows_provenance_and_config_are_shown_and_escaped(page: Page) -> None:
@@ -214,6 +241,32 @@ def test_results_are_in_tensorboard_once(planted: tuple) -> None:
     assert said.tensor_proto.string_val == [verdict(result).encode()]
 
 
+def test_tensorboard_of_a_sweep_shows_test_figures_of_the_chosen_run_only(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("{}")
+    table = scored(strength=0.2)
+    for name in ("0", "1"):
+        result, metrics = write_run(tmp_path / name, table, pictures=False)
+
+    def results(name: str) -> set[str]:
+        tags = Board(tmp_path / name / "tensorboard").tags
+        return {tag for kind in EVERYTHING for tag in tags[kind] if tag.startswith("report/")}
+
+    hidden = {
+        "report/verdict",
+        "report/config",
+        "report/provenance",
+        "report/train/objective_trivial",
+    }
+    assert results("0") == results("1") == hidden
+    rows = pd.DataFrame({"chosen": [True, False], "run": ["1", "0"]})
+    rows.to_parquet(tmp_path / "sweep.parquet")
+    for name in ("0", "1"):
+        publish(tmp_path / name, table, result, metrics=metrics, pictures=False)
+    assert results("0") == hidden
+    assert {"report/test/score", "report/test/skill", "report/skill/net"} <= results("1")
+    assert Board(tmp_path / "1" / "tensorboard").text("report/verdict") == verdict(result)
+
+
 def test_report_without_matplotlib_has_every_number(
     page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,8 +321,8 @@ def test_train_and_evaluate_write_the_report(
     assert (run / "report.html").stat().st_mtime_ns <= (run / "metrics.json").stat().st_mtime_ns
     page = Page.read(run / "report.html")
     table = page.table("Metrics by span")
-    assert table["loss"]["net, test"] == f"{metrics['test/loss']:.6g}"
-    assert table["loss"]["net, val"] == f"{metrics['val/loss']:.6g}"
+    assert table["Huber loss"]["net, test"] == f"{metrics['test/loss']:.6g}"
+    assert table["Huber loss"]["net, val"] == f"{metrics['val/loss']:.6g}"
     assert {"calibration-title", "losses-title", "norms-title"} <= set(page.ids())
     trivial = metrics["train/objective_trivial"]
     constant = min(np.var(_trained(run)), np.mean((_trained(run) - np.median(_trained(run))) ** 2))

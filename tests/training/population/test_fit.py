@@ -155,7 +155,7 @@ def test_initial_net_of_a_member_equals_that_of_the_single_run(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("optimizer.betas=[2.0,0.9]",), "the optimizer refuses its settings: Invalid beta param"),
+        (("optimizer.betas=[2.0,0.9]",), "the optimizer rejects its settings: Invalid beta param"),
         (("optimizer._target_=torch.optim.Adam",), "this is Adam with 1 groups"),
     ],
 )

@@ -64,10 +64,10 @@ def test_several_folds_are_a_population_with_one_member_each() -> None:
         (("members=-1",), "population.members=-1 must be"),
         (("members=2.5",), "population.members=2.5 must be"),
         (("members=many",), "population.members=many must be"),
-        (("members=2", "order=nonsense"), "population.order=nonsense is neither own nor shared"),
+        (("members=2", "order=nonsense"), "population.order=nonsense must be own or shared"),
         (("members=3", "lr=[0.1,0.2]"), "population.lr has 2 values, and population.members=3"),
         (("members=1", "seeds=[]"), "population.seeds has 0 values, and population.members=1"),
-        (("members=2", "lr=0.1"), "population.lr=0.1 must be a list with a value a member"),
+        (("members=2", "lr=0.1"), "population.lr=0.1 must be a list with one value per member"),
         (("members=2", "lr=fast"), "population.lr=fast must be a list"),
         (("members=2", "lr=[0.1,-0.2]"), "population.lr: -0.2 must be a finite number, at least 0"),
         (("members=2", "lr=[0.1,fast]"), "population.lr: fast must be a finite number"),
@@ -93,7 +93,7 @@ def test_invalid_population_settings_raise(words: tuple[str, ...], message: str)
 def test_lists_without_members_raise(name: str) -> None:
     config = settings("plain", f"population.{name}=[1]")
     with pytest.raises(
-        ConfigError, match=rf"population.{name}=\[1\] has a value a member, and pop"
+        ConfigError, match=rf"population.{name}=\[1\] has one value per member, but pop"
     ):
         is_population(fit_settings(config).population, folds=1)
     assert is_population(fit_settings(config).population, folds=2)

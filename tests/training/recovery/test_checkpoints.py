@@ -14,7 +14,7 @@ from robust_fin.runs.training import fit_settings, hide_known_warnings, load_fir
 from robust_fin.training.fitting import Fit, FitPlan, fit
 from robust_fin.training.recovery.checkpoint_files import AtomicCheckpointIO, read_checkpoint
 from tests.bars import config as composed
-from tests.same_run import curves
+from tests.run_comparison import curves
 from tests.signals import TARGET
 
 STEPS = 35  # of an epoch

@@ -1,4 +1,4 @@
-"""Whatever goes wrong, and wherever: the fit ends as the policy says, never with bad weights."""
+"""A fit with any fault ends as the policy defines and never with non-finite weights."""
 
 from pathlib import Path
 
@@ -20,21 +20,21 @@ from tests.training.faults import (
     settings,
 )
 
-EVERY, FEW = all_faults(), covering_faults()
+ALL_FAULTS, COVERING_FAULTS = all_faults(), covering_faults()
 
 
 @pytest.fixture(scope="module")
 def data() -> BarDataModule:
-    return load_first_fold(settings(EVERY[0]))
+    return load_first_fold(settings(ALL_FAULTS[0]))
 
 
-def test_the_matrix_is_whole() -> None:
-    assert len(EVERY) == len(set(EVERY)) == 5 * 3 * 3 * 5 * 2
-    assert set(FEW) < set(EVERY)
-    assert len(FEW) <= 16
+def test_fault_matrix_is_complete() -> None:
+    assert len(ALL_FAULTS) == len(set(ALL_FAULTS)) == 5 * 3 * 3 * 5 * 2
+    assert set(COVERING_FAULTS) < set(ALL_FAULTS)
+    assert len(COVERING_FAULTS) <= 16
 
 
-def test_the_faulty_loss_is_the_squared_error_of_rows_without_a_signal() -> None:
+def test_faulty_loss_is_the_squared_error_without_a_signal() -> None:
     score, target = torch.tensor([0.2, 0.6], requires_grad=True), torch.tensor([0.1, 0.9])
     loss = faulty_loss(score, target)
     loss.backward()
@@ -44,7 +44,7 @@ def test_the_faulty_loss_is_the_squared_error_of_rows_without_a_signal() -> None
 
 
 @pytest.mark.parametrize("kind", [3, 4, 5])
-def test_a_gradient_goes_wrong_where_its_loss_does_not(kind: int) -> None:
+def test_gradient_fault_leaves_the_loss_finite(kind: int) -> None:
     score = torch.tensor([0.2, 0.6], requires_grad=True)
     loss = faulty_loss(score, torch.tensor([0.1, 71.0 + kind]))
     loss.backward()
@@ -54,13 +54,13 @@ def test_a_gradient_goes_wrong_where_its_loss_does_not(kind: int) -> None:
 
 
 def check(fault: Fault, folder: Path, data: BarDataModule) -> None:
-    """Run the case and hold its end against the policy."""
+    """Run a fit with the fault and check that it ends as the policy defines."""
     if fault.passes or fault.heals:
         done = fit_with(fault, folder, data)
         check_finite_weights(done.nets.net, when="at the end")
         assert done.summary.steps == fault.last_step + 1
-        wanted = (0, 0) if fault.passes else (1, 1)
-        assert (done.summary.rollbacks, done.summary.nonfinite_steps) == wanted
+        expected = (0, 0) if fault.passes else (1, 1)
+        assert (done.summary.rollbacks, done.summary.nonfinite_steps) == expected
     else:
         with pytest.raises(NonFiniteError, match=message(fault)):
             fit_with(fault, folder, data)
@@ -71,7 +71,7 @@ def check(fault: Fault, folder: Path, data: BarDataModule) -> None:
 
 
 def message(fault: Fault) -> str:
-    """The step by its number, and that no rollback is left where one was tried."""
+    """Return a pattern for the error: the step, and the number of rollbacks if any."""
     after = r".*\(after 1 rollbacks; stability.max_rollbacks=1\)" * (fault.policy == "rollback")
     if fault.place == "weight" and fault.moment == "last":
         return rf"weights are not finite at step {fault.last_step + 1}: net.head.weight{after}"
@@ -79,11 +79,11 @@ def message(fault: Fault) -> str:
 
 
 def check_records(fault: Fault, folder: Path) -> None:
-    """A record a refused step, with that step in it."""
+    """Check that every rejected step has a record of that step."""
     records = sorted((folder / "nonfinite").glob("*"))
     unseen = fault.passes or (fault.place == "weight" and fault.moment == "last")
-    tries = 2 if fault.policy == "rollback" and not fault.heals else 1
-    assert len(records) == (0 if unseen else tries)
+    attempts = 2 if fault.policy == "rollback" and not fault.heals else 1
+    assert len(records) == (0 if unseen else attempts)
     for path in records:
         record = read_record(path)
         assert record.bad.step == fault.step
@@ -91,14 +91,18 @@ def check_records(fault: Fault, folder: Path) -> None:
         assert record.bad.batches == min(fault.batches, BATCHES - fault.step * fault.batches)
 
 
-@pytest.mark.parametrize("fault", FEW, ids=str)
-def test_a_fault_ends_as_the_policy_says(fault: Fault, tmp_path: Path, data: BarDataModule) -> None:
+@pytest.mark.parametrize("fault", COVERING_FAULTS, ids=str)
+def test_fit_with_a_fault_ends_as_the_policy_defines(
+    fault: Fault, tmp_path: Path, data: BarDataModule
+) -> None:
     check(fault, tmp_path, data)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", [one for one in EVERY if one not in FEW], ids=str)
-def test_every_fault_ends_as_the_policy_says(
+@pytest.mark.parametrize(
+    "fault", [one for one in ALL_FAULTS if one not in COVERING_FAULTS], ids=str
+)
+def test_fit_with_any_fault_ends_as_the_policy_defines(
     fault: Fault, tmp_path: Path, data: BarDataModule
 ) -> None:
     check(fault, tmp_path, data)

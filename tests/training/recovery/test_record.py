@@ -118,16 +118,16 @@ def test_disk_error_does_not_hide_the_nonfinite_step(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    def raise_disk_full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(records, "write_atomic", refuse)
+    monkeypatch.setattr(records, "write_atomic", raise_disk_full)
     with caplog.at_level(logging.WARNING), pytest.raises(NonFiniteError, match=r"at step 6, be"):
         fit_with(feature_fault("plain", 1), tmp_path, data)
     assert "cannot write the record of step 6" in caplog.text
 
 
-def test_something_else_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_no_record_raises(tmp_path: Path) -> None:
     absent, text, other = (tmp_path / name for name in ("absent", "text", "other.safetensors"))
     text.write_text("no record")
     save_file({"x": torch.zeros(1)}, other)

@@ -166,7 +166,7 @@ def test_rollbacks_are_logged(tmp_path: Path, data: BarDataModule) -> None:
 @pytest.mark.parametrize(
     ("word", "telling"),
     [
-        ("stability.on_nonfinite=skip", "neither stop nor rollback"),
+        ("stability.on_nonfinite=skip", "must be stop or rollback"),
         ("stability.max_rollbacks=-1", "stability.max_rollbacks=-1 must be a whole number"),
         ("stability.keep_every_n_steps=0", "keep_every_n_steps=0 must be a whole number"),
         ("stability.diagnose_every_n_steps=0.5", "diagnose_every_n_steps=0.5 must be"),

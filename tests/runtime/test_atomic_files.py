@@ -1,0 +1,130 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from robust_fin.errors import DiskFullError
+from robust_fin.runtime.atomic_files import (
+    explain_full_disk,
+    null_for_nan,
+    remove_partial_files,
+    replacing,
+    write_atomic,
+)
+from tests.full_disk import FullAfter
+
+
+def test_write_replaces_the_previous_file(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    write_atomic(path, b"one")
+    write_atomic(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_keeps_the_previous_file_on_request(tmp_path: Path) -> None:
+    path, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    for content in (b"one", b"two", b"three"):
+        write_atomic(path, content, previous=previous)
+    assert (path.read_bytes(), previous.read_bytes()) == (b"three", b"two")
+    assert sorted(tmp_path.iterdir()) == [path, previous]
+
+
+@pytest.mark.parametrize("room", [0, 1, 5, 9])
+def test_full_disk_leaves_both_files_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    path, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    for content in (b"one", b"two"):
+        write_atomic(path, content, previous=previous)
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, mode: FullAfter(opened(self, mode), room))
+    with pytest.raises(OSError, match="No space left on device") as error:
+        write_atomic(path, b"0123456789", previous=previous)
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))
+    assert (path.read_bytes(), previous.read_bytes()) == (b"two", b"one")
+    assert sorted(tmp_path.iterdir()) == [path, previous]
+
+
+def test_failing_fsync_leaves_the_file_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:  # noqa: ARG001
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "last.ckpt"
+    write_atomic(path, b"one")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_atomic(path, b"two")
+    assert path.read_bytes() == b"one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bytes_are_synced_before_the_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    synced, replaced = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: events.append("sync") or synced(fd))
+
+    def replace(self: Path, other: Path) -> Path:
+        events.append(f"{self.name} > {other.name}")
+        return replaced(self, other)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    path = tmp_path / "last.ckpt"
+    write_atomic(path, b"one")
+    write_atomic(path, b"two", previous=tmp_path / "previous.ckpt")
+    first = ["sync", "last.ckpt.part > last.ckpt", "sync"]
+    then = ["sync", "last.ckpt > previous.ckpt", "last.ckpt.part > last.ckpt", "sync"]
+    assert events == [*first, *then]
+
+
+def test_only_partial_files_are_removed(tmp_path: Path) -> None:
+    for name in ("last.ckpt", "last.ckpt.part", "best.ckpt.part"):
+        (tmp_path / name).write_bytes(b"x")
+    remove_partial_files(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    remove_partial_files(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_error_says_what_to_do(tmp_path: Path, number: int) -> None:
+    message = r"the disk is full: last\.ckpt could not be written .* resume="
+    with pytest.raises(DiskFullError, match=message), explain_full_disk(tmp_path):
+        raise OSError(number, os.strerror(number), "last.ckpt")
+
+
+def test_other_errors_are_not_changed(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), explain_full_disk(tmp_path):
+        raise PermissionError(errno.EACCES, "no")
+
+
+def test_null_replaces_nonfinite_floats_at_any_depth() -> None:
+    value = {"a": [float("nan"), 1.0], "b": ({"c": float("inf")},), "d": 2, "e": None}
+    assert null_for_nan(value) == {"a": [None, 1.0], "b": [{"c": None}], "d": 2, "e": None}
+
+
+def test_a_failed_write_leaves_the_previous_file(tmp_path: Path) -> None:
+    path = tmp_path / "scores.parquet"
+    path.write_bytes(b"previous")
+
+    def fail_halfway() -> None:
+        with replacing(path) as part:
+            part.write_bytes(b"half of the")
+            raise ValueError("no such column")
+
+    with pytest.raises(ValueError, match="no such column"):
+        fail_halfway()
+    assert path.read_bytes() == b"previous"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_of_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
+    path, foreign = tmp_path / "last.ckpt", tmp_path / "foreign.txt"
+    foreign.write_bytes(b"of somebody else")
+    path.with_name("last.ckpt.part").symlink_to(foreign)
+    write_atomic(path, b"one")
+    assert (path.read_bytes(), foreign.read_bytes()) == (b"one", b"of somebody else")
