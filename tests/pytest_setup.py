@@ -20,15 +20,16 @@ def restore_ctrl_c() -> None:
 def compose_once_for_the_mode() -> None:
     """Remember which experiments are sweeps: Hydra composes the whole config to learn it.
 
-    A command composes its config twice, once for `hydra.mode` alone, which only the experiment and
-    hydra's own keys can change.
+    A command composes its config twice, once for `hydra.mode` alone, which only the experiment,
+    the group sweep and hydra's own keys can change.
     """
     from hydra._internal.hydra import Hydra
 
     original, known = Hydra.get_mode, dict[tuple[object, ...], Any]()
 
     def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
-        deciding = [word for word in overrides if "experiment" in word or "hydra.mode" in word]
+        names = ("experiment", "sweep", "hydra.mode")
+        deciding = [word for word in overrides if any(name in word for name in names)]
         key = (config_name, *deciding)
         mode = known[key] if key in known else original(self, config_name, overrides)
         if mode is not None:  # None: the config cannot be composed
