@@ -30,8 +30,8 @@ from rich.table import Table
 
 from robust_fin.cli.command import run_command
 from robust_fin.errors import ConfigError, RobustFinError
-from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.devices import CPU, GPU, Hardware, Machine, check_devices, this_machine
+from robust_fin.runtime.files import write_atomic
 from robust_fin.runtime.launcher import LAUNCHED, launch, read_task
 from robust_fin.runtime.machine_checks import (
     BAD,

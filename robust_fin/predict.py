@@ -24,9 +24,9 @@ from robust_fin.bundle.folder import load_bundle, read_config, read_provenance
 from robust_fin.cli.command import make_module_callable, run_command
 from robust_fin.cli.composition import compose_config
 from robust_fin.errors import ConfigError
-from robust_fin.market.frames import write_bars
+from robust_fin.market.columns import write_bars
 from robust_fin.runs.run import Run
-from robust_fin.runtime.atomic_files import replacing
+from robust_fin.runtime.files import replacing
 from robust_fin.runtime.process_state import preserve_process_state
 from robust_fin.runtime.terminal import RESULT, show
 

@@ -42,7 +42,7 @@ from robust_fin.features.registry import FeatureSet
 from robust_fin.market.intake.continuity import format_length
 from robust_fin.market.schema import BarSummary
 from robust_fin.market.sources import Bars, BarSource
-from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.files import write_atomic
 from robust_fin.runtime.terminal import command_hint
 
 BUNDLE = "bundle"

@@ -9,12 +9,12 @@ from omegaconf import OmegaConf
 
 from robust_fin.cli.composition import Composition, compose_config
 from robust_fin.errors import ConfigError
-from robust_fin.market.frames import write_bars
+from robust_fin.market.columns import write_bars
 from robust_fin.runs.job import Job, start_job
 from robust_fin.runs.run import Run
 from robust_fin.runs.schema import without_sweep_keys
 from robust_fin.runs.training import TRAIN_MODULE, run_training
-from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.files import write_atomic
 from robust_fin.runtime.process_state import preserve_process_state
 from robust_fin.runtime.terminal import NOTHING, console_level
 

@@ -29,8 +29,12 @@ from numpy.lib import format as npy
 from robust_fin.errors import ConfigError
 from robust_fin.features.registry import FeatureSet, get_feature
 from robust_fin.market.sources import BarSource
-from robust_fin.runtime.atomic_files import write_atomic
-from robust_fin.runtime.owned_folders import claim_cache_folder, remove_written_files, trim_cache
+from robust_fin.runtime.files import (
+    claim_cache_folder,
+    remove_written_files,
+    trim_cache,
+    write_atomic,
+)
 
 log = logging.getLogger(__name__)
 
@@ -287,11 +291,7 @@ def _memory_map(path: Path) -> np.ndarray:
 
 
 def _crc32(path: Path) -> int:
-    total = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            total = zlib.crc32(block, total)
-    return total
+    return zlib.crc32(np.memmap(path, np.uint8, mode="r"))
 
 
 def _crc32_of_json(content: Mapping[str, Any]) -> int:

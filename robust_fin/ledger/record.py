@@ -41,7 +41,7 @@ from robust_fin.ledger.trials import (
     path_from_ledger,
     settings_tried,
 )
-from robust_fin.runtime.atomic_files import null_for_nan, write_json
+from robust_fin.runtime.files import null_for_nan, write_json
 from robust_fin.training.baselines import constant, minus_last_return
 
 SCORES = ("skill", "rank_ic")

@@ -19,10 +19,17 @@ from robust_fin.market.columns import (
     plain_header,
     unread_columns,
 )
-from robust_fin.market.csv_files import csv_batches, csv_headers, csv_table, sniff_file
-from robust_fin.market.intake.layout import FOOTERS, REPEATED_HEADERS, Layout
+from robust_fin.market.intake.forms import FOOTERS, REPEATED_HEADERS, Layout
 from robust_fin.market.intake.sniffing import CsvForm
-from robust_fin.market.parquet_files import parquet_batches, read_folder, read_parquet
+from robust_fin.market.table_files import (
+    csv_batches,
+    csv_headers,
+    csv_table,
+    parquet_batches,
+    read_folder,
+    read_parquet,
+    sniff_file,
+)
 
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 _CODES = pa.dictionary(pa.int32(), pa.string())

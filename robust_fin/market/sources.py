@@ -11,8 +11,7 @@ import pandas as pd
 from robust_fin.errors import ConfigError, SchemaError
 from robust_fin.market.files import read_blocks, read_table
 from robust_fin.market.intake.findings import CHECKS, BarFindings, Expected, examine
-from robust_fin.market.intake.forms import TableForm, drop_rows, number_columns, table_form
-from robust_fin.market.intake.layout import Layout
+from robust_fin.market.intake.forms import Layout, TableForm, drop_rows, number_columns, table_form
 from robust_fin.market.intake.products import left_out, products
 from robust_fin.market.intake.sniffing import HEAD_ROWS
 from robust_fin.market.labelling import (
@@ -23,8 +22,7 @@ from robust_fin.market.labelling import (
 )
 from robust_fin.market.parsing import check_same_zoning, to_codes, to_utc
 from robust_fin.market.schema import BarSummary, bar_starts, check_bars, fingerprint
-from robust_fin.market.spikes import SPIKED_BARS, Spikes
-from robust_fin.market.synthetic import SyntheticMarket
+from robust_fin.market.synthetic import SPIKED_BARS, Spikes, SyntheticMarket
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from robust_fin.data.batches import Batch, ScoredBatch
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import ConfigError, NonFiniteError, RobustFinError
 from robust_fin.runs.training import fit_settings
-from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.files import write_atomic
 from robust_fin.runtime.rank_info import world_size
 from robust_fin.runtime.terminal import RESULT, progress_bar, show
 from robust_fin.training.assembly import make_forecaster

@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from robust_fin.errors import ConfigError, RobustFinError
 from robust_fin.runs.schema import USER_ERRORS, apply_schema, format_error, plain_values
-from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.devices import check_trainer
+from robust_fin.runtime.files import write_atomic
 from robust_fin.runtime.launcher import (
     LAUNCHED,
     launch,

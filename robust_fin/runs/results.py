@@ -27,7 +27,7 @@ from robust_fin.evaluation.report.report import REPORT, write_report
 from robust_fin.evaluation.significance import Judgement, judge, judgement_metrics, model_metrics
 from robust_fin.evaluation.tensorboard.dashboard import FOLDER, read_curves, show_results
 from robust_fin.metrics import Yardstick, excess_kurtosis
-from robust_fin.runtime.atomic_files import null_for_nan, replacing, write_json
+from robust_fin.runtime.files import null_for_nan, replacing, write_json
 from robust_fin.training.baselines import BASELINE_NAMES, TRIVIAL_TAG, Baselines, trivial_objective
 from robust_fin.training.fitting import Fit
 from robust_fin.training.module import parameter_count

@@ -33,7 +33,7 @@ from robust_fin.ledger.record import record_trial
 from robust_fin.runs.job import Job, record_failure
 from robust_fin.runs.results import METRICS, FoldRun, write_results
 from robust_fin.runs.schema import check_settings, get_verbosity, plain_values, with_absolute_ledger
-from robust_fin.runtime.atomic_files import explain_full_disk
+from robust_fin.runtime.files import explain_full_disk
 from robust_fin.runtime.rank_info import first_local_rank_first, is_first, require_equal_on_ranks
 from robust_fin.runtime.terminal import (
     DETAILS,

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from robust_fin.errors import ConfigError, Interrupted
-from robust_fin.runtime.atomic_files import write_atomic
 from robust_fin.runtime.devices import Hardware, check_devices, check_trainer, this_machine
+from robust_fin.runtime.files import write_atomic
 from robust_fin.runtime.process_state import INTERRUPTED, RankError, RankExit, count_signals
 from robust_fin.runtime.rank_info import RankInfo, external_rank_info
 

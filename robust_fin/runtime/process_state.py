@@ -19,7 +19,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from robust_fin.errors import Interrupted, RobustFinError
-from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.files import write_atomic
 
 INTERRUPTED, FAILED = 130, 1  # exit codes
 _VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "OMP_NUM_THREADS")

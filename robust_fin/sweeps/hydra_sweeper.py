@@ -19,7 +19,7 @@ from robust_fin.cli.suggestions import unquote
 from robust_fin.errors import ConfigError, Interrupted, RobustFinError
 from robust_fin.runs.job import check_not_in_rank
 from robust_fin.runs.schema import SWEEP_KEYS
-from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.files import write_atomic
 from robust_fin.runtime.terminal import command_hint, hydra_text, show
 from robust_fin.sweeps.job import RECORD, Composer, SweepRecord
 from robust_fin.sweeps.strategy import FAILED, Outcome, Strategy

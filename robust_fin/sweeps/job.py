@@ -20,10 +20,10 @@ from robust_fin.errors import ConfigError, Pruned
 from robust_fin.runs.job import FAILURE, Job, job_task
 from robust_fin.runs.results import METRICS, SWEEP
 from robust_fin.runs.schema import with_absolute_ledger, without_sweep_keys
-from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.files import write_atomic
 from robust_fin.runtime.launcher import LAUNCHED, write_task
 from robust_fin.runtime.process_state import RankExit
-from robust_fin.sweeps.local import Executor, Handle
+from robust_fin.sweeps.executors import Executor, Handle
 from robust_fin.sweeps.strategy import FAILED, FINISHED, PRUNED, STOPPED, Outcome, Trial
 
 RECORD = SWEEP

@@ -14,10 +14,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from robust_fin.errors import ConfigError
-from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.files import write_atomic
 from robust_fin.runtime.launcher import LAUNCHED, read_task, write_task
 from robust_fin.runtime.process_state import INTERRUPTED
-from robust_fin.sweeps.local import LocalExecutor
+from robust_fin.sweeps.executors import LocalExecutor
 
 if TYPE_CHECKING:
     from submitit import Job

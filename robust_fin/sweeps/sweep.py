@@ -18,8 +18,9 @@ from robust_fin.cli.composition import explain_error
 from robust_fin.errors import BundleError, ConfigError
 from robust_fin.runs.results import SWEEP_TABLE
 from robust_fin.runs.schema import USER_ERRORS
-from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.files import write_atomic
 from robust_fin.runtime.process_state import count_signals
+from robust_fin.sweeps.executors import Executor
 from robust_fin.sweeps.job import (
     RUNNING,
     ComposedJob,
@@ -31,7 +32,6 @@ from robust_fin.sweeps.job import (
     start_job,
     write_failure,
 )
-from robust_fin.sweeps.local import Executor
 from robust_fin.sweeps.strategy import (
     FAILED,
     FINISHED,

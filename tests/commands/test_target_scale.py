@@ -10,8 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from robust_fin import predict, train
 from robust_fin.bundle.folder import load_bundle
-from robust_fin.market.spikes import SPIKED_BARS
-from robust_fin.market.synthetic import synthetic_market
+from robust_fin.market.synthetic import SPIKED_BARS, synthetic_market
 from robust_fin.metrics import span_metrics
 from robust_fin.runs.training import load_first_fold
 from tests.small_runs import read_metrics, run_training

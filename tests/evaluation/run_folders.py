@@ -14,7 +14,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from robust_fin.evaluation.significance import Judgement, judge, judgement_metrics, model_metrics
 from robust_fin.runs.results import publish
-from robust_fin.runtime.atomic_files import null_for_nan
+from robust_fin.runtime.files import null_for_nan
 from tests.evaluation.tables import predictions, with_models
 
 CONFIG = """\

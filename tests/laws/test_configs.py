@@ -22,9 +22,9 @@ from robust_fin.data.transforms import FeatureTransform
 from robust_fin.evaluation.breakdowns import Instrument
 from robust_fin.features.registry import FeatureSet
 from robust_fin.market.sources import BarSource
-from robust_fin.market.spikes import Spikes
+from robust_fin.market.synthetic import Spikes
 from robust_fin.runtime.devices import Hardware
-from robust_fin.sweeps.local import Executor
+from robust_fin.sweeps.executors import Executor
 from robust_fin.sweeps.strategy import Strategy
 from robust_fin.training.baselines import Baselines
 from tests.bars import config, instantiate

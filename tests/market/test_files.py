@@ -11,8 +11,8 @@ import pyarrow.parquet
 import pytest
 
 from robust_fin.errors import SchemaError, SourceError
-from robust_fin.market.csv_files import csv_batches, csv_headers, csv_table
 from robust_fin.market.streams import BarStream
+from robust_fin.market.table_files import csv_batches, csv_headers, csv_table
 from tests.market.test_sources import PRICES, load, source, text_file
 
 TEXT = {"a": pa.string(), "b": pa.string()}

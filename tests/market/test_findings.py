@@ -11,7 +11,7 @@ import pytest
 from robust_fin.errors import ConfigError, SchemaError
 from robust_fin.market.calendar import TradingCalendar
 from robust_fin.market.intake.findings import CHECKS
-from robust_fin.market.intake.layout import SPREADS
+from robust_fin.market.intake.forms import SPREADS
 from robust_fin.market.sources import Bars, BarSource
 
 SETTINGS = {

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from robust_fin.errors import ConfigError, SchemaError
-from robust_fin.market.frames import write_bars
+from robust_fin.market.columns import write_bars
 from robust_fin.market.sources import Bars
 from tests.for_every import for_every
 from tests.market.test_files import stream

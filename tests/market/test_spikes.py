@@ -8,9 +8,8 @@ from robust_fin.data.cache import cache_key, fingerprint
 from robust_fin.errors import ConfigError
 from robust_fin.market.schema import PRICES, check_bars
 from robust_fin.market.sources import Bars
-from robust_fin.market.spikes import SPIKED_BARS, Spikes
 from robust_fin.market.streams import BarStream
-from robust_fin.market.synthetic import synthetic_market
+from robust_fin.market.synthetic import SPIKED_BARS, Spikes, synthetic_market
 from tests.bars import config, instantiate
 
 TENFOLD = Spikes(share=0.01, factor=10.0, seed=0)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from robust_fin import train
 from robust_fin.runtime.launcher import write_task
-from robust_fin.sweeps.local import Executor, Handle
+from robust_fin.sweeps.executors import Executor, Handle
 from tests.sweeps.fake_process_job import MODULE
 
 

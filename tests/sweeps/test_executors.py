@@ -7,7 +7,7 @@ import pytest
 
 from robust_fin import train
 from robust_fin.cli.composition import group_choices
-from robust_fin.sweeps.local import Executor
+from robust_fin.sweeps.executors import Executor
 from tests.bars import config, instantiate
 
 pytestmark = [

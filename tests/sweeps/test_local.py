@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from robust_fin.sweeps.local import LocalExecutor, LocalJob
+from robust_fin.sweeps.executors import LocalExecutor, LocalJob
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
 LISTEN = """

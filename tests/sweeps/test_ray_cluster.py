@@ -11,7 +11,7 @@ import pytest
 
 from robust_fin.errors import ConfigError
 from robust_fin.sweeps import hydra_sweeper
-from robust_fin.sweeps.ray_cluster import RayExecutor, RayNodeJob
+from robust_fin.sweeps.executors import RayExecutor, RayNodeJob
 from tests.bars import config, instantiate
 from tests.sweeps.fake_process_job import MODULE
 from tests.sweeps.submissions import code, processes_of, submit, sweep, until

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from robust_fin.errors import ConfigError
-from robust_fin.sweeps.local import Executor, LocalExecutor
+from robust_fin.sweeps.executors import Executor, LocalExecutor
 from robust_fin.sweeps.strategy import (
     FAILED,
     FINISHED,

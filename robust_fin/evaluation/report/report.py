@@ -27,7 +27,7 @@ from robust_fin.evaluation.report.sections import (
 from robust_fin.evaluation.significance import NET, Judgement, rows_by_model
 from robust_fin.evaluation.tables import PlainTable, metric_label
 from robust_fin.evaluation.verdict import format_number, format_percent, headline, verdict
-from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.files import write_atomic
 
 REPORT = "report.html"
 _MEMBER_LABELS = {"skill": "skill on test, %", "rank_ic": "rank IC on test"}

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from robust_fin.market.intake.layout import SPREADS
+from robust_fin.market.intake.forms import SPREADS
 
 MONTHS = "FGHJKMNQUVXZ"
 FUTURE, CONTINUOUS, SPREAD = "future", "continuous", "spread"

@@ -16,7 +16,7 @@ from lightning.fabric.plugins import CheckpointIO
 from robust_fin.bundle.folder import provenance, read_flat_config, read_provenance
 from robust_fin.errors import ConfigError, ResumeError
 from robust_fin.market.schema import BarSummary
-from robust_fin.runtime.atomic_files import remove_partial_files, write_atomic
+from robust_fin.runtime.files import remove_partial_files, write_atomic
 from robust_fin.training.lightning_loop import epochs_done
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from torchmetrics import Metric
 
 from robust_fin.data.batches import TrainCalls, TrainWindows
 from robust_fin.errors import Interrupted, ResumeError
-from robust_fin.runtime.atomic_files import remove_partial_files
+from robust_fin.runtime.files import remove_partial_files
 from robust_fin.runtime.terminal import command_hint
 from robust_fin.training.lightning_loop import (
     TrackedCheckpoint,

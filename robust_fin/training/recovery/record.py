@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 from robust_fin.data.batches import EpochOrder
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import BundleError
-from robust_fin.runtime.atomic_files import write_atomic
+from robust_fin.runtime.files import write_atomic
 from robust_fin.training.engine.step_state import HashedDropout
 from robust_fin.training.settings import FitSettings
 

@@ -19,7 +19,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from robust_fin.errors import NonFiniteError
-from robust_fin.runtime.atomic_files import replacing
+from robust_fin.runtime.files import replacing
 from robust_fin.training.lightning_loop import undo_batch_start, undo_epoch_end
 from robust_fin.training.module import Forecaster
 from robust_fin.training.recovery.checkpoint_files import LAST, AtomicCheckpointIO, read_checkpoint

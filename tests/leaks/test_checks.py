@@ -12,8 +12,8 @@ from robust_fin.data.splits import Holdout, Split
 from robust_fin.data.targets import ForwardReturn
 from robust_fin.data.transforms import FeatureTransform
 from robust_fin.features.registry import FeatureSet
-from robust_fin.leaks import fold_check
-from robust_fin.leaks.fold_check import check_folds
+from robust_fin.leaks import checks
+from robust_fin.leaks.checks import check_folds
 from robust_fin.leaks.perturbations import Findings
 from tests.bars import config, instantiate, synthetic_bars
 from tests.planted_leaks import PlainHoldout, TableScaler
@@ -84,7 +84,7 @@ def leaky(
 def test_scaler_fitted_on_all_rows_is_found(
     monkeypatch: pytest.MonkeyPatch, transform: str
 ) -> None:
-    monkeypatch.setattr(fold_check, "fit_transforms", leaky(folds.fit_transforms, part="transform"))
+    monkeypatch.setattr(checks, "fit_transforms", leaky(folds.fit_transforms, part="transform"))
     (leak,) = run_check(HOLDOUT, transform=transform).leaks
     assert leak.column == "close_change_pct, transformed, fold 0"
     assert leak.reach is not None
@@ -92,7 +92,7 @@ def test_scaler_fitted_on_all_rows_is_found(
 
 
 def test_rank_target_of_all_rows_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold_check, "fit_transforms", leaky(folds.fit_transforms, part="target"))
+    monkeypatch.setattr(checks, "fit_transforms", leaky(folds.fit_transforms, part="target"))
     (leak,) = run_check(HOLDOUT).leaks
     assert leak.column == "rank target, fold 0"
     assert leak.reach is not None
@@ -115,6 +115,6 @@ def test_training_rows_chosen_by_values_are_found(monkeypatch: pytest.MonkeyPatc
         calm = np.abs(seen.outcome[cut.rows[fold.train]]) < limit
         return cut._replace(folds=(dataclasses.replace(fold, train=fold.train[calm]),))
 
-    monkeypatch.setattr(fold_check, "cut_folds", choose)
+    monkeypatch.setattr(checks, "cut_folds", choose)
     (leak,) = run_check(HOLDOUT).leaks
     assert "its training rows change when the values of rows outside train change" in str(leak)
