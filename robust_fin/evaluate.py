@@ -39,6 +39,7 @@ from robust_fin.ledger.record import (
 )
 from robust_fin.runs.results import publish
 from robust_fin.runs.run import Run
+from robust_fin.runtime.files import lock_folder
 from robust_fin.runtime.terminal import RESULT, show
 
 
@@ -148,14 +149,15 @@ def evaluate_config(config: DictConfig) -> None:
         compare([Path(folder).expanduser() for folder in config.run])
         return
     folder = Path(config.run).expanduser()
-    if config.void is not None:
-        Run.open(folder).metrics  # noqa: B018  # raises unless the run has finished
-        show(void_trial(folder, reason=str(config.void)), level=RESULT)
-    elif config.lockbox:
-        evaluate_lockbox(folder)
-    else:
-        costs = config.get("instrument")
-        evaluate_run(folder, instrument=None if costs is None else instantiate(costs))
+    Run.open(folder).metrics  # noqa: B018  # raises unless the run has finished
+    with lock_folder(folder):
+        if config.void is not None:
+            show(void_trial(folder, reason=str(config.void)), level=RESULT)
+        elif config.lockbox:
+            evaluate_lockbox(folder)
+        else:
+            costs = config.get("instrument")
+            evaluate_run(folder, instrument=None if costs is None else instantiate(costs))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

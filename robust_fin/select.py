@@ -25,7 +25,7 @@ from robust_fin.evaluation.verdict import format_interval, format_percent_interv
 from robust_fin.ranking.candidates import NOTES, FeatureSelector, FoldRanking, ranking_table
 from robust_fin.ranking.learners import TrainingSpan
 from robust_fin.runs.schema import check_settings, register_schema
-from robust_fin.runtime.files import null_for_nan, write_atomic, write_json
+from robust_fin.runtime.files import lock_folder, null_for_nan, write_atomic, write_json
 from robust_fin.runtime.terminal import RESULT, show
 
 RANKING_FILE, OVERRIDE_FILE = "select.json", "features.txt"
@@ -117,7 +117,9 @@ def closing_notes(fold: FoldRanking, *, folds: int) -> list[str]:
 
 def job(config: DictConfig) -> None:
     """Run select in Hydra's output folder."""
-    select(config, Path(HydraConfig.get().runtime.output_dir))
+    run = Path(HydraConfig.get().runtime.output_dir)
+    with lock_folder(run):
+        select(config, run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

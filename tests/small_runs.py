@@ -1,11 +1,14 @@
 """Short training runs for tests, in this process."""
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from robust_fin import train
+from robust_fin.runtime.files import LOCK
 
 QUICK = ("trainer.enable_progress_bar=false", "cache.folder=null", "report.pictures=false")
 
@@ -27,3 +30,11 @@ def files_below(folder: Path) -> set[str]:
 
 def overrides(folder: Path) -> Sequence[str]:
     return (folder / ".hydra" / "overrides.yaml").read_text().splitlines()
+
+
+@contextlib.contextmanager
+def locked_by_another(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock as another process would: with a file of its own."""
+    with (folder / LOCK).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield

@@ -29,6 +29,7 @@ from robust_fin.cli.composition import (
     group_choices,
 )
 from robust_fin.errors import ConfigError, Interrupted
+from robust_fin.runs.run_folder import claim_folder
 from robust_fin.runs.schema import USER_ERRORS, check_values, format_error, get_verbosity
 from robust_fin.runtime.terminal import verbosity
 
@@ -292,7 +293,8 @@ def run_command(job: ConfigJob, *, config_name: str, argv: Sequence[str] | None 
         options, overrides = split_options(words, verb=config_name)
         check_choices(overrides)
         sys.argv = [previous[0], *options, *overrides]  # Hydra wants its options first
-        entry(run_job)()
+        with claim_folder(overrides):
+            entry(run_job)()
         if errors:
             raise errors[0]
 

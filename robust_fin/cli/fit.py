@@ -12,9 +12,10 @@ from robust_fin.errors import ConfigError
 from robust_fin.market.columns import write_bars
 from robust_fin.runs.job import Job, start_job
 from robust_fin.runs.run import Run
+from robust_fin.runs.run_folder import check_holds_no_run
 from robust_fin.runs.schema import without_sweep_keys
 from robust_fin.runs.training import TRAIN_MODULE, run_training
-from robust_fin.runtime.files import write_atomic
+from robust_fin.runtime.files import create_folder, lock_folder, write_atomic
 from robust_fin.runtime.process_state import preserve_process_state
 from robust_fin.runtime.terminal import NOTHING, console_level
 
@@ -36,14 +37,16 @@ def fit(
         bars: train on this table instead of source.path. It is saved in the run folder as
             bars.parquet, so that the run can be resumed and checked. Times are bar starts unless
             source.stamp=end is given; times without a zone need source.timezone.
-        folder: run folder; None means outputs/<experiment>/<date_time>.
+        folder: run folder, which holds no run; None means a new one,
+            outputs/<experiment>/<date_time>.
         verbose: print the tables and the verdict, as the command does.
 
     Returns:
         The finished run.
 
     Raises:
-        ConfigError: an override matches no key, or settings contradict each other.
+        ConfigError: an override matches no key, settings contradict each other, or the folder
+            holds a run.
         SourceError: the bars break a rule of a bar table.
         NonFiniteError: training stopped at a non-finite number.
 
@@ -66,14 +69,18 @@ def fit(
             f"{experiment} is a sweep of several runs, but fit trains one; run it with "
             f"python -m robust_fin.train +experiment={experiment}"
         )
-    run = Path(composition.folder if folder is None else folder).expanduser().absolute()
+    run = create_folder(composition.folder.absolute()) if folder is None else Path(folder)
+    run = run.expanduser().absolute()
     run.mkdir(parents=True, exist_ok=True)
-    if bars is not None:
-        _save_bars(composition, bars, run / BARS)
-    _write_hydra_folder(run, composition, overrides)
-    job = Job(without_sweep_keys(composition.config), run, resume=False)
-    with preserve_process_state(), contextlib.nullcontext() if verbose else console_level(NOTHING):
-        start_job(job, run_training, module=TRAIN_MODULE)
+    with lock_folder(run):
+        check_holds_no_run(run)
+        if bars is not None:
+            _save_bars(composition, bars, run / BARS)
+        _write_hydra_folder(run, composition, overrides)
+        job = Job(without_sweep_keys(composition.config), run, resume=False)
+        quiet = contextlib.nullcontext() if verbose else console_level(NOTHING)
+        with preserve_process_state(), quiet:
+            start_job(job, run_training, module=TRAIN_MODULE)
     return Run(run)
 
 

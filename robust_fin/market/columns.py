@@ -12,6 +12,10 @@ from robust_fin.errors import ConfigError, SchemaError
 from robust_fin.market.schema import PRICES
 from robust_fin.runtime.files import replacing
 
+log = logging.getLogger(__name__)
+
+ORIGIN = "the DataFrame"
+_DERIVED = ("trading_date", "trading_day")
 _ALIASES = {
     "time": ("time", "timestamp", "datetime", "date", "date_time", "ts"),
     "open": ("open", "o"),
@@ -145,12 +149,6 @@ def _list_headers(headers: Sequence[str]) -> str:
 def unread_columns(names: Sequence[str], headers: Mapping[str, str]) -> tuple[str, ...]:
     """Return the columns of a file that are not among the headers."""
     return tuple(name for name in names if name not in headers.values())
-
-
-log = logging.getLogger(__name__)
-
-ORIGIN = "the DataFrame"
-_DERIVED = ("trading_date", "trading_day")
 
 
 def write_bars(

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from robust_fin.errors import ConfigError, RobustFinError
 from robust_fin.runs.schema import USER_ERRORS, apply_schema, format_error, plain_values
 from robust_fin.runtime.devices import check_trainer
-from robust_fin.runtime.files import write_atomic
+from robust_fin.runtime.files import lock_folder, write_atomic
 from robust_fin.runtime.launcher import (
     LAUNCHED,
     launch,
@@ -109,9 +109,15 @@ def start_job(
         logging: settings of the run's log file; None for those of Hydra, if it started the run.
 
     Raises:
-        ConfigError: trainer, hardware, machine and environment variables contradict each other.
+        ConfigError: trainer, hardware, machine and environment variables contradict each other, or
+            another command is working in the run folder.
         RankError: a rank died, or failed with a message.
     """
+    with lock_folder(job.run) if external_rank(os.environ) == 0 else contextlib.nullcontext():
+        _start_ranks(job, work, module=module, logging=logging)
+
+
+def _start_ranks(job: Job, work: Work, *, module: str, logging: Mapping[str, Any] | None) -> None:
     config = job.config
     if _is_sweep():
         check_not_in_rank(os.environ)

@@ -1,11 +1,14 @@
-"""Files that are written whole or not at all, and cache folders that carry our mark."""
+"""Files written whole or not at all, folders with one writer, and cache folders with our mark."""
 
 import contextlib
 import errno
+import itertools
 import json
 import logging
 import math
 import os
+import sys
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,15 @@ from typing import Any
 from robust_fin.errors import ConfigError, DiskFullError
 from robust_fin.runtime.terminal import command_hint
 
-UNFINISHED = ".part"
+if sys.platform != "win32":
+    import fcntl
+
+log = logging.getLogger(__name__)
+
+UNFINISHED, LOCK = ".part", ".lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+_locked = set[tuple[Path, int]]()  # folders locked by this process, with the thread's number
 
 
 @contextlib.contextmanager
@@ -97,6 +107,54 @@ def explain_full_disk(run: Path) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Be the only writer of a folder until the context or the process ends.
+
+    A nested lock of the same thread is part of the first. A read-only folder is not locked: nobody
+    can write to it. On Windows no folder is locked.
+
+    Raises:
+        ConfigError: another command or thread holds the lock.
+    """
+    owner = (folder.resolve(), threading.get_ident())
+    if owner in _locked:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context((folder / LOCK).open("ab"))
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise
+        else:
+            _lock_file(file.fileno(), folder)
+        _locked.add(owner)
+        stack.callback(_locked.discard, owner)
+        yield
+
+
+def _lock_file(descriptor: int, folder: Path) -> None:
+    try:
+        if sys.platform != "win32":
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"another command is working in {folder}. Wait until it ends, or stop it with Ctrl-C"
+        ) from error
+
+
+def create_folder(path: Path) -> Path:
+    """Create a new folder and return it; a taken name gets the suffix -2, -3, ..."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError("the numbers do not end")
+
+
 def _sync_folder(folder: Path) -> None:
     """Sync the folder's entries where the operating system supports it."""
     if not hasattr(os, "O_DIRECTORY"):
@@ -107,8 +165,6 @@ def _sync_folder(folder: Path) -> None:
     finally:
         os.close(descriptor)
 
-
-log = logging.getLogger(__name__)
 
 CACHE_TAG = "CACHEDIR.TAG"
 _SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55"

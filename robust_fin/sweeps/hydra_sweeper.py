@@ -19,11 +19,11 @@ from robust_fin.cli.suggestions import unquote
 from robust_fin.errors import ConfigError, Interrupted, RobustFinError
 from robust_fin.runs.job import check_not_in_rank
 from robust_fin.runs.schema import SWEEP_KEYS
-from robust_fin.runtime.files import write_atomic
+from robust_fin.runtime.files import lock_folder, write_atomic
 from robust_fin.runtime.terminal import command_hint, hydra_text, show
 from robust_fin.sweeps.job import RECORD, Composer, SweepRecord
 from robust_fin.sweeps.strategy import FAILED, Outcome, Strategy
-from robust_fin.sweeps.sweep import Sweep, lock_sweep
+from robust_fin.sweeps.sweep import Sweep
 from robust_fin.sweeps.sweep_summary import job_line, job_progress, show_summary
 
 RESUME, RETRY, WORKERS = "sweep.resume", "sweep.retry_failed", "sweep.workers"
@@ -92,12 +92,14 @@ class JobSweeper(Sweeper):
         check_added_keys(self.config, verb="train", words=arguments)
         self._check_keys(overrides)
         composer = Composer(loader, self.config)
-        record = self._open_record(composer.folder)
-        strategy, executor = (instantiate(self.config[key]) for key in SWEEP_KEYS)
-        check_workers(strategy)
-        with lock_sweep(record.folder), contextlib.closing(executor):
-            sweep = Sweep(strategy, executor, composer, record, self.verb, self.retry_failed)
-            run_sweep(sweep, overrides)
+        composer.folder.mkdir(parents=True, exist_ok=True)
+        with lock_folder(composer.folder):
+            record = self._open_record(composer.folder)
+            strategy, executor = (instantiate(self.config[key]) for key in SWEEP_KEYS)
+            check_workers(strategy)
+            with contextlib.closing(executor):
+                sweep = Sweep(strategy, executor, composer, record, self.verb, self.retry_failed)
+                run_sweep(sweep, overrides)
 
     def _check_keys(self, overrides: Sequence[Override]) -> None:
         """Raise Hydra's error for a swept key that no job has, before any job starts.
@@ -121,7 +123,7 @@ class JobSweeper(Sweeper):
                 )
 
     def _open_record(self, folder: Path) -> SweepRecord:
-        """Read the record on resume; otherwise make the folder and a new record."""
+        """Read the record on resume; otherwise make a new one."""
         assert self.config is not None
         if self.resume:
             return SweepRecord.read(folder)
@@ -131,7 +133,6 @@ class JobSweeper(Sweeper):
                 f"{command_hint('train', RESUME, folder)}, or use another folder: "
                 "hydra.sweep.dir=FOLDER"
             )
-        folder.mkdir(parents=True, exist_ok=True)
         given = self.config.hydra.overrides
         words = [word for word in (*given.hydra, *given.task) if _key(word) not in _RESUME_KEYS]
         write_atomic(folder / "multirun.yaml", OmegaConf.to_yaml(self.config).encode())

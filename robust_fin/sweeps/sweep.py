@@ -3,10 +3,8 @@
 import io
 import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,41 +44,16 @@ from robust_fin.sweeps.strategy import (
 from robust_fin.training.pruning import PRUNING_METRIC
 from robust_fin.training.recovery.checkpoint_files import CHECKPOINTS, LAST
 
-if sys.platform != "win32":
-    import fcntl
-
 log = logging.getLogger(__name__)
 
 FIGURE = PRUNING_METRIC  # trials are chosen by nothing else
-LOCK, CSV, PARQUET = "sweep.lock", "sweep.csv", SWEEP_TABLE
+CSV, PARQUET = "sweep.csv", SWEEP_TABLE
 _TEST = ("test/", "members/test/")
 _OMITTED = ("baseline/", "against/", "edge/")  # contain test figures; see each run's metrics.json
 _POLL_SECONDS = 0.05
 _NOT_COMPARED = {"ledger"}  # has no effect on the results of a job
 
 OnOutcome = Callable[[Outcome], None]
-
-
-@contextmanager
-def lock_sweep(folder: Path) -> Iterator[None]:
-    """Lock a sweep's folder until the context or the process ends.
-
-    Two commands would start the same jobs in the same run folders. Commands that work on one study
-    have a folder each, and share `sweep.storage`.
-
-    Raises:
-        ConfigError: another command holds the lock.
-    """
-    with (folder / LOCK).open("ab") as file:
-        try:
-            if sys.platform != "win32":
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"another command is running the sweep in {folder}. Wait until it ends, or stop it "
-                "with Ctrl-C"
-            ) from error
-        yield
 
 
 def val_skill(row: Row) -> float:

@@ -1,14 +1,17 @@
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from robust_fin.errors import DiskFullError
+from robust_fin.errors import ConfigError, DiskFullError
 from robust_fin.runtime.files import (
     CACHE_TAG,
     claim_cache_folder,
+    create_folder,
     explain_full_disk,
+    lock_folder,
     null_for_nan,
     remove_partial_files,
     remove_written_files,
@@ -16,6 +19,7 @@ from robust_fin.runtime.files import (
     write_atomic,
 )
 from tests.full_disk import FullAfter
+from tests.small_runs import locked_by_another
 
 
 def test_write_replaces_the_previous_file(tmp_path: Path) -> None:
@@ -175,3 +179,37 @@ def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
     link.symlink_to(real)
     assert not remove_written_files(link, suffixes={".npy"})
     assert (real / "a.npy").exists()
+
+
+def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+    lock = lock_folder(tmp_path)
+    with locked_by_another(tmp_path), pytest.raises(ConfigError, match="another command is work"):
+        lock.__enter__()
+    with lock_folder(tmp_path):
+        with lock_folder(tmp_path / "." / ""):  # nested: the same thread holds it
+            pass
+        with pytest.raises(BlockingIOError), locked_by_another(tmp_path):
+            pass
+        with ThreadPoolExecutor(1) as pool, pytest.raises(ConfigError, match=str(tmp_path)):
+            pool.submit(lock_folder(tmp_path).__enter__).result()
+    with locked_by_another(tmp_path):
+        pass
+
+
+def test_a_read_only_folder_is_not_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with lock_folder(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_folder_never_is_one_that_exists(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "10-00-00"
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(create_folder, [path] * 8))
+    assert {folder.name for folder in made} == {
+        "10-00-00", *(f"10-00-00-{number}" for number in range(2, 9))
+    }  # fmt: skip

@@ -10,7 +10,7 @@ from robust_fin.errors import ConfigError
 from robust_fin.sweeps import hydra_sweeper
 from robust_fin.sweeps.hydra_sweeper import merge_overrides, read_resume_command
 from robust_fin.sweeps.job import SweepRecord
-from robust_fin.sweeps.sweep import lock_sweep
+from tests.small_runs import locked_by_another
 from tests.sweeps.driven import parse
 from tests.sweeps.fake_jobs import STARTED
 
@@ -135,8 +135,8 @@ def test_a_missing_working_directory_is_named(tmp_path: Path, capsys: Capture) -
 def test_a_second_command_cannot_run_the_same_sweep(tmp_path: Path, capsys: Capture) -> None:
     assert sweep(tmp_path, "seed=1,2", "-m") == 0
     STARTED.clear()
-    with lock_sweep(tmp_path):
+    with locked_by_another(tmp_path):
         assert train.main([f"sweep.resume={tmp_path}"]) == 1
-    assert f"another command is running the sweep in {tmp_path}" in capsys.readouterr().err
+    assert f"another command is working in {tmp_path}" in capsys.readouterr().err
     assert STARTED == []
     assert train.main([f"sweep.resume={tmp_path}"]) == 0
