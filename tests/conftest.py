@@ -11,6 +11,7 @@ import pytest
 
 from tests.made_once import made_once
 from tests.pytest_setup import (
+    compose_from_memory,
     compose_once_for_the_mode,
     fail_instead_of_skipping,
     precompile_headers,
@@ -50,6 +51,7 @@ def pytest_collection(session: pytest.Session) -> None:
     torch.set_num_threads(1)  # tiny kernels on shared cores wait for each other
     register_schema()  # as the commands do before Hydra composes
     compose_once_for_the_mode()
+    compose_from_memory()
     precompile_headers()
 
 

@@ -1,5 +1,6 @@
-"""Setup of the test session: Ctrl-C is not ignored, and CI skips only what it cannot run."""
+"""Setup of the test session: speed, Ctrl-C, and skipped tests in continuous integration."""
 
+import copy
 import os
 import re
 import signal
@@ -37,6 +38,56 @@ def compose_once_for_the_mode() -> None:
         return mode
 
     Hydra.get_mode = get_mode  # type: ignore[method-assign]
+
+
+def compose_from_memory() -> None:
+    """Remember what Hydra makes of the YAML files: a third of the time of all tests otherwise.
+
+    What is remembered depends on the primary config, the chosen groups and the search path alone.
+    Overrides of single keys, which have a dot or name no group, are applied to a copy.
+    """
+    from hydra._internal import config_loader_impl
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+    from hydra._internal.defaults_list import DefaultsList, Overrides
+
+    loader = config_loader_impl.ConfigLoaderImpl
+    list_defaults, merge_files = (
+        config_loader_impl.create_defaults_list,
+        loader._compose_config_from_defaults_list,
+    )
+    read_file = FileConfigSource.load_config
+    lists, merged, files = dict[Any, DefaultsList](), dict[Any, Any](), dict[Any, Any]()
+
+    def search_path(repo: Any) -> tuple[str, ...]:
+        return tuple(f"{source.provider} {source.path}" for source in repo.get_sources())
+
+    def create_defaults_list(
+        repo: Any, config_name: str, overrides_list: list[Any], **flags: bool
+    ) -> DefaultsList:
+        choosing = [one for one in overrides_list if "." not in one.key_or_group]
+        words = tuple(one.input_line for one in choosing)
+        key = (config_name, words, *flags.items(), search_path(repo))
+        if key not in lists:
+            lists[key] = list_defaults(repo, config_name, choosing, **flags)
+        found = copy.copy(lists[key])
+        found.config_overrides = Overrides(repo, overrides_list).config_overrides
+        return found
+
+    def compose(self: Any, defaults: list[Any], repo: Any) -> Any:
+        key = (tuple(map(repr, defaults)), search_path(repo))
+        if key not in merged:
+            merged[key] = merge_files(self, defaults, repo)
+        return copy.deepcopy(merged[key])
+
+    def load_config(self: FileConfigSource, config_path: str) -> Any:
+        key = (self.path, config_path)
+        if key not in files:
+            files[key] = read_file(self, config_path)
+        return copy.deepcopy(files[key])
+
+    FileConfigSource.load_config = load_config  # type: ignore[method-assign]
+    config_loader_impl.create_defaults_list = create_defaults_list
+    loader._compose_config_from_defaults_list = compose  # type: ignore[method-assign]
 
 
 def precompile_headers() -> None:

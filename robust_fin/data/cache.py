@@ -291,7 +291,7 @@ def _memory_map(path: Path) -> np.ndarray:
 
 
 def _crc32(path: Path) -> int:
-    return zlib.crc32(np.memmap(path, np.uint8, mode="r"))
+    return zlib.crc32(np.memmap(path, np.uint8, mode="r").data)
 
 
 def _crc32_of_json(content: Mapping[str, Any]) -> int:

@@ -273,16 +273,6 @@ def test_train_rejects_an_unknown_experiment(tmp_path: Path, capfd: Capture) -> 
     assert [name for name in ("smoke", "study", "top5") if name not in message] == []
 
 
-def test_failed_run_removes_the_metrics_of_an_earlier_run(
-    bars: pd.DataFrame, tmp_path: Path, capfd: Capture
-) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "metrics.json").write_text("{}", encoding="utf-8")
-    constant(bars).to_csv(tmp_path / "es.csv", index=False)
-    words = smoke(tmp_path / "run", f"source.path={tmp_path / 'es.csv'}", "source.bar=15min")
-    refusal(train.main, words, folder=tmp_path, capfd=capfd)
-
-
 # run folders: resume, predict, evaluate
 
 

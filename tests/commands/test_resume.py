@@ -12,12 +12,15 @@ import pytest
 import torch
 
 from robust_fin import predict, train
+from robust_fin.bundle.folder import read_config
 from robust_fin.runs import training
+from robust_fin.runs.job import Job, start_job
+from robust_fin.runs.schema import apply_schema
 from robust_fin.training.recovery import checkpoint_files
 from robust_fin.training.recovery.checkpoint_files import checkpoint_bytes, read_checkpoint
 from tests.conftest import MakeBars
 from tests.run_comparison import assert_equal_runs
-from tests.small_runs import QUICK, run_training
+from tests.small_runs import run_training
 
 Caplog, Capture = pytest.LogCaptureFixture, pytest.CaptureFixture[str]
 SMALL = (
@@ -233,15 +236,17 @@ def test_refit_of_another_choice_starts_anew(finished: Path, run: Path, tmp_path
     assert_equal_runs(more, run)
 
 
-def test_new_run_in_an_old_folder_uses_none_of_its_checkpoints(
-    finished: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+def test_retried_job_uses_none_of_the_checkpoints_in_its_folder(
+    run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "fit_folds", killed)
-    words = [f"source.path={finished.parent / 'es.csv'}", *AROUND_THE_CLOCK, *QUICK]
-    assert train.main(["+experiment=smoke", f"hydra.run.dir={run}", *words]) == 130
+    job = Job(apply_schema(read_config(run)), run, resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        start_job(job, training.run_training, module=training.TRAIN_MODULE)
+    assert not (run / "metrics.json").exists()
     assert list((run / "checkpoints").rglob("*.ckpt")) == []
 
 

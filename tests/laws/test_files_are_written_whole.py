@@ -17,7 +17,7 @@ EXCEPTIONS = {
     "evaluation/report/plots.py::render_plot": "into memory",
     "evaluation/tensorboard/summaries.py::write_events": "a temporary name of its own",
     "runtime/launcher.py::_start_rank": "the log of a running process",
-    "runtime/owned_folders.py::claim_cache_folder": "creates a mark that must not exist",
+    "runtime/files.py::claim_cache_folder": "creates a mark that must not exist",
     "sweeps/optuna_search.py::repair_journal": "cuts an unfinished line under a lock",
     "sweeps/sweep.py::write_table": "into memory",
     "training/recovery/checkpoint_files.py::checkpoint_bytes": "into memory",
