@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from robust_fin.bundle.folder import read_config
+from robust_fin.bundle.config import read_config
 from robust_fin.runs.run import Run
 
 ROOT = Path(__file__).parent.parent

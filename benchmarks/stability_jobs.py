@@ -10,7 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from robust_fin.bundle.folder import read_config, read_provenance
+from robust_fin.bundle.config import read_config
+from robust_fin.bundle.folder import read_provenance
 from robust_fin.runs.job import FAILURE
 from robust_fin.runs.results import MEMBERS, METRICS
 

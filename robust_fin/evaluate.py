@@ -71,18 +71,17 @@ def evaluate(run: Run | Path | str) -> Judgement:
     return finished.judgement
 
 
-def evaluate_run(folder: Path, *, instrument: Instrument | None = None) -> None:
+def evaluate_run(run: Run, *, instrument: Instrument | None = None) -> None:
     """Print the metrics of a finished run beside its baselines and the verdict; write its report.
 
     Args:
-        folder: the run folder.
+        run: a finished run.
         instrument: costs of the contracts; None takes those of the run.
 
     Raises:
         BundleError: the folder is not that of a finished run.
     """
-    run = Run.open(folder)
-    metrics, judgement = run.metrics, evaluate(run)
+    folder, metrics, judgement = run.folder, run.metrics, evaluate(run)
     if instrument is not None:
         judgement = run.judged(instrument)
     show(*metric_tables(metrics, title=f"{run.config.name}, {folder.name}"))
@@ -94,20 +93,19 @@ def evaluate_run(folder: Path, *, instrument: Instrument | None = None) -> None:
     show(verdict(judgement), level=RESULT)
 
 
-def evaluate_lockbox(run: Path) -> None:
+def evaluate_lockbox(run: Run) -> None:
     """Score the lockbox of a finished run, log the look, and print the result.
 
     Raises:
         BundleError: the run has no lockbox, or the bars are not those it was trained on.
     """
-    Run.open(run).metrics  # noqa: B018  # raises unless the run has finished
-    opened = open_lockbox(run)
+    opened = open_lockbox(run.folder, modules=run.modules)
     show(*judgement_tables(opened.judgement), opened.message)
     net = opened.judgement.net
     if net.dates < MIN_TEST_DATES:  # the verdict then names no figure
         show(f"Lockbox: {format_figures(net)}", level=RESULT)
     show(f"Lockbox: {verdict(opened.judgement)}", level=RESULT)
-    show(f"written to   {run / LOCKBOX}")
+    show(f"written to   {run.folder / LOCKBOX}")
 
 
 def compare(folders: Sequence[Path]) -> None:
@@ -148,16 +146,17 @@ def evaluate_config(config: DictConfig) -> None:
             raise ConfigError("void=REASON takes one run folder")
         compare([Path(folder).expanduser() for folder in config.run])
         return
-    folder = Path(config.run).expanduser()
-    Run.open(folder).metrics  # noqa: B018  # raises unless the run has finished
+    run = Run.open(config.run, modules=config.modules)
+    folder = run.folder
+    run.metrics  # noqa: B018  # raises unless the run has finished
     with lock_folder(folder):
         if config.void is not None:
             show(void_trial(folder, reason=str(config.void)), level=RESULT)
         elif config.lockbox:
-            evaluate_lockbox(folder)
+            evaluate_lockbox(run)
         else:
             costs = config.get("instrument")
-            evaluate_run(folder, instrument=None if costs is None else instantiate(costs))
+            evaluate_run(run, instrument=None if costs is None else instantiate(costs))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,10 +17,10 @@ from typing import Any
 import pandas as pd
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from robust_fin.bundle.folder import load_bundle, read_config, read_provenance
+from robust_fin.bundle.config import build, read_config
+from robust_fin.bundle.folder import read_provenance
 from robust_fin.cli.command import make_module_callable, run_command
 from robust_fin.cli.composition import compose_config
 from robust_fin.errors import ConfigError
@@ -40,7 +40,7 @@ def predict(run: Run | Path | str, bars: pd.DataFrame | Path | str, *words: str)
         run: a finished run, or its folder.
         bars: a file, or a table whose times mark the start of each bar.
         words: overrides of `source`; every other key is taken from the run, so that its timezone
-            and calendar apply to the new bars too.
+            and calendar apply to the new bars too. modules=[my_net] names your own modules.
 
     Returns:
         The predictions table, one row per bar; target and outcome are null for the newest bars.
@@ -57,10 +57,12 @@ def predict(run: Run | Path | str, bars: pd.DataFrame | Path | str, *words: str)
         >>> len(table), table["model"].unique().tolist(), int(table["outcome"].isna().sum())
         (95, ['net'], 1)
     """
-    folder = Run.open(run).folder
+    composed = compose_config("predict", list(words)).config
+    opened = Run.open(run, modules=composed.modules)
+    folder = opened.folder
     overrides = list(words)
     with preserve_process_state(), TemporaryDirectory() as scratch:
-        source = compose_config("predict", overrides).config.source
+        source = composed.source
         path = Path(scratch) / "bars.parquet"
         if isinstance(bars, pd.DataFrame):
             bar, columns = (_setting(folder, source, overrides, key) for key in ("bar", "columns"))
@@ -69,25 +71,25 @@ def predict(run: Run | Path | str, bars: pd.DataFrame | Path | str, *words: str)
         else:
             path = Path(bars)
         source.path = str(path)
-        return score_source(folder, source, overrides=[*overrides, "source.path"])
+        return score_source(opened, source, overrides=[*overrides, "source.path"])
 
 
-def score_source(run: Path, source: DictConfig, *, overrides: Sequence[str]) -> pd.DataFrame:
+def score_source(run: Run, source: DictConfig, *, overrides: Sequence[str]) -> pd.DataFrame:
     """Return the predictions table of a run's net on the bars of a source.
 
     Args:
-        run: the run folder.
+        run: a finished run.
         source: config of the source.
         overrides: keys of `source` that apply; every other key is taken from the run.
     """
-    bundle = load_bundle(run)
-    torch.set_num_threads(bundle.config.threads)
-    merged = bundle.config.source.copy()  # the bundle compares the bars with its own
-    OmegaConf.update(merged, "spikes", source.spikes)  # the run's spikes were a test of the run
+    bundle = run.bundle
+    torch.set_num_threads(run.config.threads)
+    merged = bundle.config.copy()  # the bundle compares the bars with its own source
+    OmegaConf.update(merged, "source.spikes", source.spikes)  # the run's were a test of the run
     for word in overrides:
         key = word.partition("=")[0].lstrip("+").removeprefix("source.")
-        OmegaConf.update(merged, key, OmegaConf.select(source, key))
-    return bundle.predict_source(instantiate(merged), trained_on=read_provenance(run))
+        OmegaConf.update(merged, f"source.{key}", OmegaConf.select(source, key))
+    return bundle.predict_source(build(merged, "source"), trained_on=read_provenance(run.folder))
 
 
 def _setting(run: Path, source: DictConfig, overrides: Sequence[str], key: str) -> Any:
@@ -107,7 +109,8 @@ def write_predictions(config: DictConfig) -> None:
     out = Path(str(config.out)).expanduser()
     if out.suffix != ".parquet":
         raise ConfigError(f"out={config.out} must end in .parquet")
-    table = score_source(Path(config.run).expanduser(), config.source, overrides=overrides)
+    run = Run.open(config.run, modules=config.modules)
+    table = score_source(run, config.source, overrides=overrides)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as part:

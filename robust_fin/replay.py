@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from robust_fin.bundle.config import check_constructors, parse_config
 from robust_fin.cli.command import run_command
 from robust_fin.errors import ConfigError
 from robust_fin.runs.training import fit_settings
@@ -28,12 +29,13 @@ from robust_fin.training.recovery.record import (
 )
 
 
-def replay_record(path: Path, *, rows: int) -> list[Replay]:
+def replay_record(path: Path, *, rows: int, modules: Sequence[str] = ()) -> list[Replay]:
     """Run a recorded step again, and print the first non-finite tensor and the rows that cause it.
 
     Args:
         path: file of the record.
         rows: most rows to print.
+        modules: your own modules that the record may name.
 
     Raises:
         BundleError: the file is not a record.
@@ -42,8 +44,8 @@ def replay_record(path: Path, *, rows: int) -> list[Replay]:
     if rows < 1:
         raise ConfigError(f"rows={rows} must be at least 1")
     record = read_record(path)
-    config = OmegaConf.create(record.config)
-    assert isinstance(config, DictConfig)
+    config = parse_config(record.config, origin=f"record={path}")
+    check_constructors(config, modules=modules, origin=f"record={path}")
     replays = replay_step(record, fit_settings(config))
     show(*describe_step(record, replays, name=config.name), level=RESULT)
     show(*describe_rows(record, suspect_rows(replays), most=rows))
@@ -116,7 +118,7 @@ def _describe_norms(record: StepRecord) -> str:
 
 def replay_config(config: DictConfig) -> None:
     """Replay the record of a config."""
-    replay_record(Path(str(config.record)).expanduser(), rows=config.rows)
+    replay_record(Path(str(config.record)).expanduser(), rows=config.rows, modules=config.modules)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """Train a net on bars and judge it on the test span.
 
 python -m robust_fin.train +experiment=NAME [source.path=FILE] [group=choice] [key=value] [-m]
-python -m robust_fin.train resume=RUN_FOLDER [trainer.max_epochs=N] [verbose=N]
+python -m robust_fin.train resume=RUN_FOLDER [trainer.max_epochs=N] [verbose=N] [modules=[MINE]]
 
 The first form starts a run, or with `-m` a sweep of runs. The second form continues an interrupted
 run or sweep in its own folder. `robust_fin/runs/training.py` tells what one run does: it reads the
@@ -9,7 +9,7 @@ bars, fits on train, chooses on val, scores test once and writes the results.
 """
 
 from robust_fin.cli.command import print_help_if_asked
-from robust_fin.cli.suggestions import unquote
+from robust_fin.cli.suggestions import parse_modules, unquote
 
 if __name__ == "__main__":
     print_help_if_asked("train")  # before torch is imported
@@ -24,7 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from robust_fin.bundle.folder import read_config
+from robust_fin.bundle.config import check_constructors, read_config
 from robust_fin.cli.command import report_errors, run_command
 from robust_fin.errors import ConfigError
 from robust_fin.runs.job import Job, is_launched_rank, rank_overrides, run_rank, start_job
@@ -62,15 +62,19 @@ def resume_run(words: Sequence[str]) -> None:
     """Continue an interrupted run in its own folder.
 
     Args:
-        words: resume=RUN_FOLDER, verbose, and the limits of the Trainer to change.
+        words: resume=RUN_FOLDER, verbose, the limits of the Trainer to change, and modules=[...],
+            your own modules that the run may use.
 
     Raises:
         ConfigError: a key other than trainer.max_* and verbose is overridden.
-        BundleError: the folder is not a run folder.
+        BundleError: the folder is not a run folder, or names code that is neither ours nor in
+            modules.
     """
     values = dict(word.partition("=")[::2] for word in words)
     folder = Path(unquote(values.pop("resume"))).expanduser()
+    modules = parse_modules(values.pop("modules", "[]"))
     config = read_config(folder)
+    check_constructors(config, modules=modules, origin=str(folder))
     limits = {f"trainer.{name}" for name in config.trainer if name.startswith("max_")}
     for key in values:
         if key not in {*limits, "verbose"}:

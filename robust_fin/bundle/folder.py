@@ -6,12 +6,13 @@ bundle/model.safetensors       weights of the net; for a population with a leadi
 bundle/transforms.safetensors  arrays: features/<position>/<kind>/<array>, target/<array>
 bundle/transforms.json         names and units
 bundle/provenance.json         data fingerprint, versions, commit
+bundle/manifest.json           the seal: sha256 of the other files; written last
 ```
 """
 
-import json
+import hashlib
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import yaml  # type: ignore[import-untyped]
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
@@ -30,6 +29,7 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor, nn
 
+from robust_fin.bundle.config import BUNDLE, build, read_config
 from robust_fin.bundle.predictions import Link, Nets, ToRank, mean_forecast, predictions_table
 from robust_fin.data.cache import NO_CACHE, library_version
 from robust_fin.data.examples import Examples, make_examples
@@ -42,10 +42,15 @@ from robust_fin.features.registry import FeatureSet
 from robust_fin.market.intake.continuity import format_length
 from robust_fin.market.schema import BarSummary
 from robust_fin.market.sources import Bars, BarSource
-from robust_fin.runtime.files import write_atomic
+from robust_fin.runtime.files import write_atomic, write_json
+from robust_fin.runtime.records import read_json
 from robust_fin.runtime.terminal import command_hint
 
-BUNDLE = "bundle"
+MANIFEST = "manifest.json"
+_SEALED = (
+    *("config.yaml", "model.safetensors", "transforms.safetensors"),
+    *("transforms.json", "provenance.json"),
+)
 _VERSIONED = ("torch", "lightning", "numpy", "pandas", "scipy", "hydra-core", "robust-fin")
 
 
@@ -135,15 +140,16 @@ def write_config(run: Path, config: DictConfig) -> None:
 
 
 def start_bundle(run: Path, config: DictConfig, *, bars: BarSummary) -> None:
-    """Write config and provenance before training."""
+    """Write config and provenance before training, and break the seal of an earlier fit."""
+    (run / BUNDLE / MANIFEST).unlink(missing_ok=True)
     write_config(run, config)
-    _write_json(run / BUNDLE / "provenance.json", provenance(bars))
+    write_json(run / BUNDLE / "provenance.json", provenance(bars))
 
 
 def finish_bundle(
     run: Path, *, nets: Nets, transform: FeatureTransform, target: RankTarget, names: FeatureSet
 ) -> None:
-    """Write weights and fitted transforms."""
+    """Write weights and fitted transforms, and seal the bundle."""
     folder = run / BUNDLE
     own = nets.net.state_dict()
     weights = own if nets.stack is None else {name: nets.stack[name] for name in own}
@@ -157,64 +163,8 @@ def finish_bundle(
         "features": names.units,
         "target": {"forward_return": "fraction -> rank in [0, 1]"},
     }
-    _write_json(folder / "transforms.json", described)
-
-
-def read_config(run: Path) -> DictConfig:
-    """Read the config of a run.
-
-    Raises:
-        BundleError: `run` is not a run folder.
-    """
-    path = run / BUNDLE / "config.yaml"
-    if not path.is_file():
-        raise BundleError(
-            f"{run} is not a run folder: it has no {BUNDLE}/config.yaml. Give the folder that "
-            "robust_fin.train printed, such as outputs/top5/2024-12-19_10-00-00"
-        )
-    try:
-        config = OmegaConf.load(path)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path} is damaged, it cannot be read as YAML: {error}") from error
-    if not isinstance(config, DictConfig):
-        raise BundleError(f"{path} is damaged: it holds no settings")
-    return config
-
-
-def planted_rank_ic(source: Mapping[str, Any]) -> float:
-    """Return the rank IC planted in the synthetic bars of a `source`; 0 for the bars of a market.
-
-    Args:
-        source: settings of the source in a run's config.
-    """
-    synthetic = source.get("synthetic")
-    if synthetic is None or source.get("path") is not None:
-        return 0.0
-    return abs(float(synthetic.get("signal", 0.0)))
-
-
-def read_plain_config(run: Path) -> dict[str, Any]:
-    """Read the config of a run as nested dictionaries and lists, every value resolved."""
-    config = OmegaConf.to_container(read_config(run), resolve=True)
-    assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items()}
-
-
-def read_flat_config(run: Path) -> dict[str, Any]:
-    """Read the config of a run as values by dotted key, such as `optimizer.lr`."""
-    return flatten_config(read_config(run))
-
-
-def flatten_config(config: DictConfig) -> dict[str, Any]:
-    """Return the resolved values of a config by dotted key."""
-    return _flat(OmegaConf.to_container(config, resolve=True), "")
-
-
-def _flat(node: Any, key: str) -> dict[str, Any]:
-    if not isinstance(node, dict) or not node:
-        return {key: node}
-    below = [_flat(value, f"{key}.{name}" if key else str(name)) for name, value in node.items()]
-    return {name: value for part in below for name, value in part.items()}
+    write_json(folder / "transforms.json", described)
+    write_json(folder / MANIFEST, {"sha256": {name: _sha256(folder / name) for name in _SEALED}})
 
 
 def read_provenance(run: Path) -> dict[str, Any]:
@@ -226,23 +176,23 @@ def read_provenance(run: Path) -> dict[str, Any]:
     path = run / BUNDLE / "provenance.json"
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise BundleError(f"{path} is damaged (invalid JSON): {error}") from error
-    if not isinstance(content, dict) or "data_sha256" not in content:
-        raise BundleError(f"{path} is damaged: data_sha256 is missing")
-    return content
+    return read_json(path, {"data_sha256": str, "data": str})
 
 
-def load_bundle(run: Path) -> Bundle:
+def load_bundle(run: Path, *, modules: Collection[str] = ()) -> Bundle:
     """Load the fitted forecaster of a finished run.
 
+    Args:
+        run: the run folder.
+        modules: your own modules that the run may use; a file is not trusted to name them.
+
     Raises:
-        BundleError: `run` is not a run folder, or the run did not finish.
+        BundleError: `run` is not a run folder, the run did not finish, the bundle was changed
+            since, or it names code that is neither ours nor in `modules`.
     """
     config = read_config(run)
     folder = run / BUNDLE
+    _check_seal(run)
     try:
         weights = load_tensors(str(folder / "model.safetensors"))
         arrays = load_arrays(str(folder / "transforms.safetensors"))
@@ -251,18 +201,80 @@ def load_bundle(run: Path) -> Bundle:
             f"{folder} is not a whole bundle: {error}. The run has not finished, or a file is "
             f"damaged; {command_hint('train', 'resume', run)} continues an unfinished run"
         ) from error
-    features: FeatureSet = instantiate(config.features)
-    net: nn.Module = instantiate(config.model, features=len(features.names))
-    target = RankTarget.from_arrays(arrays_below(arrays, "target/"))
-    to_rank = partial(instantiate(config.target_scale).to_rank, target=target)
-    return Bundle(
-        config,
-        _filled_nets(net, instantiate(config.link), to_rank, weights),
-        features,
-        instantiate(config.target),
-        FeatureTransform.from_arrays(arrays_below(arrays, "features/")),
-        target,
-    )
+    make = partial(build, config, modules=modules)
+    features: FeatureSet = make("features")
+    net: nn.Module = make("model", features=len(features.names))
+    _check_weights(weights, net.state_dict(), origin=str(folder / "model.safetensors"))
+    transform, target = _fitted(arrays, features, origin=str(folder / "transforms.safetensors"))
+    to_rank = partial(make("target_scale").to_rank, target=target)
+    nets = _filled_nets(net, make("link"), to_rank, weights)
+    return Bundle(config, nets, features, make("target"), transform, target)
+
+
+def _check_seal(run: Path) -> None:
+    """Raise BundleError unless every file of a bundle is as it was when the run finished."""
+    folder = run / BUNDLE
+    try:
+        sealed = read_json(folder / MANIFEST, {"sha256": dict})["sha256"]
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"{folder} is not a whole bundle: it has no {MANIFEST}. The run has not finished, or "
+            "was trained before there were seals; "
+            f"{command_hint('train', 'resume', run)} continues an unfinished run"
+        ) from error
+    for name in _SEALED:
+        if not (folder / name).is_file():
+            raise BundleError(f"{folder} is not a whole bundle: {name} is missing")
+        if _sha256(folder / name) != sealed.get(name):
+            raise BundleError(
+                f"{folder / name} was changed after the run had finished: its sha256 is not that "
+                f"of {MANIFEST}. Restore the file, or train again"
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_weights(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], *, origin: str
+) -> None:
+    """Raise BundleError unless the weights are those of the net, or of several such nets."""
+    if weights.keys() != own.keys():
+        differ = ", ".join(sorted(weights.keys() ^ own.keys())[:5])
+        raise BundleError(f"{origin} holds the weights of another net: {differ}")
+    members = {one.shape[: one.ndim - own[name].ndim] for name, one in weights.items()}
+    for name, one in weights.items():
+        if one.shape[one.ndim - own[name].ndim :] != own[name].shape or len(members) > 1:
+            raise BundleError(
+                f"{origin} holds the weights of another net: {name} has shape "
+                f"{tuple(one.shape)}, not {tuple(own[name].shape)}"
+            )
+        if one.is_floating_point() != own[name].is_floating_point():
+            raise BundleError(f"{origin} is damaged: {name} is of type {one.dtype}")
+        if not bool(torch.isfinite(one).all()):
+            raise BundleError(f"{origin} is damaged: {name} is not finite")
+
+
+def _fitted(
+    arrays: Mapping[str, np.ndarray], features: FeatureSet, *, origin: str
+) -> tuple[FeatureTransform, RankTarget]:
+    """Restore transform and target, and try both on a row of zeros."""
+    try:
+        bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        if bad:
+            raise ValueError(f"{bad[0]} is not finite")
+        transform = FeatureTransform.from_arrays(arrays_below(arrays, "features/"))
+        target = RankTarget.from_arrays(arrays_below(arrays, "target/"))
+        tried = transform.transform(np.zeros((1, len(features.names))))
+        if tried.shape != (1, len(features.names)) or not np.isfinite(tried).all():
+            raise ValueError(f"it is not that of {len(features.names)} features")
+        if not np.isfinite(target.transform(np.zeros(1))).all():
+            raise ValueError("the rank target is empty")
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise BundleError(f"{origin} is damaged: {error}") from error
+    return transform, target
 
 
 def _filled_nets(net: nn.Module, link: Link, to_rank: ToRank, weights: dict[str, Tensor]) -> Nets:
@@ -309,7 +321,3 @@ def _git(root: Path, *words: str) -> str:
         check=True,
     )
     return done.stdout.strip()
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())

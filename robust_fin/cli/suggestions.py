@@ -106,6 +106,21 @@ def unquote(value: str) -> str:
     return str(text).replace("\\${", "${")
 
 
+def parse_modules(value: str) -> list[str]:
+    """Parse `modules=[MINE]` of a command line that Hydra does not read.
+
+    Raises:
+        ConfigError: the value is not a list of module names.
+    """
+    try:
+        names = OverridesParser.create().parse_override(f"modules={value}").value()
+    except HydraException as error:
+        raise ConfigError(f"modules={value} must be a list, such as modules=[my_net]") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"modules={value} must be a list, such as modules=[my_net]")
+    return names
+
+
 def _is_readable(word: str) -> bool:
     try:
         OverridesParser.create().parse_override(word)

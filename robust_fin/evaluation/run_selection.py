@@ -34,6 +34,7 @@ from robust_fin.evaluation.significance import (
 )
 from robust_fin.evaluation.verdict import format_interval, format_percent_interval
 from robust_fin.market.labelling import product_of
+from robust_fin.runtime.records import read_table
 
 _ROW = ["time", "contract"]
 _MIN_AGREEMENT = 0.95  # share of equal outcomes below which runs differ in bars or target
@@ -79,9 +80,10 @@ def daily_series(predictions: pd.DataFrame) -> pd.DataFrame:
 
 def read_tested_rows(run: Path) -> dict[str, Any]:
     """Return the products and the first and last date of a run's labelled test rows."""
-    rows = pd.read_parquet(
+    rows = read_table(
         run / "predictions.parquet",
-        columns=["trading_date", "contract", "outcome"],
+        {"trading_date": "M", "contract": "", "outcome": "f"},
+        only=True,
         filters=[("model", "==", "net")],
     )
     return describe_rows(rows[rows["outcome"].notna()])

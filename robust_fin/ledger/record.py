@@ -1,6 +1,5 @@
 """A run's entry in the trial ledger, and looks at the lockbox."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from hydra.utils import instantiate
 from jaxtyping import Float, Int
 
-from robust_fin.bundle.folder import (
-    Bundle,
-    commit,
-    load_bundle,
-    planted_rank_ic,
-    read_plain_config,
-    read_provenance,
-)
+from robust_fin.bundle.config import build, planted_rank_ic, read_plain_config
+from robust_fin.bundle.folder import Bundle, commit, load_bundle, read_provenance
 from robust_fin.bundle.predictions import Forecast, mean_forecast, predictions_table
 from robust_fin.data.examples import Examples
 from robust_fin.data.folds import Market
@@ -42,10 +34,11 @@ from robust_fin.ledger.trials import (
     settings_tried,
 )
 from robust_fin.runtime.files import null_for_nan, write_json
+from robust_fin.runtime.records import read_json, read_table
 from robust_fin.training.baselines import constant, minus_last_return
 
 SCORES = ("skill", "rank_ic")
-COLUMNS = ["trading_date", "model", "score", "target", "outcome"]
+COLUMNS = {"trading_date": "M", "model": "", "score": "f", "target": "f", "outcome": "f"}
 
 
 def find_ledger(run: Path) -> Path | None:
@@ -82,7 +75,13 @@ def read_daily_series(run: Path) -> pd.DataFrame:
     """Return `daily_series` of the predictions of a finished run."""
     models = [("model", "in", ["net", "constant"])]
     return daily_series(
-        pd.read_parquet(run / "predictions.parquet", columns=COLUMNS, filters=models)
+        read_table(
+            run / "predictions.parquet",
+            COLUMNS,
+            finite=("score", "target", "outcome"),
+            only=True,
+            filters=models,
+        )
     )
 
 
@@ -185,7 +184,7 @@ def _daily_ic(run: Path) -> Float[np.ndarray, " dates"]:
 
 
 def _trial(run: Path, ledger: Path, daily: Float[np.ndarray, " dates"]) -> LedgerTrial:
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    metrics = read_json(run / "metrics.json", {"members": int})
     moments = SharpeMoments.from_daily(daily)
     icir = {"icir": moments.ratio, "skew": moments.skew, "kurtosis": moments.kurtosis}
     test = {name: metrics[f"test/{name}"] for name in SCORES} | {"dates": moments.dates}
@@ -257,7 +256,7 @@ class LockboxResult:
     message: str
 
 
-def open_lockbox(run: Path) -> LockboxResult:
+def open_lockbox(run: Path, *, modules: Sequence[str] = ()) -> LockboxResult:
     """Score the locked rows with a run's bundle, and log the look before the result is returned.
 
     Nothing is fitted: features, transform and target are those of the run's training rows. With
@@ -265,12 +264,13 @@ def open_lockbox(run: Path) -> LockboxResult:
 
     Args:
         run: the folder of a finished run with split.lockbox above 0.
+        modules: your own modules that the run may use.
 
     Raises:
         BundleError: the run has no lockbox or has not finished, or its bars have changed.
         ConfigError: the look cannot be logged.
     """
-    bundle, config = load_bundle(run), read_plain_config(run)
+    bundle, config = load_bundle(run, modules=modules), read_plain_config(run)
     share, ledger = _locked_share(run, config), find_ledger(run)
     if ledger is None:
         raise ConfigError(
@@ -279,10 +279,9 @@ def open_lockbox(run: Path) -> LockboxResult:
         )
     torch.set_num_threads(config["threads"])
     table = score_lockbox(bundle, run, share=share)
-    instrument = config.get("instrument")
     judgement = judge(
         table,
-        instrument=None if instrument is None else instantiate(instrument),
+        instrument=build(bundle.config, "instrument", modules=modules),
         planted=planted_rank_ic(config["source"]),
         accepted=read_provenance(run).get("accepted", []),
     )
@@ -319,7 +318,7 @@ def score_lockbox(bundle: Bundle, run: Path, *, share: float) -> pd.DataFrame:
         BundleError: the bars are not those of the run.
         SourceError: the bars cannot be read.
     """
-    source, cache = (instantiate(bundle.config[name]) for name in ("source", "cache"))
+    source, cache = (build(bundle.config, name) for name in ("source", "cache"))
     market = Market.read(source, features=bundle.features, target=bundle.label, cache=cache)
     trained_on = read_provenance(run)["data_sha256"]
     if market.bars.sha256 != trained_on:

@@ -23,6 +23,7 @@ from robust_fin.evaluation.multiple_testing import (
     deflated_sharpe,
     robust_std,
 )
+from robust_fin.runtime.records import NUMBER, OPTIONAL_TEXT, Kind, check_fields
 
 if sys.platform != "win32":
     import fcntl
@@ -171,22 +172,36 @@ def format_line(entry: Entry) -> str:
     return json.dumps({"kind": entry.KIND, **asdict(entry)}, allow_nan=False) + "\n"
 
 
+_TEXTS = ("time", "name", "run", "config", "data_sha256", "data", "labels", "reason")
+_KINDS: Mapping[str, Kind] = {
+    **dict.fromkeys(_TEXTS, str),
+    **dict.fromkeys(("members", "seed", "settings", "rows"), int),
+    **dict.fromkeys(("split", "val", "test", "scored", "tested"), dict),
+    **{"lockbox": NUMBER, "commit": OPTIONAL_TEXT},
+}
+
+
 def parse_line(line: str) -> Entry:
     """Parse the entry of a line.
 
     Raises:
         ValueError: the line is truncated or is not an entry.
     """
-    content = json.loads(line)
+    try:
+        content = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
     kinds = {kind.KIND: kind for kind in (LedgerTrial, Look, Void)}
     kind = kinds.get(content.pop("kind", None))
     if kind is None:
         raise ValueError(f"kind must be one of {', '.join(kinds)}")
-    for name in ("split", "val", "test", "scored", "tested"):
-        if not isinstance(content.get(name, {}), dict):
-            raise ValueError(f"{name} of a {kind.KIND} must be an object")
+    given = {name: _KINDS[name] for name in content if name in _KINDS}
+    check_fields(content, given, origin=f"the {kind.KIND}")
+    for name in ("val", "test", "scored"):
+        for score, value in content.get(name, {}).items():
+            check_fields({score: value}, {score: (int, float, type(None))}, origin=name)
     try:
         return kind(**content)
     except TypeError as error:

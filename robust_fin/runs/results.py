@@ -13,7 +13,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from safetensors.numpy import save_file
 
-from robust_fin.bundle.folder import finish_bundle, planted_rank_ic
+from robust_fin.bundle.config import planted_rank_ic
+from robust_fin.bundle.folder import finish_bundle
 from robust_fin.bundle.predictions import (
     DailyLosses,
     Forecast,
@@ -28,6 +29,7 @@ from robust_fin.evaluation.significance import Judgement, judge, judgement_metri
 from robust_fin.evaluation.tensorboard.dashboard import FOLDER, read_curves, show_results
 from robust_fin.metrics import Yardstick, excess_kurtosis
 from robust_fin.runtime.files import null_for_nan, replacing, write_json
+from robust_fin.runtime.records import read_table
 from robust_fin.training.baselines import BASELINE_NAMES, TRIVIAL_TAG, Baselines, trivial_objective
 from robust_fin.training.fitting import Fit
 from robust_fin.training.module import parameter_count
@@ -241,7 +243,7 @@ def may_show_test(run: Path) -> bool:
         return True
     if not (sweep / SWEEP_TABLE).is_file():
         return False
-    table = pd.read_parquet(sweep / SWEEP_TABLE, columns=["chosen", "run"])
+    table = read_table(sweep / SWEEP_TABLE, {"chosen": "", "run": ""}, only=True)
     chosen = table.loc[table["chosen"].fillna(False).astype(bool), "run"]
     return run.absolute().relative_to(sweep).as_posix() in set(chosen)
 

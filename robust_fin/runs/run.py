@@ -1,24 +1,18 @@
 """A finished run: its metrics, predictions, verdict and files."""
 
-import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from robust_fin.bundle.folder import (
-    Bundle,
-    load_bundle,
-    planted_rank_ic,
-    read_config,
-    read_provenance,
-)
-from robust_fin.errors import BundleError
+from robust_fin.bundle.config import build, planted_rank_ic, read_config
+from robust_fin.bundle.folder import Bundle, load_bundle, read_provenance
+from robust_fin.errors import BundleError, ConfigError
 from robust_fin.evaluation.breakdowns import Instrument
 from robust_fin.evaluation.intervals import Interval
 from robust_fin.evaluation.report.page import render_paragraphs, render_table
@@ -27,7 +21,14 @@ from robust_fin.evaluation.significance import Judgement, judge
 from robust_fin.evaluation.tables import PlainTable
 from robust_fin.evaluation.verdict import format_interval, format_percent_interval, verdict
 from robust_fin.runs.results import METRICS, PREDICTIONS, ROWS
+from robust_fin.runs.schema import check_values
+from robust_fin.runtime.records import read_json, read_metrics_file, read_table
 from robust_fin.runtime.terminal import command_hint
+
+PREDICTION_KINDS = {  # column -> kinds of its numpy type
+    **{"time": "M", "contract": "", "trading_date": "M", "close": "f", "fold": "i", "model": ""},
+    **{"score": "f", "score_std": "f", "target": "f", "outcome": "f", "label_end": "M"},
+}
 
 
 @dataclass(frozen=True)
@@ -36,27 +37,42 @@ class Run:
 
     Attributes:
         folder: the run folder.
+        modules: your own modules that the run may use; a file is not trusted to name them.
     """
 
     folder: Path
+    modules: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, run: "Run | Path | str") -> "Run":
+    def open(cls, run: "Run | Path | str", *, modules: Sequence[str] = ()) -> "Run":
         """Return the run of a folder; a `Run` is returned as it is.
+
+        Args:
+            run: the folder.
+            modules: your own modules that the run may use.
 
         Raises:
             BundleError: the folder is not a run folder.
         """
         if isinstance(run, Run):
             return run
-        folder = Path(run).expanduser()
-        read_config(folder)
-        return cls(folder)
+        opened = cls(Path(run).expanduser(), tuple(modules))
+        opened.config  # noqa: B018  # raises if the folder is not a run folder
+        return opened
 
     @cached_property
     def config(self) -> DictConfig:
-        """The resolved config."""
-        return read_config(self.folder)
+        """The resolved config.
+
+        Raises:
+            BundleError: the folder is not a run folder, or its config is damaged.
+        """
+        config = read_config(self.folder)
+        try:
+            check_values(config, verb="train")
+        except ConfigError as error:
+            raise BundleError(f"the config of {self.folder} is damaged: {error}") from error
+        return config
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -66,28 +82,33 @@ class Run:
             BundleError: the run has not finished.
         """
         self.config  # noqa: B018  # raises if the folder is not a run folder
-        path = self.folder / METRICS
-        if not path.is_file():
+        try:
+            return read_metrics_file(self.folder / METRICS)
+        except FileNotFoundError as error:
             raise BundleError(
                 f"{self.folder} has no {METRICS}: the run has not finished. "
                 f"{command_hint('train', 'resume', self.folder)} continues it"
-            )
-        return _read_json(path)
+            ) from error
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """The predictions table of the test span: one row per (time, contract, fold, model)."""
-        return pd.read_parquet(self.folder / PREDICTIONS)
+        return read_table(
+            self.folder / PREDICTIONS, PREDICTION_KINDS, finite=("score", "target", "outcome")
+        )
 
     @cached_property
     def rows(self) -> dict[str, Any]:
         """The row ledger: how many input rows each span has, and why the others were dropped."""
-        return _read_json(self.folder / ROWS)
+        try:
+            return read_json(self.folder / ROWS)
+        except FileNotFoundError as error:
+            raise BundleError(f"{self.folder} has no {ROWS}: the run has not finished") from error
 
     @cached_property
     def judgement(self) -> Judgement:
         """The metrics of the test span with confidence intervals, against every baseline."""
-        return self.judged(instantiate(self.config.instrument))
+        return self.judged(build(self.config, "instrument", modules=self.modules))
 
     def judged(self, instrument: Instrument) -> Judgement:
         """Judge the test span with the costs of another instrument than that of the config."""
@@ -110,7 +131,7 @@ class Run:
     @cached_property
     def bundle(self) -> Bundle:
         """The fitted forecaster: net, weights and transforms."""
-        return load_bundle(self.folder)
+        return load_bundle(self.folder, modules=self.modules)
 
     @property
     def report(self) -> Path:
@@ -135,8 +156,3 @@ class Run:
         table = PlainTable(caption, ("", "net"), rows)
         parts = [render_paragraphs([self.verdict]), render_table(table, anchor="figures")]
         return "".join([*parts, render_paragraphs([str(self.folder)])])
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content

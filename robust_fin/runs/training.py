@@ -14,7 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from robust_fin.bundle.folder import BUNDLE, start_bundle, write_config
+from robust_fin.bundle.config import BUNDLE
+from robust_fin.bundle.folder import start_bundle, write_config
 from robust_fin.data.datamodule import BarDataModule, Market
 from robust_fin.data.folds import cut_folds
 from robust_fin.data.targets import KEPT

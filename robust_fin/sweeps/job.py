@@ -23,6 +23,7 @@ from robust_fin.runs.schema import with_absolute_ledger, without_sweep_keys
 from robust_fin.runtime.files import write_atomic
 from robust_fin.runtime.launcher import LAUNCHED, write_task
 from robust_fin.runtime.process_state import RankExit
+from robust_fin.runtime.records import read_json, read_metrics_file
 from robust_fin.sweeps.executors import Executor, Handle
 from robust_fin.sweeps.strategy import FAILED, FINISHED, PRUNED, STOPPED, Outcome, Trial
 
@@ -173,7 +174,7 @@ class SweepRecord:
         """
         path = folder / RECORD
         try:
-            content = json.loads(path.read_bytes())
+            content = read_json(path, {"words": list, "cwd": str, "jobs": dict}, error=ConfigError)
             jobs = {int(number): JobRecord(**entry) for number, entry in content["jobs"].items()}
             return cls(folder.absolute(), content["words"], content["cwd"], jobs)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -181,6 +182,8 @@ class SweepRecord:
                 f"{folder} is not the folder of a sweep: it has no {RECORD}. Use the folder that "
                 "contains the numbered run folders, e.g. outputs/top5/2024-12-19_10-00-00_sweep"
             ) from error
+        except ConfigError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path} is damaged: {error}. Start a new sweep") from error
 
@@ -198,8 +201,7 @@ def read_metrics(folder: Path, state: str) -> dict[str, Any]:
     """Return metrics.json of a run; empty unless it finished."""
     if state != FINISHED:
         return {}
-    metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    return metrics
+    return read_metrics_file(folder / METRICS)
 
 
 def read_state(folder: Path) -> tuple[str, str | None]:
@@ -207,7 +209,7 @@ def read_state(folder: Path) -> tuple[str, str | None]:
     if (folder / METRICS).is_file():
         return FINISHED, None
     if (folder / FAILURE).is_file():
-        failure = json.loads((folder / FAILURE).read_text(encoding="utf-8"))
+        failure = read_json(folder / FAILURE, {"error": str, "message": str})
         state = PRUNED if failure["error"] == Pruned.__name__ else FAILED
         return state, join_lines(failure["message"])
     return STOPPED, "stopped before its end"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from hydra.core.override_parser.types import Override
 
-from robust_fin.bundle.folder import flatten_config, read_flat_config
+from robust_fin.bundle.config import flatten_config, read_flat_config
 from robust_fin.cli.composition import explain_error
 from robust_fin.errors import BundleError, ConfigError
 from robust_fin.runs.results import SWEEP_TABLE

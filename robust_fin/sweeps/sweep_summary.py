@@ -26,6 +26,7 @@ from robust_fin.evaluation.verdict import format_percent_interval
 from robust_fin.ledger.record import count_trials, summarize_trials
 from robust_fin.runs.results import VAL_LOSSES, publish
 from robust_fin.runs.run import Run
+from robust_fin.runtime.records import read_table
 from robust_fin.runtime.terminal import (
     RESULT,
     Advance,
@@ -129,6 +130,9 @@ def val_skill_by_date(losses: pd.DataFrame, member: int | None) -> pd.Series:
     return saved / total / rows.index.get_level_values("fold").nunique()
 
 
+_LOSSES = {"fold": "i", "member": "", "trading_date": "M", "loss": "f", "loss_trivial": "f"}
+
+
 def read_gains(rows: Sequence[Row]) -> Float[np.ndarray, "dates rows"]:
     """Read `val_skill_by_date` of all rows, ordered by fold and date.
 
@@ -142,7 +146,7 @@ def read_gains(rows: Sequence[Row]) -> Float[np.ndarray, "dates rows"]:
         if path not in losses:
             if not path.is_file():
                 raise BundleError(f"job {row.number} has no {VAL_LOSSES}")
-            losses[path] = pd.read_parquet(path)
+            losses[path] = read_table(path, _LOSSES)
         gains.append(val_skill_by_date(losses[path], row.member))
         if not gains[-1].index.equals(gains[0].index):
             raise BundleError(

@@ -15,7 +15,7 @@ from pandas.testing import assert_frame_equal
 
 import robust_fin
 from robust_fin import Run, evaluate, fit, load_bars, make_features, predict, train
-from robust_fin.bundle.folder import read_plain_config
+from robust_fin.bundle.config import read_plain_config
 from robust_fin.errors import BundleError, ConfigError, SchemaError
 from robust_fin.ledger.trials import config_hash
 from robust_fin.runs.schema import plain_values

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from robust_fin import evaluate, predict, train
-from robust_fin.bundle.folder import read_config
+from robust_fin.bundle.config import read_config
 from robust_fin.runs.schema import USER_ERRORS
 from robust_fin.runs.training import load_folds
 from tests.bars import config

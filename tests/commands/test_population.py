@@ -14,7 +14,8 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
 
 from robust_fin import evaluate, predict, train
-from robust_fin.bundle.folder import load_bundle, read_config
+from robust_fin.bundle.config import read_config
+from robust_fin.bundle.folder import load_bundle
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.metrics import span_metrics
 from tests.background_runs import SMALL, BackgroundRun, run_to_end

@@ -10,7 +10,8 @@ from PIL import Image
 from tensorboard.plugins.hparams import api_pb2
 
 from robust_fin import train
-from robust_fin.bundle.folder import read_config, read_provenance
+from robust_fin.bundle.config import read_config
+from robust_fin.bundle.folder import read_provenance
 from robust_fin.evaluation.tensorboard.summaries import METRICS
 from tests.browser.chromium import find_browser
 from tests.browser.devtools import Browser, browser

@@ -9,7 +9,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from robust_fin import evaluate
-from robust_fin.bundle.folder import read_config, write_config
+from robust_fin.bundle.config import read_config
+from robust_fin.bundle.folder import write_config
 from robust_fin.errors import ConfigError
 from robust_fin.evaluation.multiple_testing import robust_std
 from robust_fin.ledger.record import find_ledger, record_trial, summarize_trials, void_trial

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from robust_fin import evaluate, predict, train
-from robust_fin.bundle.folder import read_config
+from robust_fin.bundle.config import read_config
 from robust_fin.errors import ConfigError
 from robust_fin.ledger.trials import config_hash
 from robust_fin.runs.run import Run

@@ -1,6 +1,5 @@
 """The report of a run: report.html, one self-contained file with the verdict at the top."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ import pandas as pd
 import yaml  # type: ignore[import-untyped]
 from jaxtyping import Float
 
+from robust_fin.bundle.config import read_plain_config
 from robust_fin.evaluation.breakdowns import backtest_paths
 from robust_fin.evaluation.report.page import Plot, RenderedPlot, Section, render_page
 from robust_fin.evaluation.report.plots import Curves, draw_members, has_matplotlib, render_plot
@@ -28,6 +28,7 @@ from robust_fin.evaluation.significance import NET, Judgement, rows_by_model
 from robust_fin.evaluation.tables import PlainTable, metric_label
 from robust_fin.evaluation.verdict import format_number, format_percent, headline, verdict
 from robust_fin.runtime.files import write_atomic
+from robust_fin.runtime.records import read_json
 
 REPORT = "report.html"
 _MEMBER_LABELS = {"skill": "skill on test, %", "rank_ic": "rank IC on test"}
@@ -49,14 +50,14 @@ class RunFiles:
 
     Attributes:
         name: of the folder.
-        config: text of bundle/config.yaml.
+        config: settings of bundle/config.yaml.
         provenance: of bars and code.
         rows: the row ledger.
         members: settings and metrics of each member.
     """
 
     name: str
-    config: str
+    config: Mapping[str, Any]
     provenance: Mapping[str, Any]
     rows: Mapping[str, Any]
     members: Sequence[Mapping[str, Any]]
@@ -64,18 +65,14 @@ class RunFiles:
     @classmethod
     def read(cls, run: Path) -> "RunFiles":
         """Read the files of a run folder."""
-        config = run / "bundle" / "config.yaml"
+        is_run = (run / "bundle" / "config.yaml").is_file()
         return cls(
             run.name,
-            config.read_text(encoding="utf-8") if config.is_file() else "",
+            read_plain_config(run) if is_run else {},
             _read_json(run / "bundle" / "provenance.json"),
             _read_json(run / "rows.json"),
             _read_json(run / "members.json").get("members", []),
         )
-
-    def settings(self) -> dict[str, Any]:
-        """Parse the config."""
-        return yaml.safe_load(self.config) or {}
 
 
 def write_report(
@@ -125,7 +122,7 @@ def _header(
     files: RunFiles, net: pd.DataFrame, judgement: Judgement, notes: Sequence[str]
 ) -> dict[str, Any]:
     """Return the values of the page's header: headline, verdict and what was tested."""
-    settings = files.settings()
+    settings = files.config
     labels = settings.get("debug", {}).get("labels", KEPT)
     if labels != KEPT:
         notes = [f"This is a control: the net was trained on {labels} labels.", *notes]
@@ -162,11 +159,12 @@ def _sections(
     metrics: Mapping[str, Any],
     curves: Curves,
 ) -> list[Section]:
-    trainer = files.settings().get("trainer", {})
+    config = yaml.safe_dump(dict(files.config), sort_keys=False) if files.config else ""
+    trainer = files.config.get("trainer", {})
     by_value = trainer.get("gradient_clip_algorithm") == "value"
     clip = None if by_value else trainer.get("gradient_clip_val")
     members = members_section(files.members, metrics)
-    calendar = files.settings().get("source", {}).get("calendar", "CME_Equity")
+    calendar = files.config.get("source", {}).get("calendar", "CME_Equity")
     return [
         models_section(judgement, metrics),
         *group_sections(models, judgement, calendar=calendar),
@@ -176,7 +174,7 @@ def _sections(
         edge_section(judgement.edge),
         training_section(curves, metrics, clip=clip),
         rows_section(files.rows),
-        provenance_section(files.provenance, config=files.config),
+        provenance_section(files.provenance, config=config),
     ]
 
 
@@ -213,7 +211,7 @@ def provenance_section(provenance: Mapping[str, Any], *, config: str) -> Section
 
     Args:
         provenance: contents of bundle/provenance.json.
-        config: text of bundle/config.yaml.
+        config: settings of bundle/config.yaml.
     """
     rows = provenance_rows(provenance)
     table = PlainTable("Data and code", ("", "value"), rows, numbers=False)
@@ -297,4 +295,4 @@ def member_values(members: Sequence[Mapping[str, Any]], name: str) -> Float[np.n
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}

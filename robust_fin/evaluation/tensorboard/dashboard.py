@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml  # type: ignore[import-untyped]
 from jaxtyping import Float
 
 from robust_fin.errors import ResumeError
@@ -22,6 +21,7 @@ from robust_fin.evaluation.report.report import RunFiles, provenance_rows
 from robust_fin.evaluation.significance import NET, Judgement
 from robust_fin.evaluation.verdict import verdict
 from robust_fin.runtime.rank_info import is_first
+from robust_fin.runtime.records import read_words
 
 FOLDER = "tensorboard"
 SUFFIX = ".report"  # of event files that are not written by the training
@@ -51,7 +51,7 @@ def start_session(run: Path, *, members: bool) -> None:
         run: the run folder, with its config.
         members: True for a population.
     """
-    settings = RunFiles.read(run).settings()
+    settings = RunFiles.read(run).config
     if not str(settings["logger"]["_target_"]).endswith(_LOGGER):
         return
     # imported here: slow, and needed only by runs that log to TensorBoard
@@ -70,9 +70,7 @@ def start_session(run: Path, *, members: bool) -> None:
 def read_overrides(run: Path) -> list[str]:
     """Read the command-line overrides that a run was started with; empty if not recorded."""
     path = run / ".hydra" / "overrides.yaml"
-    if not path.is_file():
-        return []
-    return [str(word) for word in yaml.safe_load(path.read_text(encoding="utf-8")) or []]
+    return read_words(path)
 
 
 def mark_failure(run: Path) -> contextlib.ExitStack:

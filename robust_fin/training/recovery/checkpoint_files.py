@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-from robust_fin.bundle.folder import provenance, read_flat_config, read_provenance
+from robust_fin.bundle.config import read_flat_config
+from robust_fin.bundle.folder import provenance, read_provenance
 from robust_fin.errors import ConfigError, ResumeError
 from robust_fin.market.schema import BarSummary
 from robust_fin.runtime.files import remove_partial_files, write_atomic

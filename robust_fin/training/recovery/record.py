@@ -10,7 +10,7 @@ the recorded masks, except those of a GPU, which a CPU cannot reproduce.
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from robust_fin.data.batches import EpochOrder
 from robust_fin.data.datamodule import BarDataModule
 from robust_fin.errors import BundleError
 from robust_fin.runtime.files import write_atomic
+from robust_fin.runtime.records import NUMBER, Kind, check_fields
 from robust_fin.training.engine.step_state import HashedDropout
 from robust_fin.training.settings import FitSettings
 
@@ -175,16 +176,47 @@ def read_record(path: Path) -> StepRecord:
         ) from error
     if metadata.get("kind") != KIND:
         raise BundleError(f"record={path} holds tensors, but is not the record of a step")
-    about = json.loads(metadata["about"])
-    stored: dict[str, Any] = {name: tensors.get(name) for name in _TENSORS}
-    bad = NonFiniteStep(
-        **about.pop("numbers"),
-        **stored,
-        net=_select(tensors, _NET),
-        optimizer=_select(tensors, _OPTIMIZER),
-    )
-    time = tensors["time"].numpy().astype("datetime64[ns]") if "time" in tensors else None
-    return StepRecord(bad, tensors["norms"], time=time, **about)
+    try:
+        about = json.loads(metadata["about"])
+        check_fields(about, _ABOUT, origin=f"record={path}")
+        check_fields(about["numbers"], _NUMBER_KINDS, origin=f"record={path}")
+        stored: dict[str, Any] = {name: tensors.get(name) for name in _TENSORS}
+        bad = NonFiniteStep(
+            **about.pop("numbers"),
+            **stored,
+            net=_select(tensors, _NET),
+            optimizer=_select(tensors, _OPTIMIZER),
+        )
+        time = tensors["time"].numpy().astype("datetime64[ns]") if "time" in tensors else None
+        record = StepRecord(bad, tensors["norms"], time=time, **about)
+        _check_rows(record)
+    except BundleError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"record={path} is damaged: {error}") from error
+    return record
+
+
+_ABOUT: Mapping[str, Kind] = {
+    **{"numbers": dict, "features": list, "config": str},
+    "contract": (list, type(None)),
+}
+_NUMBER_KINDS: Mapping[str, Kind] = {
+    **dict.fromkeys(("loss", "gradient_norm", "lr"), NUMBER),
+    **{"step": int, "reason": str, "batches": int},
+    **dict.fromkeys(("dropout_key", "rank"), (int, type(None))),
+}
+
+
+def _check_rows(record: StepRecord) -> None:
+    """Raise ValueError unless inputs, targets, times and contracts are of the same rows."""
+    x, target = record.bad.x, record.bad.target
+    if x.shape != (len(target), len(record.features)) or target.ndim != 1:
+        raise ValueError(f"x has shape {tuple(x.shape)}, for {len(record.features)} features")
+    for name in ("time", "contract"):
+        column = getattr(record, name)
+        if column is not None and len(column) != len(target):
+            raise ValueError(f"{name} has {len(column)} rows, x has {len(target)}")
 
 
 def last_batch_rows(order: EpochOrder, *, batches: int) -> Int[Tensor, " rows"]:

@@ -339,7 +339,7 @@ def test_train_and_evaluate_write_the_report(
 
 def _trained(run: Path) -> np.ndarray:
     """Rank targets of the training rows."""
-    from robust_fin.bundle.folder import read_config
+    from robust_fin.bundle.config import read_config
     from robust_fin.runs.training import load_first_fold
 
     return load_first_fold(read_config(run)).target("train")
