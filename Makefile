@@ -14,7 +14,7 @@ QUICK := not slow and not processes and not docs
 unexport PYTHONDONTWRITEBYTECODE # collection takes half the time where the bytecode is kept
 
 # the parts of make test-slow: paths below tests/. Every slow test is in one of them.
-PARTS := data market training resumes kills ranks sweeps commands docs
+PARTS := data market training resumes kills ranks sweeps commands damage docs
 SLOW_data := data evaluation features leaks laws ranking runtime test_doctor.py
 SLOW_market := market
 SLOW_training := training
@@ -26,6 +26,7 @@ SLOW_sweeps := sweeps commands/test_optuna.py commands/test_population_sweep.py 
 SLOW_commands := commands/test_bad_input.py commands/test_debug.py commands/test_leakcheck.py \
 	commands/test_no_future_in_scores.py \
 	commands/test_planted_signal.py commands/test_select.py commands/test_tensorboard.py
+SLOW_damage := commands/test_untrusted_runs.py
 SLOW_docs := docs
 
 .PHONY: train test test-processes test-slow lint types docs notebooks wheel clean

@@ -134,8 +134,8 @@ def evaluate_config(config: DictConfig) -> None:
     """Evaluate the run or the runs of a config.
 
     Raises:
-        ConfigError: `run` is an empty list, `lockbox=true` or `void` comes with several runs, or
-            there is no trial to void.
+        ConfigError: `run` is an empty list or names a folder twice, `lockbox=true` or `void` comes
+            with several runs, or there is no trial to void.
     """
     if isinstance(config.run, ListConfig):
         if not config.run:
@@ -144,6 +144,8 @@ def evaluate_config(config: DictConfig) -> None:
             raise ConfigError("lockbox=true needs one run folder; several would allow a choice")
         if config.void is not None:
             raise ConfigError("void=REASON takes one run folder")
+        if len(set(config.run)) < len(config.run):
+            raise ConfigError("run=[...] names a folder twice; compare different runs")
         compare([Path(folder).expanduser() for folder in config.run])
         return
     run = Run.open(config.run, modules=config.modules)

@@ -20,13 +20,8 @@ from robust_fin.cli.command import run_command
 from robust_fin.errors import ConfigError
 from robust_fin.runs.training import fit_settings
 from robust_fin.runtime.terminal import RESULT, show
-from robust_fin.training.recovery.record import (
-    FLOAT64,
-    Replay,
-    StepRecord,
-    read_record,
-    replay_step,
-)
+from robust_fin.training.recovery.record import StepRecord, read_record
+from robust_fin.training.recovery.step_replay import FLOAT64, Replay, replay_step
 
 
 def replay_record(path: Path, *, rows: int, modules: Sequence[str] = ()) -> list[Replay]:

@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from robust_fin.errors import BundleError
+from robust_fin.runtime.records import plain_yaml
 
 BUNDLE = "bundle"
-_MAX_BYTES, _MAX_DEPTH = 1 << 20, 40
 _MODULES = ("features.modules",)  # keys that list modules to import
 _LIST_ITEM = re.compile(r"\[\d+\]")
 
@@ -90,8 +90,7 @@ def read_config(run: Path) -> DictConfig:
             f"{run} is not a run folder: it has no {BUNDLE}/config.yaml. Give the folder that "
             "robust_fin.train printed, such as outputs/top5/2024-12-19_10-00-00"
         )
-    with path.open("rb") as file:
-        return parse_config(file.read(_MAX_BYTES + 1), origin=str(path))
+    return parse_config(path.read_bytes(), origin=str(path))
 
 
 def parse_config(text: bytes | str, *, origin: str) -> DictConfig:
@@ -106,13 +105,9 @@ def parse_config(text: bytes | str, *, origin: str) -> DictConfig:
             interpolations.
     """
     try:
-        if len(text) > _MAX_BYTES:
-            raise yaml.YAMLError(f"it has more than {_MAX_BYTES:,} bytes")
-        plain = text if isinstance(text, str) else text.decode("utf-8")
-        _check_plain_yaml(plain)
-        config = OmegaConf.create(plain)
+        config = OmegaConf.create(plain_yaml(text))
         values = OmegaConf.to_container(config)  # unresolved
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise BundleError(f"{origin} is damaged, it cannot be read as YAML: {error}") from error
     if not isinstance(config, DictConfig) or not values:
         raise BundleError(f"{origin} is damaged: it holds no settings")
@@ -123,18 +118,6 @@ def parse_config(text: bytes | str, *, origin: str) -> DictConfig:
                 "with every value resolved. The file was changed"
             )
     return config
-
-
-def _check_plain_yaml(text: str) -> None:
-    """Raise YAMLError for aliases, which multiply a small file, and for deep nesting."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise yaml.YAMLError(f"line {event.start_mark.line + 1} has an alias")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MAX_DEPTH:
-            raise yaml.YAMLError(f"it is nested more than {_MAX_DEPTH} levels deep")
 
 
 def check_constructors(

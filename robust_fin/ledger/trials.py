@@ -1,13 +1,11 @@
 """The trial ledger: a JSON Lines file of trials and lockbox looks, shared by many processes."""
 
-import contextlib
 import hashlib
 import json
 import logging
 import math
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,10 +21,8 @@ from robust_fin.evaluation.multiple_testing import (
     deflated_sharpe,
     robust_std,
 )
+from robust_fin.runtime.files import open_locked
 from robust_fin.runtime.records import NUMBER, OPTIONAL_TEXT, Kind, check_fields
-
-if sys.platform != "win32":
-    import fcntl
 
 log = logging.getLogger(__name__)
 
@@ -173,11 +169,11 @@ def format_line(entry: Entry) -> str:
 
 
 _TEXTS = ("time", "name", "run", "config", "data_sha256", "data", "labels", "reason")
+_FIGURES = ("val", "test", "scored")
+_INTEGERS, _OBJECTS = ("members", "seed", "settings", "rows"), ("split", "tested", *_FIGURES)
 _KINDS: Mapping[str, Kind] = {
-    **dict.fromkeys(_TEXTS, str),
-    **dict.fromkeys(("members", "seed", "settings", "rows"), int),
-    **dict.fromkeys(("split", "val", "test", "scored", "tested"), dict),
-    **{"lockbox": NUMBER, "commit": OPTIONAL_TEXT},
+    **{**dict.fromkeys(_TEXTS, str), **dict.fromkeys(_INTEGERS, int), "lockbox": NUMBER},
+    **{**dict.fromkeys(_OBJECTS, dict), "commit": OPTIONAL_TEXT},
 }
 
 
@@ -187,10 +183,7 @@ def parse_line(line: str) -> Entry:
     Raises:
         ValueError: the line is truncated or is not an entry.
     """
-    try:
-        content = json.loads(line)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    content = json.loads(line)
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
     kinds = {kind.KIND: kind for kind in (LedgerTrial, Look, Void)}
@@ -199,9 +192,8 @@ def parse_line(line: str) -> Entry:
         raise ValueError(f"kind must be one of {', '.join(kinds)}")
     given = {name: _KINDS[name] for name in content if name in _KINDS}
     check_fields(content, given, origin=f"the {kind.KIND}")
-    for name in ("val", "test", "scored"):
-        for score, value in content.get(name, {}).items():
-            check_fields({score: value}, {score: (int, float, type(None))}, origin=name)
+    for figures in (content.get(name, {}) for name in _FIGURES):
+        check_fields(figures, dict.fromkeys(figures, (*NUMBER, type(None))), origin="a figure")
     try:
         return kind(**content)
     except TypeError as error:
@@ -266,7 +258,7 @@ def append_entry(path: Path, entry: Entry) -> None:
     content = format_line(entry).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked_file(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as descriptor:
+        with open_locked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as descriptor:
             if _ends_truncated(descriptor):
                 content = b"\n" + content
             written = os.write(descriptor, content)
@@ -309,7 +301,7 @@ class Trials:
         for number, line in enumerate(_read_lines(path), start=1):
             try:
                 entries.append(parse_line(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 log.warning("line %d of %s cannot be counted: %s", number, path, error)
                 damaged.append(number)
         trials, voided = _split_voided(entries)
@@ -374,25 +366,13 @@ def _read_lines(path: Path) -> list[str]:
         return []
     try:
         with (
-            _locked_file(path, os.O_RDONLY) as descriptor,
+            open_locked(path, os.O_RDONLY) as descriptor,
             open(descriptor, "rb", closefd=False) as file,
         ):
             content = file.read()
     except OSError as error:
         raise _file_error(path, error, what="read") from error
     return content.decode("utf-8", errors="replace").splitlines()
-
-
-@contextlib.contextmanager
-def _locked_file(path: Path, flags: int) -> Iterator[int]:
-    """Open a file with a lock, exclusive for appending and shared for reading."""
-    descriptor = os.open(path, flags, 0o644)
-    try:
-        if sys.platform != "win32":
-            fcntl.flock(descriptor, fcntl.LOCK_EX if flags & os.O_APPEND else fcntl.LOCK_SH)
-        yield descriptor
-    finally:
-        os.close(descriptor)  # releases the lock
 
 
 def _ends_truncated(descriptor: int) -> bool:

@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ if sys.platform != "win32":
 log = logging.getLogger(__name__)
 
 UNFINISHED, LOCK = ".part", ".lock"
+LOCK_SECONDS, _POLL_SECONDS = 30.0, 0.05
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _locked = set[tuple[Path, int]]()  # folders locked by this process, with the thread's number
@@ -128,20 +130,46 @@ def lock_folder(folder: Path) -> Iterator[None]:
             if error.errno not in _READ_ONLY:
                 raise
         else:
-            _lock_file(file.fileno(), folder)
+            if not _try_lock(file.fileno(), shared=False):
+                raise ConfigError(
+                    f"another command is working in {folder}. Wait until it ends, or stop it with "
+                    "Ctrl-C"
+                )
         _locked.add(owner)
         stack.callback(_locked.discard, owner)
         yield
 
 
-def _lock_file(descriptor: int, folder: Path) -> None:
+@contextlib.contextmanager
+def open_locked(path: Path, flags: int) -> Iterator[int]:
+    """Open a file that several commands write, with a lock: shared unless `flags` appends.
+
+    Raises:
+        ConfigError: another command has held the lock for LOCK_SECONDS.
+        OSError: the file cannot be opened.
+    """
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _try_lock(descriptor, shared=not flags & os.O_APPEND):
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"another command has held the lock of {path} for {LOCK_SECONDS:g} s. Find the "
+                    "process that has the file open (lsof), and continue or stop it"
+                )
+            time.sleep(_POLL_SECONDS)
+        yield descriptor
+    finally:
+        os.close(descriptor)  # releases the lock
+
+
+def _try_lock(descriptor: int, *, shared: bool) -> bool:
     try:
         if sys.platform != "win32":
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigError(
-            f"another command is working in {folder}. Wait until it ends, or stop it with Ctrl-C"
-        ) from error
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def create_folder(path: Path) -> Path:

@@ -15,10 +15,11 @@ import yaml  # type: ignore[import-untyped]
 from robust_fin.errors import BundleError, RobustFinError
 
 _MAX_BYTES = 256 << 20  # of a JSON file; the largest of a run is members.json
+_MAX_YAML_BYTES, _MAX_DEPTH = 1 << 20, 40
 _MAX_CELLS = 4 << 30  # of a table: rows times columns
 Kind = type | tuple[type, ...]
-NUMBER: Kind = (int, float)
-OPTIONAL_TEXT: Kind = (str, type(None))
+NUMBER = (int, float)
+OPTIONAL_TEXT = (str, type(None))
 
 
 def read_json(
@@ -98,15 +99,50 @@ def _is_nan(value: object) -> bool:
 def read_words(path: Path) -> list[str]:
     """Read a YAML list of words, such as .hydra/overrides.yaml; empty if it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        if len(text) > 1 << 20 or any(
-            isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)
-        ):
-            return []
-        words = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        words = yaml.safe_load(plain_yaml(path.read_bytes())) if path.is_file() else []
+    except (yaml.YAMLError, OSError):
         return []
     return [str(word) for word in words] if isinstance(words, list) else []
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping, such as the config of a run; empty if there is no file.
+
+    Raises:
+        BundleError: the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        settings = yaml.safe_load(plain_yaml(path.read_bytes()))
+    except yaml.YAMLError as problem:
+        raise BundleError(f"{path} is damaged, it cannot be read as YAML: {problem}") from problem
+    if not isinstance(settings, dict):
+        raise BundleError(f"{path} is damaged: it holds no settings")
+    return settings
+
+
+def plain_yaml(content: bytes | str) -> str:
+    """Return the text of plain YAML: no aliases, which multiply a small file, and no deep nesting.
+
+    Raises:
+        YAMLError: it is not plain, or not UTF-8.
+    """
+    if len(content) > _MAX_YAML_BYTES:
+        raise yaml.YAMLError(f"it has more than {_MAX_YAML_BYTES:,} bytes")
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise yaml.YAMLError(str(problem)) from problem
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError(f"line {event.start_mark.line + 1} has an alias")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise yaml.YAMLError(f"it is nested more than {_MAX_DEPTH} levels deep")
+    return text
 
 
 def read_table(

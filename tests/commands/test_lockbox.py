@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from robust_fin import evaluate, predict
 from robust_fin.ledger.trials import Trials
-from tests.small_runs import run_training
+from tests.small_runs import reseal, run_training
 
 SMALL = ("features.names=[close_change_pct]", "source.synthetic.rows=8000", "trainer.max_epochs=1")
 
@@ -109,10 +109,12 @@ def test_changed_bars_are_rejected_and_nothing_is_shown(
     config = OmegaConf.load(path)
     config.source.synthetic.seed = 77
     OmegaConf.save(config, path)
+    reseal(fresh / "locked")
     try:
         message = error_of(capsys, f"run={fresh / 'locked'}")
     finally:
         path.write_text(before)
+        reseal(fresh / "locked")
     sha256 = Trials.read(fresh / "trials.jsonl").trials[0].data_sha256
     assert f"was trained on {sha256[:12]}: its lockbox is not in them" in message
     assert not Trials.read(fresh / "trials.jsonl").looks

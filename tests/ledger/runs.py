@@ -31,7 +31,10 @@ def predictions(*, strength: float, seed: int, dates: int, a_day: int = 60) -> p
             "time": pd.DatetimeIndex((date + minute).astype("datetime64[ns]"), tz="UTC"),
             "contract": "ESH24",
             "trading_date": date,
+            "close": 5000.0,
             "fold": np.int32(0),
+            "score_std": np.float32(np.nan),
+            "label_end": pd.DatetimeIndex((date + minute).astype("datetime64[ns]"), tz="UTC"),
             "target": (pd.Series(outcome).rank().to_numpy() - 1) / (rows - 1),
             "outcome": outcome,
         }

@@ -83,7 +83,7 @@ def test_line_is_parsed_to_the_same_entry(entry: LedgerTrial | Look | Void) -> N
     ],
 )
 def test_invalid_line_is_rejected(line: str) -> None:
-    with pytest.raises(ValueError, match=r"not a JSON|must be|incomplete|Expecting|Unterminated"):
+    with pytest.raises(ValueError, match=r"not a JSON|kind|incomplete|damaged|Expecti|Unterm"):
         parse_line(line)
 
 

@@ -11,7 +11,6 @@ import pandas as pd
 import yaml  # type: ignore[import-untyped]
 from jaxtyping import Float
 
-from robust_fin.bundle.config import read_plain_config
 from robust_fin.evaluation.breakdowns import backtest_paths
 from robust_fin.evaluation.report.page import Plot, RenderedPlot, Section, render_page
 from robust_fin.evaluation.report.plots import Curves, draw_members, has_matplotlib, render_plot
@@ -28,7 +27,7 @@ from robust_fin.evaluation.significance import NET, Judgement, rows_by_model
 from robust_fin.evaluation.tables import PlainTable, metric_label
 from robust_fin.evaluation.verdict import format_number, format_percent, headline, verdict
 from robust_fin.runtime.files import write_atomic
-from robust_fin.runtime.records import read_json
+from robust_fin.runtime.records import read_json, read_settings
 
 REPORT = "report.html"
 _MEMBER_LABELS = {"skill": "skill on test, %", "rank_ic": "rank IC on test"}
@@ -65,10 +64,9 @@ class RunFiles:
     @classmethod
     def read(cls, run: Path) -> "RunFiles":
         """Read the files of a run folder."""
-        is_run = (run / "bundle" / "config.yaml").is_file()
         return cls(
             run.name,
-            read_plain_config(run) if is_run else {},
+            read_settings(run / "bundle" / "config.yaml"),
             _read_json(run / "bundle" / "provenance.json"),
             _read_json(run / "rows.json"),
             _read_json(run / "members.json").get("members", []),

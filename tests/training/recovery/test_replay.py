@@ -17,11 +17,10 @@ from robust_fin.runs.training import fit_settings, load_first_fold
 from robust_fin.training import module as modules
 from robust_fin.training.lightning_loop import CompiledSteps
 from robust_fin.training.recovery.guard import StepNumbers
-from robust_fin.training.recovery.record import (
+from robust_fin.training.recovery.record import StepRecord, read_record
+from robust_fin.training.recovery.step_replay import (
     NonFiniteDetector,
     Replay,
-    StepRecord,
-    read_record,
     replay_at_precision,
     replay_step,
 )
