@@ -5,7 +5,7 @@ own key; a user's own modules are used only if the caller names them.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from robust_fin.runtime.records import plain_yaml
 BUNDLE = "bundle"
 _MODULES = ("features.modules",)  # keys that list modules to import
 _LIST_ITEM = re.compile(r"\[\d+\]")
+_MODULE_NAME = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
+_HYDRA_KEYS = ("hydra.sweep.", "hydra.sweeper.params", "hydra.run.dir", "hydra.mode")
 
 # every constructor that conf/ names, by its key; `*` stands for any name or item
 CONSTRUCTORS: Mapping[str, Collection[str]] = {
@@ -163,6 +165,33 @@ def build(
         raise BundleError(f"the config of the run is damaged: {key} is not a group of keys")
     check_constructors(config, key, modules=modules)
     return instantiate(config[key], **arguments)
+
+
+def check_words(words: Iterable[str], *, modules: Collection[str], origin: str) -> None:
+    """Check that overrides read from a file name no code but ours and the caller's modules.
+
+    Args:
+        words: such as `model.dropout=0.1`.
+        modules: modules of the user that the words may name.
+        origin: names the file in the message.
+
+    Raises:
+        BundleError: a word names other code, sets a key of Hydra itself or interpolates.
+    """
+    ours = {target for targets in CONSTRUCTORS.values() for target in targets}
+    for word in map(str, words):
+        key, _, value = word.partition("=")
+        key = key.lstrip("+~")
+        if (key.startswith("hydra") and not key.startswith(_HYDRA_KEYS)) or "${" in value:
+            raise BundleError(
+                f"{word} in {origin} is an override that a recorded command may not have. Start "
+                "the command again, with the word on the command line"
+            )
+        if "_target_" in word or key.rpartition(".")[2] == "modules":
+            for name in set(_MODULE_NAME.findall(value)) - {"_target_"}:
+                module = name.rpartition(".")[0] if "_target_" in word else name
+                if name not in ours:
+                    _check_named(key, name, module, modules, origin)
 
 
 def _is_registered(key: str, target: str) -> bool:

@@ -14,8 +14,9 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from robust_fin.bundle.config import check_words
 from robust_fin.cli.composition import check_added_keys
-from robust_fin.cli.suggestions import unquote
+from robust_fin.cli.suggestions import parse_modules, unquote
 from robust_fin.errors import ConfigError, Interrupted, RobustFinError
 from robust_fin.runs.job import check_not_in_rank
 from robust_fin.runs.schema import SWEEP_KEYS
@@ -207,13 +208,15 @@ def read_resume_command(words: Sequence[str]) -> tuple[list[str], Path]:
     """Return the command line and the working directory of a sweep to resume.
 
     Args:
-        words: sweep.resume=FOLDER, and optionally sweep.workers and sweep.retry_failed.
+        words: sweep.resume=FOLDER, and optionally sweep.workers, sweep.retry_failed, and
+            modules=[...], your own modules that the sweep may use.
 
     Raises:
         ConfigError: there is another word, or the folder holds no sweep.
     """
     given = dict(word.partition("=")[::2] for word in words)
     folder = Path(unquote(given.pop(RESUME))).expanduser().absolute()
+    modules = parse_modules(given.pop("modules", "[]"))
     for key in given:
         if key not in (RETRY, WORKERS):
             raise ConfigError(
@@ -221,6 +224,7 @@ def read_resume_command(words: Sequence[str]) -> tuple[list[str], Path]:
                 "can. Start a new sweep for other settings"
             )
     record = SweepRecord.read(folder)
+    check_words(record.words, modules=modules, origin=str(folder / RECORD))
     if not Path(record.cwd).is_dir():
         raise ConfigError(
             f"the sweep {folder} was started in {record.cwd}, where its relative paths start, but "

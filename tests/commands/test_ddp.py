@@ -290,7 +290,7 @@ def test_error_of_all_ranks_is_printed_once(
     assert train.main(words(tmp_path / "run", "trainer=ddp", f"source.path={missing}")) == 1
     message = capfd.readouterr().err
     assert message.startswith(f"error: there is no file {missing}")
-    assert message.count("error") == 1
+    assert message.count("error: ") == 1
 
 
 def started(
@@ -380,7 +380,7 @@ def free_port() -> int:
 @pytest.mark.parametrize(
     ("more", "telling"),
     [
-        (["trainer.devices=4"], "torchrun started 2 processes, and trainer.devices=4"),
+        (["trainer.devices=4"], "torchrun started 2 processes, but trainer.devices=4"),
         (["-m", "seed=0,1"], "a sweep cannot be run under torchrun or srun"),
     ],
 )

@@ -146,7 +146,7 @@ def test_kill_9_and_resume_lose_no_ended_trial(tmp_path: Path) -> None:
     process.wait()
     known = {path for path in ended if path.exists()}
     before = {path: path.stat().st_mtime_ns for path in known}
-    assert train.main([f"sweep.resume={folder}"]) == 0
+    assert train.main([f"sweep.resume={folder}", "modules=[tests]"]) == 0
     found = table(folder)
     assert sorted(found.index) == [0, 1, 2, 3]
     assert set(found["state"]) == {"finished"}

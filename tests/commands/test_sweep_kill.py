@@ -106,7 +106,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[int], d
     log.close()
     when = {n: path.stat().st_mtime for n in range(JOBS) if (path := result(folder, n)).exists()}
     assert 4 <= len(when) < JOBS
-    assert train.main([f"sweep.resume={folder}"]) == 1
+    assert train.main([f"sweep.resume={folder}", "modules=[tests]"]) == 1
     return folder, cut, when
 
 

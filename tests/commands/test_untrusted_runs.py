@@ -29,6 +29,7 @@ from robust_fin.errors import BundleError, RobustFinError
 from robust_fin.runs.results import publish
 from robust_fin.runs.run import Run
 from robust_fin.runtime.records import read_table
+from robust_fin.sweeps.hydra_sweeper import read_resume_command
 from robust_fin.sweeps.job import SweepRecord
 from tests.conftest import MakeBars
 from tests.small_runs import files_below, reseal
@@ -343,3 +344,28 @@ def test_record_of_a_sweep_is_typed(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text('{"words": 3, "cwd": "/", "jobs": {}}')
     with pytest.raises(RobustFinError, match="words is of type int, not list"):
         SweepRecord.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("model._target_=os.system", r"model._target_=os.system .*modules=\[os\]"),
+        ("model={_target_:subprocess.run}", r"subprocess.run .*modules=\[subprocess\]"),
+        ("features.modules=[antigravity]", r"antigravity .*modules=\[antigravity\]"),
+        ("hydra.searchpath=[/tmp]", "may not have"),
+        ("+hydra.callbacks.x._target_=os.abort", "may not have"),
+        ("name=${oc.env:HOME}", "may not have"),
+    ],
+)
+def test_recorded_command_names_no_code(word: str, said: str, tmp_path: Path) -> None:
+    record = SweepRecord(tmp_path, ["seed=1,2", word], str(tmp_path))
+    record.write()
+    with pytest.raises(RobustFinError, match=said):
+        read_resume_command([f"sweep.resume={tmp_path}"])
+
+
+def test_recorded_command_may_name_the_modules_of_the_user(tmp_path: Path) -> None:
+    words = ["model._target_=my_net.Net", "loss._target_=robust_fin.training.losses.huber"]
+    SweepRecord(tmp_path, words, str(tmp_path)).write()
+    given, _ = read_resume_command([f"sweep.resume={tmp_path}", "modules=[my_net]"])
+    assert given[:2] == words

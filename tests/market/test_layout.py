@@ -53,6 +53,17 @@ LAYOUTS: dict[str, tuple[list[str], dict[str, Any]]] = {
         ],
         UTC,
     ),
+    "HistData": (
+        [
+            "20240303 180000;5000.00;5000.25;4999.50;5000.00;325",
+            "20240303 180100;5000.00;5000.75;4999.50;5000.25;113",
+        ],
+        {"timezone": "Etc/GMT+5"},
+    ),
+    "FirstRate": (
+        [f"2024-03-03 18:00:00,{POINTS[0]}", f"2024-03-03 18:01:00,{POINTS[1]}"],
+        {"timezone": "America/New_York"},
+    ),
     "Sierra Chart": (
         [
             "Date, Time, Open, High, Low, Last, Volume, # of Trades",

@@ -75,7 +75,7 @@ def test_an_experiment_defines_the_sweep_and_it_resumes_from_another_folder(
     (folder / "1/metrics.json").unlink()
     STARTED.clear()
     monkeypatch.chdir(tmp_path)
-    assert train.main(["sweep.resume=a sweep", "sweep.workers=3"]) == 0
+    assert train.main(["sweep.resume=a sweep", "sweep.workers=3", "modules=[tests]"]) == 0
     assert [(name, task["resume"]) for name, task in STARTED] == [("1", False)]
     second = pd.read_csv(folder / "sweep.csv").set_index("job")
     assert second["val/skill"].to_dict() == first["val/skill"].to_dict()
@@ -136,7 +136,7 @@ def test_a_second_command_cannot_run_the_same_sweep(tmp_path: Path, capsys: Capt
     assert sweep(tmp_path, "seed=1,2", "-m") == 0
     STARTED.clear()
     with locked_by_another(tmp_path):
-        assert train.main([f"sweep.resume={tmp_path}"]) == 1
+        assert train.main([f"sweep.resume={tmp_path}", "modules=[tests]"]) == 1
     assert f"another command is working in {tmp_path}" in capsys.readouterr().err
     assert STARTED == []
-    assert train.main([f"sweep.resume={tmp_path}"]) == 0
+    assert train.main([f"sweep.resume={tmp_path}", "modules=[tests]"]) == 0
