@@ -22,7 +22,7 @@ from robust_fin.evaluation.tables import PlainTable
 from robust_fin.evaluation.verdict import format_interval, format_percent_interval, verdict
 from robust_fin.runs.results import METRICS, PREDICTIONS, ROWS
 from robust_fin.runs.schema import check_values
-from robust_fin.runtime.records import read_json, read_metrics_file, read_table
+from robust_fin.runtime.records import read_metrics_file, read_rows_file, read_table
 from robust_fin.runtime.terminal import command_hint
 
 PREDICTION_KINDS = {  # column -> kinds of its numpy type
@@ -100,10 +100,7 @@ class Run:
     @cached_property
     def rows(self) -> dict[str, Any]:
         """The row ledger: how many input rows each span has, and why the others were dropped."""
-        try:
-            return read_json(self.folder / ROWS)
-        except FileNotFoundError as error:
-            raise BundleError(f"{self.folder} has no {ROWS}: the run has not finished") from error
+        return read_rows_file(self.folder / ROWS)
 
     @cached_property
     def judgement(self) -> Judgement:

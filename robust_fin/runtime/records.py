@@ -92,6 +92,46 @@ def read_metrics_file(path: Path) -> dict[str, float | int | str | None]:
     return metrics
 
 
+def read_rows_file(path: Path) -> dict[str, Any]:
+    """Read rows.json: one row ledger, or one per fold; empty if there is no file.
+
+    Raises:
+        BundleError: the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    for name, ledger in ({"": content} if "rows_in" in content else content).items():
+        origin = f"{path}, {name}" if name else str(path)
+        if not isinstance(ledger, dict):
+            raise BundleError(f"{origin} is damaged: it holds no row ledger")
+        check_fields(ledger, _ROW_LEDGER, origin=origin)
+        for part in ("dropped", "spans"):
+            check_fields(ledger[part], dict.fromkeys(ledger[part], int), origin=f"{origin}, {part}")
+        kinds = dict.fromkeys(ledger["reports"], (*NUMBER, type(None)))
+        check_fields(ledger["reports"], kinds, origin=f"{origin}, reports")
+    return content
+
+
+_ROW_LEDGER: Mapping[str, Kind] = {"rows_in": int, "dropped": dict, "spans": dict, "reports": dict}
+
+
+def read_members_file(path: Path) -> list[dict[str, Any]]:
+    """Read members.json: settings and metrics of each member; empty if there is no file.
+
+    Raises:
+        BundleError: the file is damaged.
+    """
+    members = read_json(path, {"members": list})["members"] if path.is_file() else []
+    for number, member in enumerate(members):
+        origin = f"{path}, member {number},"
+        if not isinstance(member, dict):
+            raise BundleError(f"{origin} is damaged: it holds no metrics")
+        scores = [name for name in member if name.startswith(("test/", "val/"))]
+        check_fields(member, dict.fromkeys(scores, (*NUMBER, type(None))), origin=origin)
+    return list(members)
+
+
 def _is_nan(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 

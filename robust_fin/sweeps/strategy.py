@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override
 
 from robust_fin.errors import ConfigError
 from robust_fin.runs.results import MEMBERS
-from robust_fin.runtime.records import read_json
+from robust_fin.runtime.records import read_members_file
 from robust_fin.sweeps.search_space import MEMBER_KEYS, Settings, read_space, sobol_points
 
 Figure = float | int | None
@@ -330,7 +330,7 @@ def member_rows(outcome: Outcome, members: Sequence[Settings]) -> list[Row]:
     """
     folds: list[list[dict[str, Any]]] = [[]] * len(members)
     if outcome.state == FINISHED:
-        entries = read_json(outcome.folder / MEMBERS, {"members": list})["members"]
+        entries = read_members_file(outcome.folder / MEMBERS)
         folds = [entries[number :: len(members)] for number in range(len(members))]
     return [
         _member_row(outcome, number, settings, folds[number])

@@ -27,7 +27,12 @@ from robust_fin.evaluation.significance import NET, Judgement, rows_by_model
 from robust_fin.evaluation.tables import PlainTable, metric_label
 from robust_fin.evaluation.verdict import format_number, format_percent, headline, verdict
 from robust_fin.runtime.files import write_atomic
-from robust_fin.runtime.records import read_json, read_settings
+from robust_fin.runtime.records import (
+    read_json,
+    read_members_file,
+    read_rows_file,
+    read_settings,
+)
 
 REPORT = "report.html"
 _MEMBER_LABELS = {"skill": "skill on test, %", "rank_ic": "rank IC on test"}
@@ -68,8 +73,8 @@ class RunFiles:
             run.name,
             read_settings(run / "bundle" / "config.yaml"),
             _read_json(run / "bundle" / "provenance.json"),
-            _read_json(run / "rows.json"),
-            _read_json(run / "members.json").get("members", []),
+            read_rows_file(run / "rows.json"),
+            read_members_file(run / "members.json"),
         )
 
 
