@@ -28,7 +28,12 @@ from robust_fin.runtime.launcher import (
     rank_environment,
     read_task,
 )
-from robust_fin.runtime.process_state import RankError, exit_with_parent, run_and_record_exit
+from robust_fin.runtime.process_state import (
+    RankError,
+    exit_with_parent,
+    report_alive,
+    run_and_record_exit,
+)
 from robust_fin.runtime.rank_info import (
     RankInfo,
     all_gather,
@@ -133,6 +138,7 @@ def _start_ranks(job: Job, work: Work, *, module: str, logging: Mapping[str, Any
             processes=plan.processes,
             environment=plan.environment,
             advice=f"{command_hint('train', 'resume', job.run)} continues from the last checkpoint",
+            rank_timeout=float(config.hardware.rank_timeout),
         )
 
 
@@ -174,6 +180,7 @@ def run_rank(words: Sequence[str], work: Work) -> int:
             os.environ.pop(name, None)  # set by the starter, not for this job
     rank_info = launched_rank_info(folder, os.environ) or external_rank_info(os.environ)
     rank = 0 if rank_info is None else rank_info.rank
+    report_alive(folder, rank)
     if task["logging"] and rank == 0:
         configure_log(OmegaConf.create(task["logging"]))
     config = OmegaConf.create(task["config"])

@@ -30,6 +30,7 @@ class Hardware:
         arch: AMD architecture such as gfx1100; None leaves the shell's setting.
         expandable_segments: allocator setting; None leaves torch's default.
         max_split_size_mb: allocator setting in MB; None leaves torch's default.
+        rank_timeout: seconds after which a rank that gives no sign of life ends the run.
         check: refuse to start where the devices do not exist. False only sets the environment
             variables, to try a launch on a machine without the devices.
 
@@ -43,6 +44,7 @@ class Hardware:
     arch: str | None
     expandable_segments: bool | None
     max_split_size_mb: int | None
+    rank_timeout: float
     check: bool
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ run folder, and its environment is complete before Python starts in it.
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,7 +22,13 @@ from typing import IO, Any
 from robust_fin.errors import ConfigError, Interrupted
 from robust_fin.runtime.devices import Hardware, check_devices, check_trainer, this_machine
 from robust_fin.runtime.files import write_atomic
-from robust_fin.runtime.process_state import INTERRUPTED, RankError, RankExit, count_signals
+from robust_fin.runtime.process_state import (
+    INTERRUPTED,
+    RankError,
+    RankExit,
+    count_signals,
+    sign_of_life,
+)
 from robust_fin.runtime.rank_info import RankInfo, external_rank_info
 
 LAUNCHED = "launched"  # key on the command line of a rank: launched=FOLDER
@@ -92,6 +99,8 @@ class RankProcess:
         log: its output; None for rank 0, which writes to the terminal.
         ended_at: monotonic time at which its end was noticed; None while it runs.
         killed_here: whether it was killed because another rank had failed.
+        seen: its last sign of life (time of the file), and the monotonic time of noticing it.
+        is_silent: whether it was killed because it gave no sign of life.
     """
 
     number: int
@@ -99,6 +108,8 @@ class RankProcess:
     log: IO[bytes] | None
     ended_at: float | None = None
     killed_here: bool = False
+    seen: tuple[float, float] | None = None
+    is_silent: bool = False
 
     @property
     def code(self) -> int:
@@ -119,6 +130,7 @@ def launch(
     processes: int,
     environment: Mapping[str, str],
     advice: str,
+    rank_timeout: float = math.inf,
 ) -> None:
     """Start the ranks of one run, wait for all, and raise the error that ended them.
 
@@ -128,9 +140,10 @@ def launch(
         processes: number of ranks.
         environment: added to the environment of this process.
         advice: what to do when a rank is lost, for the message.
+        rank_timeout: seconds after which a rank without a sign of life ends the launch.
 
     Raises:
-        RankError: a rank was killed, or failed with a message.
+        RankError: a rank was killed, gave no sign of life, or failed with a message.
         Interrupted: all ranks stopped on SIGINT or SIGTERM.
     """
     with tempfile.TemporaryDirectory(prefix="robust_fin_") as name, ExitStack() as stack:
@@ -147,7 +160,7 @@ def launch(
         finally:
             os.close(read)
         with _forward_signals(ranks) as signals:
-            _wait(ranks, signals)
+            _wait(ranks, signals, folder, rank_timeout=rank_timeout)
         raise_rank_failure(ranks, folder, asked=bool(signals), advice=advice)
 
 
@@ -203,19 +216,39 @@ def _forward_signals(ranks: Sequence[RankProcess]) -> Iterator[list[int]]:
         yield received
 
 
-def _wait(ranks: Sequence[RankProcess], signals: Sequence[int]) -> None:
-    """Wait for all ranks; a failed one ends the others after a grace period."""
+def _wait(
+    ranks: Sequence[RankProcess], signals: Sequence[int], folder: Path, *, rank_timeout: float
+) -> None:
+    """Wait for all ranks; a failed one ends the others after a grace period, a silent one now."""
     while running := [rank for rank in ranks if rank.ended_at is None]:
         now = time.monotonic()
         for rank in running:
             if rank.process.poll() is not None:
                 rank.ended_at = now
-        if _grace_is_over(ranks, now, asked=bool(signals)):
+            else:
+                rank.is_silent = _is_silent(rank, folder, now, rank_timeout=rank_timeout)
+        if any(rank.is_silent for rank in running) or _grace_is_over(
+            ranks, now, asked=bool(signals)
+        ):
             for rank in running:
                 if rank.process.poll() is None:
-                    rank.killed_here = True
+                    rank.killed_here = not rank.is_silent
                     rank.process.kill()
         time.sleep(_POLL_SECONDS)
+
+
+def _is_silent(rank: RankProcess, folder: Path, now: float, *, rank_timeout: float) -> bool:
+    """Return whether a rank that has given signs of life gives none any more.
+
+    The time of the file is compared with itself only: clocks may be set, and machines may sleep.
+    """
+    try:
+        touched = sign_of_life(folder, rank.number).stat().st_mtime
+    except FileNotFoundError:  # it is still importing
+        return False
+    if rank.seen is None or rank.seen[0] != touched:
+        rank.seen = (touched, now)
+    return now - rank.seen[1] > rank_timeout
 
 
 def _grace_is_over(ranks: Sequence[RankProcess], now: float, *, asked: bool) -> bool:
@@ -255,6 +288,13 @@ def raise_rank_failure(
     stopped = [exit_ for exit_ in known if exit_.code == INTERRUPTED]
     if asked and (stopped or all(rank.code < 0 for rank in failed)):
         raise Interrupted(stopped[0].message if stopped else "stopped")
+    silent = [rank for rank in failed if rank.is_silent]
+    if silent:
+        raise RankError(
+            f"rank {silent[0].number} of {len(ranks)} (process {silent[0].process.pid}) gave no "
+            "sign of life for hardware.rank_timeout: it is stopped or hangs, and was killed with "
+            f"the others. {advice}"
+        )
     killed = [rank for rank in failed if rank.code < 0 and not rank.killed_here]
     if killed:
         raise RankError(f"{_describe_killed(killed[0], len(ranks))}. {advice}")

@@ -1,5 +1,6 @@
 """Global process state: threads, seeds and log levels, signals, and how a rank reports its exit."""
 
+import contextlib
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import signal
 import stat
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from robust_fin.errors import Interrupted, RobustFinError
 from robust_fin.runtime.files import write_atomic
 
 INTERRUPTED, FAILED = 130, 1  # exit codes
+_BEAT_SECONDS = 1.0  # between two signs of life
 _VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "OMP_NUM_THREADS")
 _LOGGERS = ("lightning.pytorch", "lightning.fabric", "robust_fin")
 
@@ -170,6 +173,29 @@ def run_and_record_exit(
         RankExit(INTERRUPTED, str(stop) or "stopped", "").write(folder, rank)
         return INTERRUPTED
     return 0
+
+
+def report_alive(folder: Path, rank: int) -> None:
+    """Touch a file every few seconds, until this process ends or is stopped.
+
+    Args:
+        folder: of the launch.
+        rank: of this process.
+    """
+
+    def beat() -> None:
+        path = sign_of_life(folder, rank)
+        with contextlib.suppress(OSError):  # the folder is gone once the launch has ended
+            while True:
+                path.touch()
+                time.sleep(_BEAT_SECONDS)
+
+    threading.Thread(target=beat, daemon=True, name="sign-of-life").start()
+
+
+def sign_of_life(folder: Path, rank: int) -> Path:
+    """Return the file that `report_alive` touches."""
+    return folder / f"alive_{rank}"
 
 
 def exit_with_parent(folder: Path) -> None:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from robust_fin.errors import ConfigError, Interrupted
-from robust_fin.runtime.process_state import exit_with_parent, run_and_record_exit
+from robust_fin.runtime.process_state import exit_with_parent, report_alive, run_and_record_exit
 
 LONGEST = 300.0  # seconds; longer than the tests wait for a rank
 
@@ -46,6 +46,7 @@ def main() -> int:
     rank = int(os.environ.get("ROBUST_FIN_RANK", "0"))
     folder = Path(sys.argv[1].partition("=")[2])
     exit_with_parent(folder)
+    report_alive(folder, rank)
     task = json.loads((folder / "task.json").read_text())
     return run_and_record_exit(
         folder, rank, lambda: act(task["actions"][rank], Path(task["out"]), rank)

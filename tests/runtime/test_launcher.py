@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,13 +21,14 @@ ADVICE = "Start again"
 PATIENCE = 120.0  # seconds; a shared machine can be slow
 
 
-def ranks(folder: Path, *actions: str, **environment: str) -> None:
+def ranks(folder: Path, *actions: str, rank_timeout: float = math.inf, **environment: str) -> None:
     launch(
         "tests.runtime.rank_job",
         {"out": str(folder), "actions": actions},
         processes=len(actions),
         environment=environment,
         advice=ADVICE,
+        rank_timeout=rank_timeout,
     )
 
 
@@ -188,3 +190,14 @@ def test_ranks_exit_with_their_parent(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert not folder.exists()
+
+
+def test_stopped_rank_is_named_and_ends_the_others(tmp_path: Path) -> None:
+    def stop() -> None:
+        os.kill(reports(tmp_path, 2)[1]["pid"], signal.SIGSTOP)
+
+    thread = in_thread(stop)
+    with pytest.raises(RankError, match=r"rank 1 of 2 \(process \d+\) gave no sign of .*Start"):
+        ranks(tmp_path, "wait", "wait", rank_timeout=4.0)
+    thread.join()
+    assert all(has_ended(one["pid"]) for one in reports(tmp_path, 2))
