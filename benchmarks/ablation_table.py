@@ -19,7 +19,7 @@ OFF = {
 
 
 def remedies_of(job: Job) -> Remedies:
-    """Return which of the remedies a job uses, in the order of REMEDIES."""
+    """Return for each of REMEDIES whether the job uses it."""
     config = job.config
     return (
         config.target_scale["_target_"].endswith(".RankScale"),
@@ -86,7 +86,7 @@ def effect_table(effects: Mapping[str, Effect]) -> list[str]:
     for name, one in effects.items():
         norm = (
             "-" if name == TARGET else f"{one.norm_ratio:.2f}"
-        )  # the targets have different units
+        )  # the two targets have different units
         seeds, dates = _interval(*one.over_seeds), _interval(*one.over_dates)
         frozen = f"{one.frozen_with} / {one.frozen_without} of {one.members}"
         lines.append(f"| {name} | {OFF[name]} | {frozen} | {norm} | {seeds} | {dates} |")

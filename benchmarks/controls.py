@@ -40,7 +40,7 @@ from robust_fin.training.fitting import Fit, FitPlan
 from robust_fin.training.population.fit import fit_population
 
 PLANTED = 0.03  # rank IC of the oracle
-FRESH_SEED = 100_000  # added to the seed of a set, for rows that no net has seen
+FRESH_SEED = 100_000  # added to the seed of a data set for its fresh rows
 WORDS = (
     "+experiment=top5", "split.refit=false", "cache.folder=null", "trainer.max_epochs=4",
     "trainer.enable_progress_bar=false", "population.members=1",

@@ -36,7 +36,7 @@ from robust_fin.training.population.members import MemberStates
 from robust_fin.training.population.steps import BlockLoop, MemberWork
 
 ROWS, STEPS, BETAS = 100_000, 2048, (0.9, 0.999)
-Timed = tuple[float, float]  # seconds of compiling, steps a second
+Timed = tuple[float, float]  # compile seconds, steps per second
 
 
 def net(seed: int = 0) -> ResidualMLP:
@@ -54,7 +54,7 @@ def net(seed: int = 0) -> ResidualMLP:
 
 
 def settings(matmul: str = "auto") -> StepSettings:
-    """Compose the study's config."""
+    """Return the study's settings of a step."""
     return StepSettings(1.0, BETAS, 1e-8, matmul)
 
 

@@ -57,7 +57,7 @@ def registry_table() -> str:
 
 
 def names_of(choices: Sequence[str]) -> dict[str, list[str]]:
-    """Return the features of each set."""
+    """Return the names of the features of each set."""
     return {one: list(composed([f"features={one}"]).features.names) for one in choices}
 
 

@@ -67,7 +67,9 @@ class BareStep(steps.TrainingStep):
         if self.settings.clip:
             gradient = gradient * (self.settings.clip / (norm + 1e-6)).clamp(max=1.0)
         old = (parameters, exp_avg, exp_avg_sq)
-        new = adamw(*old, gradient, inputs.moving[0], **self.settings.adamw)
+        new = adamw(
+            *old, gradient, inputs.moving[0], betas=self.settings.betas, eps=self.settings.eps
+        )
         return (*new, alive), (loss, norm)
 
 
@@ -88,7 +90,7 @@ def clip_only(
 def unguarded() -> Iterator[None]:
     """Remove the guard from both engines."""
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(steps, "OneStep", BareStep))
+        stack.enter_context(mock.patch.object(steps, "TrainingStep", BareStep))
         stack.enter_context(mock.patch.object(Forecaster, "configure_gradient_clipping", clip_only))
         yield
 

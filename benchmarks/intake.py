@@ -1,11 +1,11 @@
-"""How often the checks of a bar table stop good files, and files with a planted mistake.
+"""Count how often the checks of a bar file stop correct files, and files with a planted mistake.
 
 python benchmarks/intake.py [--data ../shared/data] [--document docs/inspect.md]
 
-Cuts real one-minute bars of ES, NQ and GC into windows of 20, 60 and 300 days and compares each
-with right settings, and one window of three with wrong ones. A file is loaded once and its windows
-are slices. The table has the number of windows that stop at the check that names the mistake; for
-right settings, at any check. About one minute of CPU time.
+Real one-minute bars of ES, NQ and GC are cut into windows of 20, 60 and 300 days. Every window is
+compared with right settings, and every third one with wrong settings. The table has the number of
+windows that stop at the check that names the mistake; for right settings, at any check. It takes
+about one minute of CPU time.
 """
 
 import argparse
@@ -30,7 +30,7 @@ FILES = {  # name -> calendar, root and tick
     "gc_1m.parquet": ("CMEGlobex_GC", "GC", 0.1),
 }
 WINDOWS = {20: 15, 60: 40, 300: 120}  # days -> days from the start of a window to the next
-EVERY = 3  # of so many windows, one is compared with wrong settings
+EVERY = 3  # every third window is compared with wrong settings
 CHICAGO, NEW_YORK = "America/Chicago", "America/New_York"
 MINUTE = pd.Timedelta("1min")
 START, END = "<!-- windows: written by benchmarks/intake.py -->", "<!-- end of windows -->"
@@ -50,7 +50,7 @@ def load(path: Path) -> Window:
 
 
 def windows(table: pd.DataFrame, *, days: int, step: int) -> Iterator[pd.DataFrame]:
-    """Yield the bars of windows of some days, `step` days apart."""
+    """Yield the bars of windows of `days` days that start `step` days apart."""
     first, last = table["time"].iloc[[0, -1]]
     for start in pd.date_range(first, last - pd.Timedelta(days=days), freq=f"{step}D"):
         edges = table["time"].searchsorted([start, start + pd.Timedelta(days=days)])
@@ -59,12 +59,12 @@ def windows(table: pd.DataFrame, *, days: int, step: int) -> Iterator[pd.DataFra
 
 
 def at(table: pd.DataFrame, start: np.ndarray) -> pd.DataFrame:
-    """Return the bars with other starts, in UTC nanoseconds."""
+    """Return the bars with new start times, in UTC nanoseconds."""
     return table.assign(time=pd.DatetimeIndex(np.sort(start)).tz_localize("UTC"))
 
 
 def read_as(zone: str, *, stamped: str) -> Callable[[Window], Window]:
-    """Return the reading of wall-clock times of one zone as if they were of another."""
+    """Return a function that reads local times of the zone `stamped` as times of `zone`."""
 
     def read(window: Window) -> Window:
         table, expected = window
@@ -76,7 +76,7 @@ def read_as(zone: str, *, stamped: str) -> Callable[[Window], Window]:
 
 
 def shift_clock(window: Window) -> Window:
-    """Put the second half of a window one hour late."""
+    """Shift the second half of a window by one hour."""
     table, expected = window
     start = bar_starts(table).view(np.int64).copy()
     start[start.size // 2 :] += 3_600_000_000_000
@@ -84,7 +84,7 @@ def shift_clock(window: Window) -> Window:
 
 
 def move(minutes: int, *, stamp: str) -> Callable[[Window], Window]:
-    """Return the reading of stamps that mark the other side of the bar."""
+    """Return a function that moves the times by some minutes and sets the expected stamp side."""
 
     def read(window: Window) -> Window:
         table, expected = window
@@ -95,7 +95,7 @@ def move(minutes: int, *, stamp: str) -> Callable[[Window], Window]:
 
 
 def other_calendar(name: str) -> Callable[[Window], Window]:
-    """Return the comparison with another calendar."""
+    """Return a function that compares with another calendar."""
     calendar = TradingCalendar.named(name)
     return lambda window: (window[0], replace(window[1], calendar=calendar))
 
@@ -109,7 +109,7 @@ def around_the_clock(window: Window) -> Window:
     return rows.assign(time=minutes).reset_index(drop=True), expected
 
 
-# name -> (check that must stop, None where nothing may stop; how the window is read)
+# name -> (check that must stop, or None if no check may stop; change of the window and settings)
 CASES: dict[str, tuple[str | None, Callable[[Window], Window]]] = {
     "right settings, times in UTC": (None, lambda window: window),
     "right settings, Chicago times": (None, read_as(CHICAGO, stamped=CHICAGO)),

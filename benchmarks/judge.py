@@ -1,11 +1,11 @@
-"""How often the verdict claims skill or order where there is none, by number of test dates.
+"""Count false claims of the verdict on noise, by number of test dates.
 
 python benchmarks/judge.py [--seeds 200] [--document docs/honesty.md]
 
-Judges simulated predictions without any signal. Nothing is trained: a table is some trading dates
-of 60 rows, with outcomes of Student's t with 3 degrees of freedom, a volatility per date, and a
-forecast of small normal noise with a share that is common to a date. Each number of dates is
-simulated as it is, and with one more date of three rows. 4,800 tables take one to two minutes.
+The predictions are simulated without any signal, and nothing is trained. A table has trading dates
+of 60 rows. Outcomes follow Student's t with 3 degrees of freedom and have one volatility per date.
+Forecasts are small normal noise, a part of which is common to a date. Each number of dates is
+simulated with and without a further date of three rows. 4,800 tables take one to two minutes.
 """
 
 import argparse
@@ -26,7 +26,7 @@ START, END = "<!-- judge: written by benchmarks/judge.py -->", "<!-- end of judg
 
 
 def noise_table(seed: int, *, dates: int, short: bool) -> pd.DataFrame:
-    """Simulate predictions that know nothing of their outcomes.
+    """Simulate predictions that are independent of their outcomes.
 
     Args:
         seed: of the random numbers.

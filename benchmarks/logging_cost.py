@@ -7,10 +7,10 @@ Both fits are `+experiment=top5` on synthetic bars at batch size 1,024: one as c
 bare one without logger, curves, learning rates, diagnostics and histograms. They run side by side
 in turns of 50 ms, or of one call of the compiled engine, so that other load slows both equally.
 Seconds are CPU time of all threads from the first hook to the last, without compiling. The bare fit
-gets the time of its turns, minus that of the thread that writes the event files of the other; the
-logged fit gets the rest. A round runs both fits to the end, and the fit that starts alternates
-between rounds. The result is the median ratio over the rounds with its 95 % interval from order
-statistics. The time of what is written once at the start of a run is printed below it.
+is charged the time of its turns, minus that of the thread that writes the event files of the logged
+fit; the logged fit is charged the rest. A round runs both fits to the end, and the fit that starts
+alternates between rounds. The result is the median ratio over the rounds, with its 95 % interval
+from order statistics. The time to write the layout and settings once per run is printed below.
 """
 
 import argparse
@@ -45,8 +45,8 @@ from robust_fin.training.fitting import FitPlan, fit
 
 ENGINES = ("compiled", "plain")
 LIMIT = 1.05
-SECONDS_TURN = 0.05  # of a turn, at least
-PATIENCE = 60.0  # seconds for a fit that waits
+SECONDS_TURN = 0.05  # minimum length of a turn
+PATIENCE = 60.0  # seconds after which a waiting fit fails
 
 
 class Turns:
@@ -154,7 +154,7 @@ class Turn(L.Callback):
 
 
 def no_logger(save_dir: Path, name: str, version: str) -> bool:  # noqa: ARG001
-    """Return False, the Trainer's value for no logger."""
+    """Return False, with which the Trainer uses no logger."""
     return False
 
 
@@ -180,7 +180,7 @@ def config_of(engine: str, *, rows: int, epochs: int, logged: bool) -> DictConfi
 
 def train(config: DictConfig, data: BarDataModule) -> None:
     """Run one fit in a temporary folder."""
-    torch.set_num_threads(1)  # which every thread has its own number of
+    torch.set_num_threads(1)  # the setting is per thread
     data.calls = None
     with tempfile.TemporaryDirectory() as folder:
         plan = FitPlan(Path(folder), "", max_steps=None, resume=False)
@@ -210,7 +210,7 @@ def once_a_run() -> float:
     """Return the seconds to write the layout and settings at the start of a run."""
     with tempfile.TemporaryDirectory() as folder:
         write_config(Path(folder), config_of("plain", rows=1, epochs=1, logged=True))
-        start_session(Path(folder), members=False)  # pays the imports
+        start_session(Path(folder), members=False)  # the first call includes imports
         start = time.perf_counter()
         start_session(Path(folder), members=False)
         return time.perf_counter() - start

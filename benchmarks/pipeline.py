@@ -1,10 +1,11 @@
-"""python benchmarks/pipeline.py [--quick] [--rows N ...] [--json FILE] [--blocks ROWS].
+"""Measure each stage of the input pipeline, from a Parquet file to transformed float32 arrays.
 
-Measures seconds and rows/s of each stage of the input pipeline, from a Parquet file to transformed
-float32 arrays, at growing sizes of synthetic bars, and the exponent with which each stage grows (1
-is linear). Every size runs in a separate process, so that peak memory is measured per size; the
-bars are made in another one. With --blocks the file is read in blocks into a cache and never held
-whole.
+python benchmarks/pipeline.py [--quick] [--rows N ...] [--json FILE] [--blocks ROWS]
+
+The table has seconds and rows/s of each stage at several sizes of synthetic bars, and the exponent
+with which its seconds grow (1 is linear). Every size runs in a separate process, so that peak
+memory is measured per size; the bars are made in another process. With --blocks the file is read in
+blocks into a cache, and is never in memory as a whole.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from robust_fin.runtime.terminal import show
 
 SIZES, QUICK = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000), (100_000, 300_000, 1_000_000)
 STAGES = ("load", "features", "target", "transforms")
-PIECE = 1_000_000  # rows of synthetic bars made at once
+PIECE = 1_000_000  # rows of synthetic bars per call
 
 
 def make_file(path: Path, rows: int) -> None:
@@ -97,7 +98,7 @@ def one_pass(path: Path) -> dict[str, Any]:
     config, clock = settings(path), Clock()
     features, target = instantiate(config.features), instantiate(config.target)
     source = instantiate(config.source)
-    source.labeller()  # the calendar is built once a process
+    source.labeller()  # the calendar is built once per process
     with clock.stage("load"):
         bars = source.load()
     with clock.stage("features"):
@@ -206,8 +207,8 @@ def main() -> None:
     """Measure, print the tables, and write the file given on the command line."""
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--quick", action="store_true", help="up to a million rows")
-    words.add_argument("--rows", type=int, nargs="+", help="sizes of your own")
-    words.add_argument("--blocks", type=int, help="rows a block: prepare on disk")
+    words.add_argument("--rows", type=int, nargs="+", help="numbers of rows")
+    words.add_argument("--blocks", type=int, help="rows per block; prepares the arrays on disk")
     words.add_argument("--json", type=Path, help="write the rows as a list of objects")
     words.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
     given = words.parse_args()

@@ -24,10 +24,10 @@ class Effect:
     """Difference with minus without a remedy, averaged over the settings of the other remedies.
 
     Attributes:
-        over_seeds: difference of the members' skill, with its 95 % interval over seeds (Student-t),
-            for the spread over other seeds.
+        over_seeds: difference of the members' skill, with its 95 % interval over seeds (Student-t);
+            it covers other seeds on the same dates.
         over_dates: difference of the mean forecasts' skill, with its 95 % interval over trading
-            dates (stationary bootstrap), for the spread over other periods.
+            dates (stationary bootstrap); it covers other periods.
         norm_ratio: geometric mean of the largest gradient norm with it over that without it.
         frozen_with: members frozen at a non-finite step, with the remedy.
         frozen_without: the same without it.
@@ -65,7 +65,7 @@ def effect(
         found: jobs by their remedies.
         place: index of the remedy in the key.
         terms: result of `losses_by_date`.
-        given: settings at which other remedies are held fixed.
+        given: index of another remedy -> whether it is on in the compared jobs.
     """
     wanted = [k for k in found if all(k[at] == on for at, on in (given or {}).items())]
     keys = [(key, _without(key, place)) for key in wanted if key[place]]
@@ -108,7 +108,7 @@ def over_seeds(pairs: list[tuple[Job, Job]]) -> Triple:
 
 
 def skills(job: Job) -> dict[int, float]:
-    """Return the test skill of every member not frozen, by seed."""
+    """Return the test skill of every member that was not frozen, by seed."""
     return {
         int(one["seed"]): float(one["test/skill"])
         for one in job.members

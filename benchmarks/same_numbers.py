@@ -1,20 +1,20 @@
-"""Whether a refactoring has changed a number: hashes of what ten commands compute.
+"""Check that a refactoring changes no number: hash the results of ten commands.
 
 python benchmarks/same_numbers.py --out FILE.json [--only NAME ...]
 python benchmarks/same_numbers.py --against FILE.json [--only NAME ...]
 
-`--out` writes a record, `--against` makes a new one and compares it with an old one, writes every
-difference to standard output (name, old, new) and ends with exit code 1 where there is one. Either
-takes 155 s of processor time: about two minutes on two free cores, up to four where others work.
+`--out` writes a record. `--against` makes a new record, compares it with an old one, writes every
+difference to standard output (name, old, new), and ends with exit code 1 if there is one. Either
+takes 155 s of CPU time: about two minutes on two idle cores, up to four on busy ones.
 
-The commands are those of this checkout, started as a user starts them, on bars made from fixed
-seeds; nothing of the package is imported, so its modules may move and get other names. A record
-holds for one machine and one environment: another processor, or another torch, rounds otherwise.
+The commands of this checkout run as a user runs them, on synthetic bars with fixed seeds. The
+script does not import the package, so modules may be moved and renamed. A record is valid for one
+machine and one environment: other processors and other versions of torch round differently.
 
-What is in a record, by `case/file` and, of a file with figures, by `case/file/figure`: weights and
-fitted transforms (names, kinds, shapes, bytes), metrics.json, rows.json, members.json, the scores
-of members, predictions and val losses by column, sweep.csv, and what leakcheck and
-debug=overfit_batch say.
+A record maps `case/file`, and `case/file/part` for the parts of a file, to hashes and values:
+weights and fitted transforms (name, dtype, shape, bytes), metrics.json, rows.json, members.json,
+member scores, predictions and val losses by column, sweep.csv, and the output of leakcheck and
+debug=overfit_batch.
 """
 
 import argparse
@@ -42,20 +42,20 @@ log = logging.getLogger("same_numbers")
 Record = dict[str, str]
 
 ROOT = Path(__file__).resolve().parents[1]
-AT_A_TIME = 2  # cases; every process has one thread, so the numbers do not depend on it
-PATIENCE = 600.0  # seconds for one command; a shared machine can be slow
-# Left out of metrics.json, members.json and sweep.csv: they are read from the clock, so they
-# differ between two runs of the same code. Exact names: a new one shows as a difference.
+AT_A_TIME = 2  # cases in parallel; the numbers do not depend on it, as processes have one thread
+PATIENCE = 600.0  # timeout of a command in seconds, long enough for a busy machine
+# Timings in metrics.json, members.json and sweep.csv, which are not recorded because they differ
+# between two runs of the same code. Names must match exactly, so that a new key is a difference.
 CLOCK_KEYS = frozenset(
     {"fit_seconds", "steps_per_second", "member_steps_per_second", "job_seconds"}
 )
-CLOCK_WORDS = re.compile(r", in \d+ s$", re.MULTILINE)  # how leakcheck's last line ends
+CLOCK_WORDS = re.compile(r", in \d+ s$", re.MULTILINE)  # end of the last line of leakcheck
 ABSENT = "absent"
 
 QUIET = ("trainer.enable_progress_bar=false", "cache.folder=null", "report.pictures=false")
 SMOKE = ("+experiment=smoke", *QUIET)
 COMPILED = ("engine=compiled", "engine.steps_per_call=32")
-# dropout, several checkpoints an epoch, a choice and a refit: whatever a resumed run must restore
+# dropout, several checkpoints per epoch, a choice on val and a refit: all state to be restored
 KILLED = (
     *SMOKE,
     *("features=study", "source.synthetic.rows=4000", "batch_size=64"),
@@ -74,7 +74,7 @@ SEARCH = (
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """This checkout's code, one thread a process, and no ledger or compile cache of others."""
+    """Return the variables for this checkout's code, one thread, and its own ledger and cache."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
@@ -88,15 +88,15 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def command(verb: str, *words: str) -> list[str]:
-    """The words that start a verb."""
+    """Return the command line of a robust_fin command."""
     return [sys.executable, "-m", f"robust_fin.{verb}", *words]
 
 
 def called(folder: Path, verb: str, *words: str) -> str:
-    """Run a verb in `folder`; what it says on standard output.
+    """Run a robust_fin command in `folder` and return its standard output.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the command failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
@@ -113,42 +113,42 @@ def called(folder: Path, verb: str, *words: str) -> str:
     return done.stdout
 
 
-# the cases: what is run, and the record of it
+# the cases: each runs commands and returns their record
 
 
 def trained(folder: Path, *words: str) -> Record:
-    """Train to the end."""
+    """Train, and record the run."""
     called(folder, "train", f"hydra.run.dir={folder / 'run'}", *words)
     return record_of_run(folder / "run")
 
 
 def plain(folder: Path) -> Record:
-    """Lightning's own loop."""
+    """Train with Lightning's own loop."""
     return trained(folder, *SMOKE)
 
 
 def compiled(folder: Path) -> Record:
-    """The compiled loop."""
+    """Train with the compiled engine."""
     return trained(folder, *SMOKE, *COMPILED)
 
 
 def population(folder: Path) -> Record:
-    """Eight members in one run."""
+    """Train eight members in one run."""
     return trained(folder, *SMOKE, *COMPILED, "population.members=8")
 
 
 def two_ranks(folder: Path) -> Record:
-    """Two processes on the CPU."""
+    """Train with two ranks on the CPU."""
     return trained(folder, *SMOKE, "trainer=ddp", "batch_size=128")
 
 
 def walk_forward(folder: Path) -> Record:
-    """Two folds, with other features, net and loss than the other cases, and LightGBM."""
+    """Train on two folds, with other features, net and loss than the other cases, and LightGBM."""
     return trained(folder, *FOLDS)
 
 
 def killed(folder: Path) -> Record:
-    """End a run within its first epoch by SIGKILL, and go on with it."""
+    """Kill a run in its first epoch with SIGKILL, and resume it."""
     folder.mkdir(parents=True)
     run = folder / "run"
     kill_after(run / "checkpoints" / "last.ckpt", folder, *KILLED, f"hydra.run.dir={run}")
@@ -157,7 +157,7 @@ def killed(folder: Path) -> Record:
 
 
 def sweep(folder: Path) -> Record:
-    """Four trials of a search, one after the other."""
+    """Run a search of four trials, one at a time."""
     called(folder, "train", f"hydra.sweep.dir={folder / 'sweep'}", *SEARCH)
     found = {"sweep.csv": digest_of_sweep(folder / "sweep" / "sweep.csv")}
     for run in sorted(path.parent for path in folder.glob("sweep/*/metrics.json")):
@@ -166,18 +166,18 @@ def sweep(folder: Path) -> Record:
 
 
 def leakcheck(folder: Path) -> Record:
-    """The table of what was compared."""
+    """Run leakcheck, and record its output."""
     return lines_of(called(folder, "leakcheck", "+experiment=smoke", "leaks.cuts=4"), folder)
 
 
 def overfit_batch(folder: Path) -> Record:
-    """Learn one batch by heart; how many steps that takes."""
+    """Overfit one batch, and record the output, which has the number of steps."""
     run = f"hydra.run.dir={folder / 'run'}"
     return lines_of(called(folder, "train", run, *SMOKE, "debug=overfit_batch"), folder)
 
 
 def predict(folder: Path) -> Record:
-    """Score bars from a file with the plain run."""
+    """Score bars from a file with the run of the case `plain`."""
     folder.mkdir(parents=True)
     bars, out = folder / "bars.csv", folder / "scores.parquet"
     made_bars(rows=12_000, seed=7).to_csv(bars, index=False)
@@ -186,7 +186,7 @@ def predict(folder: Path) -> Record:
     return digests_of_table(out)
 
 
-# in this order they are started; predict comes after plain, which it needs
+# in the order in which they start; predict needs plain
 CASES: dict[str, Callable[[Path], Record]] = {
     "sweep": sweep,
     "plain": plain,
@@ -203,10 +203,10 @@ NEEDS = {"predict": "plain"}
 
 
 def kill_after(path: Path, folder: Path, *words: str) -> None:
-    """Start a training run and end it by SIGKILL as soon as a file is there.
+    """Start a training run, and kill it with SIGKILL as soon as a file exists.
 
     Raises:
-        RuntimeError: it ended before.
+        RuntimeError: the run ended before it was killed.
     """
     with (folder / "killed.log").open("wb") as said:
         process = subprocess.Popen(
@@ -224,14 +224,14 @@ def kill_after(path: Path, folder: Path, *words: str) -> None:
 
 
 def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
-    """Until the file is there, the process has ended, or patience has."""
+    """Wait until the file exists, the process has ended, or the timeout has passed."""
     deadline = time.monotonic() + PATIENCE
     while not path.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
 
 
 def made_bars(*, rows: int, seed: int) -> pd.DataFrame:
-    """Bars of one contract, minute by minute: a random walk in ticks."""
+    """Create one-minute bars of one contract: a random walk in ticks."""
     random = np.random.default_rng(seed)
     close = 5000 + 0.25 * np.cumsum(random.integers(-3, 4, rows))
     opened = np.append(5000.0, close[:-1])
@@ -249,11 +249,11 @@ def made_bars(*, rows: int, seed: int) -> pd.DataFrame:
     )
 
 
-# what is kept of the files of a run
+# the record of a file
 
 
 def record_of_run(run: Path) -> Record:
-    """Hashes of a finished run's files; one that is not there has none.
+    """Return the record of a finished run's files; missing files are left out.
 
     Raises:
         RuntimeError: the run has not finished.
@@ -270,7 +270,7 @@ def record_of_run(run: Path) -> Record:
 
 
 def digests_of_tensors(path: Path) -> Record:
-    """A hash a tensor: its kind, its shape and its bytes."""
+    """Return one hash per tensor, of its dtype, shape and bytes."""
     return {
         name: digest(str(value.dtype), str(value.shape), value.tobytes())
         for name, value in load_file(path).items()
@@ -278,26 +278,26 @@ def digests_of_tensors(path: Path) -> Record:
 
 
 def digests_of_table(path: Path) -> Record:
-    """A hash a column: its kind and its values; and the order of the columns."""
+    """Return one hash per column, of its dtype and values, and the column names and row count."""
     table = pd.read_parquet(path)
     found = {str(name): digest(str(one.dtype), values_of(one)) for name, one in table.items()}
     return found | {"(columns)": ", ".join(map(str, table.columns)), "(rows)": str(len(table))}
 
 
 def values_of(column: pd.Series) -> bytes:
-    """The bytes of plain numbers; of everything else how it is written."""
+    """Return the bytes of a numeric column; of any other column, its values as text."""
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
         return column.to_numpy().tobytes()
     return "\n".join(map(str, column.tolist())).encode()
 
 
 def figures_of(path: Path) -> Record:
-    """Every figure of a JSON file as it is written, but the clock's; in whatever order."""
+    """Return every value of a JSON file except timings; the order of its keys does not matter."""
     return dict(flat(json.loads(path.read_text(encoding="utf-8"))))
 
 
 def flat(content: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Names and values of all leaves."""
+    """Yield the name and value of every leaf."""
     if isinstance(content, dict) and content:
         for key in sorted(content.keys() - CLOCK_KEYS):
             yield from flat(content[key], f"{name}/{key}" if name else key)
@@ -309,7 +309,7 @@ def flat(content: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def hashed_figures_of(path: Path) -> Record:
-    """One hash for the figures of a member each; there are too many to keep."""
+    """Return one hash per member, because there are too many values."""
     members = json.loads(path.read_text(encoding="utf-8"))["members"]
     return {
         f"[{number}]": digest(*(f"{name}={value}" for name, value in flat(one)))
@@ -330,21 +330,21 @@ READERS: dict[str, Callable[[Path], Record]] = {
 
 
 def digest_of_sweep(path: Path) -> str:
-    """Hash of the cells of sweep.csv as they are written, but the clock's columns and paths."""
+    """Hash the cells of sweep.csv as text, except timings and paths."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     kept = table[[name for name in table.columns if name not in CLOCK_KEYS | {"run"}]]
     return digest(kept.to_csv(index=False))
 
 
 def lines_of(said: str, folder: Path) -> Record:
-    """What a command said, line by line, without seconds and places."""
+    """Return the output of a command line by line, without seconds and folders."""
     text = CLOCK_WORDS.sub("", said).replace(str(folder), "FOLDER")
     lines = {f"line {number:02}": line for number, line in enumerate(text.splitlines(), start=1)}
     return lines | {"(all)": digest(text)}
 
 
 def digest(*parts: str | bytes) -> str:
-    """One hash of several things; where one ends counts."""
+    """Hash several parts; the hash depends on where each part ends."""
     found = hashlib.sha256()
     for part in parts:
         content = part.encode() if isinstance(part, str) else part
@@ -352,11 +352,11 @@ def digest(*parts: str | bytes) -> str:
     return found.hexdigest()
 
 
-# the whole record, and the comparison of two
+# the complete record, and the comparison of two records
 
 
 def measured(names: Collection[str]) -> Record:
-    """The record of these cases, and of those that they need."""
+    """Run these cases, and those that they need, and return the record of these."""
     wanted = {*names, *(NEEDS[name] for name in names if name in NEEDS)}
     with tempfile.TemporaryDirectory(prefix="same_numbers_") as folder:
         found = in_parallel([name for name in CASES if name in wanted], Path(folder).resolve())
@@ -365,7 +365,7 @@ def measured(names: Collection[str]) -> Record:
 
 
 def in_parallel(names: Collection[str], folder: Path) -> dict[str, Record]:
-    """The records by case; a case waits for the one it needs, which was started before it."""
+    """Return the records by case; a case waits for the one it needs, which was started earlier."""
     futures: dict[str, Future[Record]] = {}
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         for name in names:
@@ -375,7 +375,7 @@ def in_parallel(names: Collection[str], folder: Path) -> dict[str, Record]:
 
 
 def timed(name: str, folder: Path, needed: "Future[Record] | None") -> Record:
-    """Run one case in a folder of its own, and log how long it took."""
+    """Run one case in its own folder, and log its seconds."""
     if needed is not None:
         needed.result()
     began = time.perf_counter()
@@ -385,7 +385,7 @@ def timed(name: str, folder: Path, needed: "Future[Record] | None") -> Record:
 
 
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
-    """A line for every name whose value is another one, or which one record lacks."""
+    """Yield a text for every name whose values differ or that only one record has."""
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name, ABSENT), new.get(name, ABSENT)
         if before != after:
@@ -393,12 +393,12 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]
 
 
 def case_of(name: str) -> str:
-    """The case that a name of a record belongs to."""
+    """Return the case of a name in a record."""
     return name.partition("/")[0]
 
 
 def compared(old: Path, new: Record, names: Collection[str]) -> int:
-    """Tell the differences of these cases; the exit code."""
+    """Write the differences of these cases; return the exit code."""
     kept = json.loads(old.read_text(encoding="utf-8"))
     found = list(differences({k: v for k, v in kept.items() if case_of(k) in names}, new))
     sys.stdout.write("".join(found))
@@ -407,17 +407,19 @@ def compared(old: Path, new: Record, names: Collection[str]) -> int:
 
 
 def words() -> argparse.ArgumentParser:
-    """What the command line takes."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="write the record")
-    what.add_argument("--against", type=Path, help="compare with this record; write nothing")
-    parser.add_argument("--only", action="append", choices=sorted(CASES), help="this case alone")
+    what.add_argument("--against", type=Path, help="compare with this record, and write no file")
+    parser.add_argument(
+        "--only", action="append", choices=sorted(CASES), help="run only this case; may be repeated"
+    )
     return parser
 
 
 def main() -> int:
-    """Measure, then write or compare; returns the exit code."""
+    """Make a record, then write or compare it; return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     given = words().parse_args()
     names = given.only or list(CASES)

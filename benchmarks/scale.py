@@ -1,10 +1,10 @@
-"""Measure seconds and memory of a fit by number of members and of parameters.
+"""Measure seconds and memory of a fit by number of members and number of parameters.
 
 python benchmarks/scale.py [--quick] [--json FILE]
 
 Each row is a separate process with synthetic bars and the compiled engine inside the Trainer.
-Seconds are those of the fit without compiling. Memory is relative to the same process with one
-member of 299 parameters and no step. Exponents are least-squares fits of the logarithms.
+Seconds are those of the fit without compiling. `grown_mb` is peak memory minus the smallest peak of
+all rows. Exponents are least-squares fits of the logarithms.
 """
 
 import argparse

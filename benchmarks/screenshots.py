@@ -20,12 +20,12 @@ from tests.browser.devtools import Browser, browser
 from tests.browser.tensorboards import tensorboard
 
 WIDTH = 1200
-COLOURS = 128  # of a picture that is kept: letters stay sharp, and the file small
+COLOURS = 128  # size of the palette: small files with sharp letters
 RUN = ("+experiment=top5", "source.synthetic.signal=0.1", "trainer.enable_progress_bar=false")
 RATES, NETS = "0.001,0.003,0.01", "[16,8],[64,32]"
 DEEP = """const deep = (node) => [node, ...(node.shadowRoot ? deep(node.shadowRoot) : []),
   ...[...node.childNodes].flatMap(deep)];"""
-# the columns that say the same of every run
+# unchecks the columns that are the same for every run
 HIDE = f"""(() => {{ {DEEP}
   const kept = ["optimizer.lr", "model.hidden"];
   deep(document.body).filter((one) => one.className === "hparam-checkbox" && one.checked &&

@@ -3,12 +3,12 @@
 python benchmarks/search.py [--trials 60] [--seeds 0 1 2] [--rows 80000] [--signal 0.3]
                             [--workers 1] [--folder DIR] [--json FILE] [key=value ...]
 
-Each market is synthetic, with a planted signal. The search sees the val span only. Its best trial
+Each market is synthetic, with a planted signal. The search uses the val span only. Its best trial
 is compared with two kinds of luck: the expected best of as many equally good trials, with the
 spread of the trials, and the expected best of as many seeds of the default settings, with the
 spread of the seeds. The deflated skill is measured on val dates that were not used for the choice.
-The test span, which no choice has seen, shows the gain that remains; the difference has a paired 95
-% interval. With --folder an interrupted run continues.
+The gain that remains is measured on the test span, which no choice used, as a paired difference
+with its 95 % interval. With --folder an interrupted run continues.
 """
 
 import argparse
@@ -58,7 +58,7 @@ class Found:
         luck_of_seeds: expected best of as many seeds of the default settings.
         test_default: test/skill of the default settings.
         test_best: test/skill of the chosen trial.
-        apart: test_best minus test_default on common rows, with its interval.
+        apart: test_best minus test_default on the same rows, with its interval.
         hours: duration of the search.
     """
 
@@ -77,7 +77,7 @@ class Found:
 
 
 def train(words: Sequence[str], log: Path) -> None:
-    """Run a train command; it must succeed, or be a sweep with a failed job."""
+    """Run a train command; exit code 1 is accepted, as a sweep with a failed job ends with it."""
     with log.open("ab") as file:
         command = [sys.executable, "-m", "robust_fin.train", *words]
         code = subprocess.run(command, stdout=file, stderr=file, check=False).returncode
@@ -152,7 +152,7 @@ def luck(figures: Sequence[float], trials: int) -> float:
 
 
 def searched(row: pd.Series, table: pd.DataFrame) -> str:
-    """Return the values of the searched keys, the columns between the reason and the figures."""
+    """Format the searched keys: the columns between the reason and the figures."""
     columns = list(table.columns)
     keys = columns[columns.index("reason") + 1 : columns.index(FIGURE)]
     values = (f"{row[key]:.3g}" if isinstance(row[key], float) else row[key] for key in keys)
@@ -189,7 +189,7 @@ def share(figure: float) -> str:
 
 
 def over_default(one: Found) -> Interval:
-    """Format the deflated gain of the best trial over the default settings."""
+    """Return the deflated gain of the best trial over the default settings."""
     assert one.deflated.difference is not None
     return one.deflated.difference
 

@@ -1,11 +1,13 @@
-"""python benchmarks/splits.py [--quick] [--rows N] [--json FILE].
+"""Measure how long each split takes to compute all its folds.
 
-Measures the seconds in which each split computes all its folds, on one-minute bars whose labels end
-1 to 60 bars ahead: the first call of the process, the median of five more calls, and the median
-when the folds are iterated without keeping them (passing). The same is measured for `purgedcv` and
-`skfolio` if they are installed (once, because purgedcv is slow), with the ratio to our median and
-whether the index sets are equal; skfolio purges by a number of rows, so its sets differ. "all" has
-an embargo of one trading date, a val span and a lockbox.
+python benchmarks/splits.py [--quick] [--rows N] [--json FILE]
+
+The rows are one-minute bars whose labels end 1 to 60 bars ahead. Measured are the first call of the
+process, the median of five more calls, and the median when the folds are iterated without keeping
+them (passing). `purgedcv` and `skfolio` are measured once if they are installed, because purgedcv
+is slow; the table has the ratio to our median, and whether the index sets are equal. skfolio purges
+by a number of rows, so its sets differ. "all" has an embargo of one trading date, a val span and a
+lockbox.
 """
 
 import argparse
@@ -33,7 +35,7 @@ ROWS, QUICK = 1_142_809, 114_280
 REACH, CONTRACTS, BARS_A_DATE = 60, 12, 1380
 TIMES = 5
 ALL_SPANS = ("split.embargo=1380", "split.val_fraction=0.1", "split.lockbox=0.1")
-SCHEMES = {  # what the table calls them, and the words of the command line
+SCHEMES = {  # name in the table -> overrides
     "holdout": ("holdout",),
     "walk_forward, rows": ("walk_forward", "split.by=rows"),
     "walk_forward, dates": ("walk_forward", "split.by=trading_date"),
@@ -183,7 +185,7 @@ def main() -> None:
     """Measure, print the table, and write the file given on the command line."""
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--quick", action="store_true", help=f"{QUICK:,} rows")
-    words.add_argument("--rows", type=int, help="a size of your own")
+    words.add_argument("--rows", type=int, help="number of rows")
     words.add_argument("--json", type=Path, help="write the rows as a list of objects")
     given = words.parse_args()
     rows = measured(given.rows or (QUICK if given.quick else ROWS))

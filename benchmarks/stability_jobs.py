@@ -29,7 +29,7 @@ class Job:
         metrics: metrics.json; empty if the job did not finish.
         members: entries of members.json; empty without a population.
         reason: why the job failed; empty if it finished.
-        nonfinite: number of non-finite steps; in a population, of members that had one.
+        nonfinite: number of non-finite steps; in a population, number of members that had one.
     """
 
     folder: Path

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from robust_fin.runtime.terminal import show
 
-ROWS = 1_073_305  # of the ES file
+ROWS = 1_073_305  # number of rows of the ES file
 
 
 def job(run: Path, cache: Path, words: list[str]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ Lightning's Trainer with DataLoader(TensorDataset), the way most people start; `
 loop with tensor slices and fused AdamW; `plain` and `compiled` are the engines of this project
 inside the Trainer, with callbacks, checkpoints and TensorBoard logger. `population_E` is an epoch
 of E members, each with its own row order, in member-steps per second. Ratios are relative to
-`stock`. Compile time is not included; it has its own column.
+`stock`. Compile time is in a separate column.
 """
 
 import argparse

@@ -27,7 +27,7 @@ ROWS = 1000
 def batches(
     *, rows: int = ROWS, batch_size: int = 16, seed: int = 0, rank: int = 0, world_size: int = 1
 ) -> TrainBatches:
-    """Training batches whose x and target contain the row number."""
+    """Create training batches whose x and target contain the row number."""
     number = torch.arange(rows, dtype=torch.float32)
     x = torch.stack([number, -number], dim=1)
     order = EpochOrder(rows, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
@@ -218,7 +218,7 @@ def test_windows_are_the_calls_of_the_plan() -> None:
 
 def test_window_ends_when_a_validation_is_due() -> None:
     loader = TrainWindows(CallPlan(4, 10, 5))
-    assert [(one.start, one.stop) for one in epoch_windows(loader, 0)] == [
+    assert [(window.start, window.stop) for window in epoch_windows(loader, 0)] == [
         (0, 4),
         (4, 5),
         (5, 9),
@@ -246,8 +246,9 @@ def test_validation_is_due_after_every_calls_per_validation_calls(steps: int, le
 def test_resume_within_an_epoch_continues_with_the_next_window(step: int) -> None:
     loader = TrainWindows(CallPlan(4, 10, 10))
     loader.load_state_dict({"next_batch": step})
-    found = epoch_windows(loader, 1)
-    assert [at for one in found for at in range(one.start, one.stop)] == list(range(step, 10))
+    windows = epoch_windows(loader, 1)
+    steps = [number for window in windows for number in range(window.start, window.stop)]
+    assert steps == list(range(step, 10))
     assert loader.state_dict() == {"next_batch": 10}
     assert len(epoch_windows(loader, 2)) == 3
 

@@ -52,9 +52,8 @@ def read(
 
 def assert_same(a: Market, b: Market) -> None:
     assert a.bars == b.bars
-    one, other = a.examples, b.examples
     for name in Examples.__slots__:
-        left, right = getattr(one, name), getattr(other, name)
+        left, right = getattr(a.examples, name), getattr(b.examples, name)
         if isinstance(left, np.ndarray):
             assert left.dtype == right.dtype, name
             assert np.array_equal(left, right, equal_nan=True), name
@@ -116,12 +115,16 @@ def test_text_times_and_separate_date_and_time_columns_in_blocks(
 ) -> None:
     table = bars.iloc[:9_000].drop(columns="session")
     written = table.assign(time=table["time"].dt.strftime("%d.%m.%Y %H:%M"))
-    written.to_csv(tmp_path / "own.csv", index=False)
-    words = {"time_format": "%d.%m.%Y %H:%M"}
-    assert_same(read(tmp_path / "own.csv", 800, **words), read(tmp_path / "own.csv", None, **words))
+    written.to_csv(tmp_path / "text.csv", index=False)
+    settings: Any = {"time_format": "%d.%m.%Y %H:%M"}
+    assert_same(
+        read(tmp_path / "text.csv", 800, **settings), read(tmp_path / "text.csv", None, **settings)
+    )
     date, time = table["time"].dt.strftime("%Y-%m-%d"), table["time"].dt.strftime("%H:%M:%S")
-    table.assign(date=date, time=time).to_csv(tmp_path / "two.csv", index=False)
-    assert_same(read(tmp_path / "two.csv", 800), read(tmp_path / "two.csv", None))
+    table.assign(date=date, time=time).to_csv(tmp_path / "date_and_time.csv", index=False)
+    assert_same(
+        read(tmp_path / "date_and_time.csv", 800), read(tmp_path / "date_and_time.csv", None)
+    )
 
 
 def test_synthetic_bars_in_blocks_give_the_same_examples() -> None:
@@ -130,9 +133,9 @@ def test_synthetic_bars_in_blocks_give_the_same_examples() -> None:
 
 
 def overlap(seed: int) -> pd.DataFrame:
-    """Two contracts that overlap for days and a third that starts later, with shared times.
+    """Create two contracts that overlap for days, and a third that starts later, with shared times.
 
-    Within a minute the later contract comes first in the file.
+    Within a minute, ESM24 comes before ESH24.
     """
     draw = np.random.default_rng(seed)
     minutes = pd.date_range("2024-03-04 09:00", "2024-03-15 09:40", freq="1min")
@@ -179,10 +182,8 @@ def test_file_in_another_order_in_blocks_gives_the_same_examples(
     assert_same(read(tmp_path / "es.csv", 100, **settings), whole)
 
 
-def test_an_accepted_bar_length_lengthens_labels_in_blocks_too(
-    bars: pd.DataFrame, tmp_path: Path
-) -> None:
-    """Bars of five minutes read as bars of one: no label ends before its bar's true end."""
+def test_accepted_bar_length_lengthens_labels_in_blocks(bars: pd.DataFrame, tmp_path: Path) -> None:
+    """If five-minute bars are read as one-minute bars, labels still end with their last bar."""
     table = bars.iloc[:9_000:5].assign(
         high=bars["high"].max(), low=bars["low"].min(), contract="ESH22"
     )
@@ -193,7 +194,7 @@ def test_an_accepted_bar_length_lengthens_labels_in_blocks_too(
     known = whole.examples
     ends = known.label_end[~np.isnan(known.outcome)]
     start = known.time[~np.isnan(known.outcome)]
-    assert (ends - start).min() == np.timedelta64(10, "m")  # the next bar's end
+    assert (ends - start).min() == np.timedelta64(10, "m")  # the end of the next bar
     assert_same(read(tmp_path / "es.csv", 400, **settings), whole)
 
 
@@ -240,8 +241,8 @@ def test_short_and_empty_files_raise_the_same_error_in_blocks(
     bars: pd.DataFrame, tmp_path: Path
 ) -> None:
     bars.iloc[:50].to_parquet(tmp_path / "short.parquet", index=False)
-    bars.iloc[:0].to_csv(tmp_path / "none.csv", index=False)
-    for name in ("short.parquet", "none.csv"):
+    bars.iloc[:0].to_csv(tmp_path / "empty.csv", index=False)
+    for name in ("short.parquet", "empty.csv"):
         messages = []
         for block_rows in (None, 20):
             with pytest.raises(SourceError) as caught:
@@ -266,7 +267,7 @@ def test_ten_million_rows_need_less_than_three_gigabytes(tmp_path: Path) -> None
         return json.loads(done.stdout.splitlines()[-1])
 
     script("make", tmp_path / "es.parquet", 10_000_000)
-    found = script("in_blocks", tmp_path / "es.parquet", tmp_path / "kept", 500_000)
-    assert found["peak_mb"] < 3_000
-    assert found["train_rows"] > 6_900_000
-    assert found["seconds"]["examples, kept"] < found["seconds"]["examples"] / 4
+    measured = script("in_blocks", tmp_path / "es.parquet", tmp_path / "kept", 500_000)
+    assert measured["peak_mb"] < 3_000
+    assert measured["train_rows"] > 6_900_000
+    assert measured["seconds"]["examples, kept"] < measured["seconds"]["examples"] / 4

@@ -50,8 +50,8 @@ def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def loaded(path: Path, cache: Cache | None, *words: str) -> BarDataModule:
-    settings = config(f"source.path={path}", "source.timezone=UTC", *words)
+def load_data(path: Path, cache: Cache | None, *overrides: str) -> BarDataModule:
+    settings = config(f"source.path={path}", "source.timezone=UTC", *overrides)
     features, target = instantiate(settings.features), instantiate(settings.target)
     source = instantiate(settings.source)
     if cache is None:
@@ -86,26 +86,26 @@ def assert_same(a: BarDataModule, b: BarDataModule) -> None:
     b.setup("fit")
     assert all(torch.equal(one, other) for one, other in zip(a._train, b._train, strict=True))
     assert all(torch.equal(one, other) for one, other in zip(a._val, b._val, strict=True))
-    for one, other in (
+    for first, second in (
         (a.fitted.transform, b.fitted.transform),
         (a.fitted.target, b.fitted.target),
     ):
-        mine, theirs = one.arrays(), other.arrays()
-        assert mine.keys() == theirs.keys()
-        assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
+        left, right = first.arrays(), second.arrays()
+        assert left.keys() == right.keys()
+        assert all(np.array_equal(left[name], right[name]) for name in left)
 
 
-def test_a_hole_is_a_warning_at_every_read(
+def test_hole_in_the_bars_is_a_warning_at_every_read(
     parquet: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bars = pd.read_parquet(parquet)
     path = tmp_path / "hole.parquet"
-    absent = bars["time"].between("2022-03-06", "2022-03-08 23:00")
-    bars[~absent].to_parquet(path, index=False)
+    missing = bars["time"].between("2022-03-06", "2022-03-08 23:00")
+    bars[~missing].to_parquet(path, index=False)
     cache = Cache(str(tmp_path / "kept"), 1.0)
     for _ in range(2):  # from the file, then from the cache
         caplog.clear()
-        loaded(path, cache)
+        load_data(path, cache)
         (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
         assert line.startswith("hole.parquet: holes: 2 trading dates after 2022-03-04")
         assert "(return across " in line
@@ -115,16 +115,16 @@ def test_a_hole_is_a_warning_at_every_read(
 def test_cold_and_warm_cache_give_the_result_without_a_cache(
     parquet: Path, tmp_path: Path, transform: str
 ) -> None:
-    cache, word = Cache(str(tmp_path / "kept"), 1.0), f"transform={transform}"
-    none = loaded(parquet, None, word)
-    cold = loaded(parquet, cache, word)
+    cache, override = Cache(str(tmp_path / "kept"), 1.0), f"transform={transform}"
+    uncached = load_data(parquet, None, override)
+    cold = load_data(parquet, cache, override)
     names = entries(cache)
     assert len(names) == 2  # the examples and the fold
-    warm = loaded(parquet, cache, word)
+    warm = load_data(parquet, cache, override)
     assert entries(cache) == names
-    assert_same(cold, none)
-    assert_same(warm, none)
-    assert_same(warm.for_refit(), none.for_refit())
+    assert_same(cold, uncached)
+    assert_same(warm, uncached)
+    assert_same(warm.for_refit(), uncached.for_refit())
     assert len(entries(cache)) == 3
 
 
@@ -132,10 +132,10 @@ def test_warm_cache_reads_no_bars_and_memory_maps_tensors(
     parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = Cache(str(tmp_path), 1.0)
-    loaded(parquet, cache)
+    load_data(parquet, cache)
     monkeypatch.setattr(folds, "read_examples", lambda *_, **__: pytest.fail("bars were read"))
     monkeypatch.setattr(folds, "fit_fold", lambda *_, **__: pytest.fail("a fold was fitted"))
-    warm = loaded(parquet, cache)
+    warm = load_data(parquet, cache)
     x = warm.fitted.prepared["x_train"]
     assert isinstance(x.base, np.memmap)
     assert warm.x("train").data_ptr() == x.ctypes.data
@@ -144,12 +144,11 @@ def test_warm_cache_reads_no_bars_and_memory_maps_tensors(
 
 def test_blocks_and_one_pass_share_cache_entries(parquet: Path, tmp_path: Path) -> None:
     blocks, whole = Cache(str(tmp_path / "a"), 1.0), Cache(str(tmp_path / "b"), 1.0)
-    one, other = loaded(parquet, blocks, "source.block_rows=900"), loaded(parquet, whole)
-    assert_same(one, other)
+    assert_same(load_data(parquet, blocks, "source.block_rows=900"), load_data(parquet, whole))
     assert entries(blocks) == entries(whole)
 
 
-WORDS = [
+DATA_SETTINGS = [
     "source.fraction=0.9",
     "source.stamp=end",
     "source.calendar=24/7",
@@ -164,13 +163,13 @@ WORDS = [
 
 
 def test_every_data_setting_changes_the_cache_key(parquet: Path) -> None:
-    keys = [keys_of(parquet), *(keys_of(parquet, word) for word in WORDS)]
+    keys = [keys_of(parquet), *(keys_of(parquet, setting) for setting in DATA_SETTINGS)]
     assert len({fold for _, fold in keys}) == len(keys)
     assert len({examples for examples, _ in keys}) == len(keys) - 3
 
 
-def keys_of(path: Path, *words: str) -> tuple[str, str]:
-    settings = config(f"source.path={path}", "source.timezone=UTC", *words)
+def keys_of(path: Path, *overrides: str) -> tuple[str, str]:
+    settings = config(f"source.path={path}", "source.timezone=UTC", *overrides)
     parts = {name: fingerprint(instantiate(settings[name])) for name in ("source", "features")}
     parts["target"] = fingerprint(instantiate(settings.target))
     rest = {name: fingerprint(instantiate(settings[name])) for name in ("transform", "split")}
@@ -178,8 +177,8 @@ def keys_of(path: Path, *words: str) -> tuple[str, str]:
 
 
 def test_settings_that_do_not_affect_the_data_share_the_key(parquet: Path) -> None:
-    words = ("batch_size=7", "seed=5", "source.block_rows=10", "source.synthetic.rows=5")
-    assert keys_of(parquet, *words) == keys_of(parquet)
+    overrides = ("batch_size=7", "seed=5", "source.block_rows=10", "source.synthetic.rows=5")
+    assert keys_of(parquet, *overrides) == keys_of(parquet)
 
 
 def test_key_depends_on_the_content_of_the_file(parquet: Path, tmp_path: Path) -> None:
@@ -187,7 +186,7 @@ def test_key_depends_on_the_content_of_the_file(parquet: Path, tmp_path: Path) -
     path.write_bytes(parquet.read_bytes())
     assert keys_of(path) == keys_of(parquet)
     table = pd.read_parquet(parquet)
-    table.loc[5, "close"] = table.loc[5, "high"]  # possibly unchanged, unlike the volume
+    table.loc[5, "close"] = table.loc[5, "high"]  # may be equal, but the volume below differs
     table.loc[5, "volume"] += 1
     before = os.stat(path)
     table.to_parquet(path, index=False)
@@ -199,21 +198,21 @@ def test_key_depends_on_the_vix_file_and_the_calendar_overrides(
     parquet: Path, tmp_path: Path
 ) -> None:
     vix, dates = tmp_path / "vix.csv", tmp_path / "dates.csv"
-    words = (f"source.vix_path={vix}", f"source.calendar_overrides={dates}")
-    found = []
+    overrides = (f"source.vix_path={vix}", f"source.calendar_overrides={dates}")
+    keys = []
     for close, day in ((20, 4), (21, 4), (21, 5)):
         vix.write_text(f"date,close\n2022-03-01,{close}\n")
         dates.write_text(f"trading_date,open,close\n2022-07-0{day},,\n")
-        found.append(keys_of(parquet, *words))
-    assert len(set(found)) == 3
+        keys.append(keys_of(parquet, *overrides))
+    assert len(set(keys)) == 3
 
 
 def test_key_depends_on_the_code_and_the_libraries(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for room in ("market", "features", "data"):
-        (tmp_path / room).mkdir()
-        (tmp_path / room / "one.py").write_text("x = 1\n")
+    for package in ("market", "features", "data"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "one.py").write_text("x = 1\n")
     for name in ("metrics.py", "errors.py"):
         (tmp_path / name).write_text("")
     monkeypatch.setattr(cache_module, "PACKAGE", tmp_path)
@@ -232,7 +231,7 @@ def test_code_changed_after_the_process_started_is_not_cached(
     with pytest.raises(NotCacheableError, match=r"\.py was changed after this process started"):
         environment_fingerprint()
     with caplog.at_level(logging.INFO):
-        loaded(parquet, Cache(str(tmp_path), 1.0))
+        load_data(parquet, Cache(str(tmp_path), 1.0))
     assert entries(Cache(str(tmp_path), 1.0)) == set()
     assert "not caching prepared arrays" in caplog.text
 
@@ -243,9 +242,9 @@ def test_features_of_other_packages_are_not_cached(
     own = Feature("own", Lookback(0, BARS), "points", lambda bars: bars["close"], chained=False)
     monkeypatch.setitem(FEATURES, "own", own)
     cache = Cache(str(tmp_path), 1.0)
-    one = loaded(parquet, cache, "features.names=[own]")
+    data = load_data(parquet, cache, "features.names=[own]")
     assert entries(cache) == set()
-    assert_same(one, loaded(parquet, None, "features.names=[own]"))
+    assert_same(data, load_data(parquet, None, "features.names=[own]"))
 
 
 @pytest.mark.parametrize(
@@ -274,7 +273,7 @@ def test_fingerprints_differ_by_steps_and_arguments() -> None:
 
 
 def damage_byte(entry: Path) -> None:
-    path = max(entry.glob("*.npy"), key=lambda one: one.stat().st_size)
+    path = max(entry.glob("*.npy"), key=lambda file: file.stat().st_size)
     content = bytearray(path.read_bytes())
     content[-100] ^= 1
     path.write_bytes(content)
@@ -305,18 +304,18 @@ def test_damaged_entry_is_rebuilt_with_a_warning(
     parquet: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Any
 ) -> None:
     cache = Cache(str(tmp_path), 1.0)
-    whole = loaded(parquet, cache, "transform=robust")
+    whole = load_data(parquet, cache, "transform=robust")
     names = entries(cache)
     manifests = tmp_path.glob("*/manifest.json")
     damaged = [path.parent for path in manifests if "rows_in" in path.read_text()]
     damage(damaged[0])
     with caplog.at_level(logging.WARNING):
-        again = loaded(parquet, cache, "transform=robust")
+        again = load_data(parquet, cache, "transform=robust")
     assert f"cache entry {damaged[0]} is damaged" in caplog.text
     assert_same(again, whole)
     assert entries(cache) == names
     caplog.clear()
-    loaded(parquet, cache, "transform=robust")
+    load_data(parquet, cache, "transform=robust")
     assert "is damaged" not in caplog.text
 
 
@@ -342,8 +341,8 @@ def test_unwritable_folder_disables_the_cache_with_a_warning(
 ) -> None:
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING):
-        found = Cache(str(tmp_path / "file" / "kept"), 1.0).get_or_build({"a": 1}, write)
-    assert found.arrays["a"].tolist() == [0, 1, 2]
+        entry = Cache(str(tmp_path / "file" / "kept"), 1.0).get_or_build({"a": 1}, write)
+    assert entry.arrays["a"].tolist() == [0, 1, 2]
     assert "cannot write to cache.folder" in caplog.text
 
 
@@ -354,8 +353,8 @@ def test_entry_of_a_faster_process_is_used(tmp_path: Path) -> None:
         cache.get_or_build({"a": 1}, write)
         return write(sink, scratch)
 
-    found = cache.get_or_build({"a": 1}, build_after_another)
-    assert found.arrays["a"].tolist() == [0, 1, 2]
+    entry = cache.get_or_build({"a": 1}, build_after_another)
+    assert entry.arrays["a"].tolist() == [0, 1, 2]
     assert len(entries(cache)) == 1
 
 
@@ -381,13 +380,13 @@ def test_least_recently_used_entry_is_removed_and_the_newest_kept(tmp_path: Path
 
 
 def test_old_unfinished_build_is_removed(tmp_path: Path) -> None:
-    for name, age in ((".unfinished-old", 1e6), (".unfinished-going-on", 10.0)):
+    for name, age in ((".unfinished-old", 1e6), (".unfinished-recent", 10.0)):
         (tmp_path / name).mkdir()
         then = os.stat(tmp_path).st_mtime - age
         os.utime(tmp_path / name, (then, then))
     cache = Cache(str(tmp_path), 1.0)
     cache.get_or_build({"a": 1}, write)
-    assert entries(cache) == {".unfinished-going-on", cache_key({"a": 1})}
+    assert entries(cache) == {".unfinished-recent", cache_key({"a": 1})}
 
 
 def test_folder_with_other_files_raises(tmp_path: Path) -> None:
@@ -403,12 +402,12 @@ def test_trimming_keeps_foreign_folders_and_links(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     for name in ("manifest.json", "a.npy"):
-        (outside / name).write_bytes(b"of somebody else")
+        (outside / name).write_bytes(b"not of the cache")
     cache = Cache(str(tmp_path / "cache"), 1e-9)
     cache.get_or_build({"a": 1}, write)
     folder = tmp_path / "cache"
     (folder / "notes").mkdir()
-    (folder / "notes" / "a.npy").write_bytes(b"of somebody else")
+    (folder / "notes" / "a.npy").write_bytes(b"not of the cache")
     (folder / cache_key({"link": 1})).symlink_to(outside)
     cache.get_or_build({"a": 2}, write)
     cache.get_or_build({"link": 1}, write)
@@ -430,7 +429,7 @@ def test_memory_sink_and_folder_sink_append_the_same_arrays(tmp_path: Path) -> N
             sink.append("x", np.full((rows, 2), rows, dtype=np.float32))
             sink.append("time", np.arange(rows).astype("datetime64[ns]"))
         sink.patch("x", np.array([4, 0]), np.array([[9, 9], [8, 8]], dtype=np.float32))
-        sink.append("none", np.zeros((0, 4)))
+        sink.append("empty", np.zeros((0, 4)))
     folder.finish({})
     for name, whole in memory.arrays().items():
         kept = np.load(tmp_path / f"{name}.npy", allow_pickle=False)

@@ -98,7 +98,7 @@ def test_row_ledger_accounts_for_every_row(split: Holdout) -> None:
     ledger = module(split=split).row_ledger()
     assert ledger.rows_in == ROWS
     assert sum(ledger.spans.values()) + sum(ledger.dropped.values()) == ROWS
-    # the roll at 00:01 on 2022-03-14 and the end of the table take one label each
+    # one label is lost at the roll at 00:01 on 2022-03-14, and one at the end of the table
     assert ledger.dropped["no bar at the horizon in the contract"] == 2
     lost = 1 if split.val_fraction == 0 else 2
     assert ledger.dropped["purged: label reaches into the next span"] == lost

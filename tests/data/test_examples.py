@@ -8,7 +8,7 @@ from robust_fin.data.targets import ForwardReturn
 from robust_fin.errors import SourceError
 from tests.bars import as_bars, close_bars, synthetic_bars
 
-# five bars of H, then three of M, the first at the time of the last bar of H
+# five bars of H, then three of M; the first bar of M has the time of the last bar of H
 BARS = """
 ESH24 2024-03-11T08:30 100
 ESH24 2024-03-11T08:31 110
@@ -77,11 +77,11 @@ def test_rows_dropped_earlier_are_still_counted() -> None:
 
 
 def test_too_short_history_raises_with_its_size() -> None:
-    words = (
+    message = (
         r"hand-made bars: no row has all features\. It holds 8 bars on 1 trading dates, and "
         r"price_mom_3d needs 3 trading dates; vwap needs since the session's start"
     )
-    with pytest.raises(SourceError, match=words):
+    with pytest.raises(SourceError, match=message):
         examples("price_mom_3d", "vwap")
 
 

@@ -22,11 +22,11 @@ BARS = 16_000
 @pytest.fixture(scope="module")
 def market() -> Market:
     made = Market.from_bars(synthetic_bars(BARS), features=FEATURES, target=ForwardReturn(1, None))
-    return Market(made.bars, made.examples, {"bars": "of this test"})
+    return Market(made.bars, made.examples, {"bars": "synthetic"})
 
 
-def split_of(choice: str, *words: str) -> Split:
-    return instantiate(config(f"split={choice}", *words).split)
+def split_of(choice: str, *overrides: str) -> Split:
+    return instantiate(config(f"split={choice}", *overrides).split)
 
 
 def fitted(market: Market, split: Split, number: int, cache: Cache = NO_CACHE) -> FittedFold:
@@ -40,25 +40,25 @@ def test_each_fold_is_fitted_on_its_own_train_rows(market: Market, choice: str) 
     split, examples = split_of(choice, "split.val_fraction=0.05"), market.examples
     cut = cut_folds(examples, split)
     for number in (0, 1, len(cut.folds) - 1):
-        one = fitted(market, split, number)
+        fold = fitted(market, split, number)
         for span in SPANS:
             rows = cut.rows[getattr(cut.folds[number], span)]
-            assert np.array_equal(one.span(span), rows)
+            assert np.array_equal(fold.span(span), rows)
             assert np.isfinite(examples.outcome[rows]).all()
-        train = examples.features[one.span("train")]
+        train = examples.features[fold.span("train")]
         low, median, high = np.percentile(train, [25, 50, 75], axis=0)
-        expected = (examples.features[one.span("test")] - median) / (high - low)
-        assert np.array_equal(one.x(examples, "test"), expected.astype(np.float32))
-        ranks = rankdata(examples.outcome[one.span("train")]) - 1
+        expected = (examples.features[fold.span("test")] - median) / (high - low)
+        assert np.array_equal(fold.x(examples, "test"), expected.astype(np.float32))
+        ranks = rankdata(examples.outcome[fold.span("train")]) - 1
         ranks = ranks / (ranks.size - 1)
-        np.testing.assert_allclose(one.rank(examples, "train"), ranks, rtol=1e-6)
+        np.testing.assert_allclose(fold.rank(examples, "train"), ranks, rtol=1e-6)
 
 
 def test_every_fold_accounts_for_every_labelled_row(market: Market) -> None:
     labelled = int(np.isfinite(market.examples.outcome).sum())
-    words = ("split.lockbox=0.1", "split.val_fraction=0.1", "split.embargo=60")
+    overrides = ("split.lockbox=0.1", "split.val_fraction=0.1", "split.embargo=60")
     for choice in ("walk_forward", "purged_kfold", "cpcv"):
-        for fold in cut_folds(market.examples, split_of(choice, *words)).folds:
+        for fold in cut_folds(market.examples, split_of(choice, *overrides)).folds:
             spans = sum(getattr(fold, span).size for span in SPANS)
             assert spans + sum(fold.purged.values()) == labelled
             assert fold.purged["lockbox: never looked at"] == pytest.approx(0.1 * labelled, abs=1)
@@ -85,13 +85,13 @@ def test_each_fold_has_its_own_cache_key(market: Market, tmp_path: Path) -> None
     assert len(list(tmp_path.glob("*/manifest.json"))) == 2
     warm = [fitted(market, split, number, cache) for number in (0, 1)]
     assert len(list(tmp_path.glob("*/manifest.json"))) == 2
-    for number, (one, other) in enumerate(zip(cold, warm, strict=True)):
+    for number, (first, second) in enumerate(zip(cold, warm, strict=True)):
         plain = fit_fold(
             market.examples, features=FEATURES, transform=SCALED, split=split, number=number
         )
-        assert one.fold.groups == other.fold.groups == plain.fold.groups != ()
-        assert one.fold.purged == other.fold.purged == plain.fold.purged
+        assert first.fold.groups == second.fold.groups == plain.fold.groups != ()
+        assert first.fold.purged == second.fold.purged == plain.fold.purged
         for span in SPANS:
-            assert np.array_equal(other.span(span), plain.span(span))
-            assert np.array_equal(other.x(market.examples, span), plain.x(market.examples, span))
+            assert np.array_equal(second.span(span), plain.span(span))
+            assert np.array_equal(second.x(market.examples, span), plain.x(market.examples, span))
     assert not np.array_equal(warm[0].span("test"), warm[1].span("test"))

@@ -20,7 +20,7 @@ def kfold(k: int, **settings: Any) -> PurgedKFold:
 
 
 def purged_kfold(label_row: np.ndarray, *, folds: int, embargo: int) -> list[Fold]:
-    """Folds of one bar per row; the label of row r ends with the bar of row label_row[r]."""
+    """Cut folds of one bar per row; the label of row r ends with the bar of row label_row[r]."""
     rows = np.arange(label_row.size)
     contract = pd.Categorical(["A"] * rows.size)
     return cut(kfold(folds, embargo=embargo), LabelledRows(rows, label_row + 1, rows, contract))
@@ -60,8 +60,10 @@ def test_embargo_counts_from_the_last_test_label_not_the_last_test_row() -> None
 
 
 def test_embargo_counts_bars_not_minutes_or_rows_of_contracts() -> None:
-    time = [0, 0, 1, 1, 2, 2, 90, 90, 91, 91, 92, 92]  # two contracts per time, and a gap overnight
-    table = grid(12)._replace(time=minutes(*time), label_end=minutes(*[at + 1 for at in time]))
+    time = [0, 0, 1, 1, 2, 2, 90, 90, 91, 91, 92, 92]  # two contracts per time, and a night
+    table = grid(12)._replace(
+        time=minutes(*time), label_end=minutes(*[minute + 1 for minute in time])
+    )
     trains = [fold.train.tolist() for fold in cut(kfold(3, embargo=2), table)]
     assert trains == [[8, 9, 10, 11], [0, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6, 7]]
 
@@ -183,7 +185,7 @@ def test_lockbox_is_excluded_and_purged() -> None:
 def purgedcv_folds(
     table: LabelledRows, k: int, test_groups: int | None, **settings: Any
 ) -> list[Any]:
-    """Train and test indices of purgedcv."""
+    """Return the train and test indices of purgedcv."""
     known = {"prediction_times": table.time, "evaluation_times": table.label_end, **settings}
     if test_groups is None:
         return list(purgedcv.PurgedKFold(k, **known).split(table.time))
@@ -209,7 +211,7 @@ def test_folds_match_purgedcv(seed: int, k: int, test_groups: int | None) -> Non
 
 
 def uneven(seed: int) -> LabelledRows:
-    """Labels of which some span several groups."""
+    """Create labels of different lengths, some of them across several groups."""
     table, draw = grid(240), np.random.default_rng(seed)
     ahead = np.where(draw.random(240) < 0.05, draw.integers(1, 90, 240), draw.integers(1, 5, 240))
     return table._replace(label_end=minutes(*(np.arange(240) + ahead)))
@@ -220,7 +222,7 @@ def uneven(seed: int) -> LabelledRows:
 def test_uneven_labels_and_embargo_match_purgedcv(
     k: int, test_groups: int | None, embargo: int
 ) -> None:
-    """The embargo of purgedcv is a closed interval after each label and contains one bar more."""
+    """The embargo of purgedcv is a closed interval after each label, which adds one bar."""
     for seed in range(3):
         assert_same(uneven(seed), k, test_groups, embargo=embargo)
 
@@ -236,7 +238,7 @@ def test_purging_overlapping_contracts_matches_purgedcv(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"k": 1}, r"split\.k=1 must be an integer >= 2"),
         ({"k": 5, "embargo": -1}, r"split\.embargo=-1; required: "),
@@ -245,30 +247,30 @@ def test_purging_overlapping_contracts_matches_purgedcv(seed: int) -> None:
         ({"k": 5, "refit": True}, r"raise val_fraction, or set split\.refit=false"),
     ],
 )
-def test_invalid_k_fold_settings_raise(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_invalid_k_fold_settings_raise(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         kfold(**settings)
 
 
 @pytest.mark.parametrize(
-    ("groups", "test_groups", "words"),
+    ("groups", "test_groups", "message"),
     [
         (1, 1, r"split\.groups=1 must be an integer >= 2"),
         (6, 0, r"split\.test_groups=0 must be an integer >= 1"),
         (4, 4, r"split\.test_groups=4 must be below split\.groups=4"),
     ],
 )
-def test_invalid_groups_raise(groups: int, test_groups: int, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_invalid_groups_raise(groups: int, test_groups: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         cpcv(groups, test_groups)
 
 
 def test_fold_without_training_rows_raises_with_the_label_reach() -> None:
-    words = (
+    message = (
         r"fold 0, test rows 0\.\.4, leaves no training row: labels reach 9 bars ahead and "
         r"embargo=0, in 10 rows\. Use fewer folds, a shorter horizon or a smaller embargo"
     )
-    with pytest.raises(SplitError, match=words):
+    with pytest.raises(SplitError, match=message):
         purged_kfold(np.full(10, 9), folds=2, embargo=0)
     with pytest.raises(SplitError, match=r"labels reach 1 bars ahead and embargo=50, in 20 rows"):
         cut(kfold(4, embargo=50), grid(20))

@@ -111,8 +111,10 @@ def test_no_row_is_lost_or_used_twice() -> None:
     ("val", "test", "embargo"), [(-0.1, 0.2, 0), (0.1, 0.0, 0), (0.5, 0.5, 0), (0.1, 0.2, -1)]
 )
 def test_invalid_fractions_raise_with_their_values(val, test, embargo) -> None:
-    words = rf"val_fraction={val}, split\.test_fraction={test}, split\.embargo={embargo}; required"
-    with pytest.raises(ConfigError, match=words):
+    message = (
+        rf"val_fraction={val}, split\.test_fraction={test}, split\.embargo={embargo}; required"
+    )
+    with pytest.raises(ConfigError, match=message):
         Holdout(val_fraction=val, test_fraction=test, embargo=embargo, refit=False)
 
 
@@ -188,7 +190,7 @@ def test_backtest_paths_are_in_time_order() -> None:
 
 
 def groups(number: int, path: int, other: int, other_path: int) -> tuple[FoldGroup, FoldGroup]:
-    """Two test rows of one group and one row of another."""
+    """Return two test rows of one group and one row of another."""
     return FoldGroup(number, path, 2), FoldGroup(other, other_path, 1)
 
 
@@ -201,7 +203,7 @@ def test_border_is_the_first_row_of_its_time() -> None:
     assert [line.border(row) for row in range(7)] == [0, 0, 2, 2, 2, 5, 6]
 
 
-def test_ending_by_finds_rows_whatever_the_order_of_label_ends() -> None:
+def test_ending_by_works_for_any_order_of_label_ends() -> None:
     line = timeline([0, 1, 2, 3, 4, 5], [3, 9, 3, 4, 6, 6])
     assert line.ending_by(np.arange(6), 3).tolist() == [0, 2]
     assert line.ending_by(np.array([0, 1]), 3).tolist() == [0]

@@ -102,7 +102,7 @@ def test_max_gap_not_above_0_raises(max_gap: float) -> None:
 
 
 def tied_returns(rows: int, *, seed: int) -> np.ndarray:
-    """Returns of a random walk in ticks: about a seventh are 0, the others form clusters."""
+    """Return the returns of a random walk in ticks; about a seventh are 0."""
     draw = np.random.default_rng(seed)
     price = 4000 + np.cumsum(draw.integers(-3, 4, rows + 1)) * 0.25
     return price[1:] / price[:-1] - 1
@@ -200,8 +200,8 @@ def test_rank_target_safetensors_round_trip_is_exact() -> None:
 
 
 def test_constant_returns_raise() -> None:
-    words = r"takes 1 distinct value on 3 training rows; there is nothing to rank"
-    with pytest.raises(TransformError, match=words):
+    message = r"takes 1 distinct value on 3 training rows; there is nothing to rank"
+    with pytest.raises(TransformError, match=message):
         RankTarget.fit(np.zeros(3))
 
 

@@ -31,8 +31,8 @@ def test_robust_scaler_uses_median_and_quartiles() -> None:
 
 def test_error_names_the_feature_with_zero_interquartile_range() -> None:
     train = np.array([[0.0, 7], [1, 7], [2, 7], [3, 7], [4, 8]])
-    words = r"feature wild has an interquartile range of 0 on 5 training rows \(median 7\)"
-    with pytest.raises(TransformError, match=words):
+    message = r"feature wild has an interquartile range of 0 on 5 training rows \(median 7\)"
+    with pytest.raises(TransformError, match=message):
         RobustScaler.fit(train, names=NAMES)
 
 
@@ -64,10 +64,10 @@ def test_identity_leaves_features_unchanged_and_stores_nothing() -> None:
 def test_quantile_normal_matches_the_normal_quantile_of_the_ecdf() -> None:
     train = random_features(20_000, seed=0)
     levels = norm.cdf(QuantileNormal.fit(train, names=NAMES).transform(train))
-    for place in range(2):
-        expected = ecdf(train[:, place]).cdf.evaluate(train[:, place])
+    for index in range(2):
+        expected = ecdf(train[:, index]).cdf.evaluate(train[:, index])
         inner = np.clip(expected, 0.0005, 0.9995)  # half a level at both ends
-        np.testing.assert_allclose(levels[:, place], inner, atol=0.001)
+        np.testing.assert_allclose(levels[:, index], inner, atol=0.001)
 
 
 def test_quantile_normal_interpolates_between_five_levels() -> None:

@@ -31,7 +31,7 @@ def spans(split: WalkForward, table: LabelledRows) -> list[list[list[int]]]:
 
 
 def interval(first: int, last: int) -> list[int]:
-    """List first..last, both included."""
+    """Return the integers from first to last, both included."""
     return list(range(first, last + 1))
 
 
@@ -97,7 +97,9 @@ def test_block_sizes_differ_by_at_most_one_unit() -> None:
 
 def test_rows_of_the_same_time_stay_in_the_same_block() -> None:
     time = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]  # two contracts per time
-    table = grid(10)._replace(time=minutes(*time), label_end=minutes(*[at + 1 for at in time]))
+    table = grid(10)._replace(
+        time=minutes(*time), label_end=minutes(*[minute + 1 for minute in time])
+    )
     assert spans(walk(test_blocks=3), table) == [  # the borders 5, 7, 9 move to 4, 6, 8
         [interval(0, 3), [], [4, 5]],
         [interval(0, 5), [], [6, 7]],
@@ -131,19 +133,19 @@ def test_window_of_trading_dates() -> None:
 
 
 def overlapping() -> LabelledRows:
-    """Contract A until minute 5, B from 3 to 9, C from 8; one row per minute and contract."""
-    rows = [(at, "A") for at in range(6)] + [(at, "B") for at in range(3, 10)]
-    rows = sorted(rows + [(at, "C") for at in range(8, 15)])
-    time = [at for at, _ in rows]
+    """Create contract A until minute 5, B from 3 to 9, C from 8: a row per minute and contract."""
+    rows = [(minute, "A") for minute in range(6)] + [(minute, "B") for minute in range(3, 10)]
+    rows = sorted(rows + [(minute, "C") for minute in range(8, 15)])
+    time = [minute for minute, _ in rows]
     return LabelledRows(
         minutes(*time),
-        minutes(*[at + 1 for at in time]),
+        minutes(*[minute + 1 for minute in time]),
         minutes(*time).astype("datetime64[D]") + np.array(time) // 6,
         pd.Categorical([code for _, code in rows], categories=["A", "B", "C"]),
     )
 
 
-def test_block_of_a_contract_is_while_it_is_next_to_expire() -> None:
+def test_block_of_a_contract_is_the_time_when_it_expires_next() -> None:
     table = overlapping()
     split = walk(by="contract", test_blocks=None, first_test=0.3)
     folds = cut(split, table)
@@ -187,7 +189,7 @@ def test_lockbox_is_excluded_and_purged() -> None:
     }
 
 
-def test_unit_without_test_rows_before_the_lockbox_is_no_block() -> None:
+def test_unit_without_test_rows_before_the_lockbox_is_not_a_block() -> None:
     split = walk(by="trading_date", test_blocks=None, first_test=0.4, lockbox=0.3)
     table = grid(20, reach=2, dates=[4, 4, 5, 7])  # the label of row 13 reaches the lockbox
     assert [fold.test.tolist() for fold in cut(split, table)] == [interval(8, 12)]
@@ -231,7 +233,7 @@ def first_fold(**settings: Any) -> Fold:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"by": "weeks"}, r"split\.by=weeks must be one of rows, trading_date, contract"),
         ({"test_blocks": 0}, r"split\.test_blocks=0 must be an integer >= 1"),
@@ -248,13 +250,13 @@ def first_fold(**settings: Any) -> Fold:
         ({"refit": True}, r"split\.refit=true needs a val span to choose on: raise val_fraction"),
     ],
 )
-def test_invalid_settings_raise(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_invalid_settings_raise(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         walk(**settings)
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         (
             {"by": "trading_date"},
@@ -277,8 +279,8 @@ def test_invalid_settings_raise(settings: dict[str, Any], words: str) -> None:
         ({"val_fraction": 0.1, "embargo": 1}, "leave no val row of 20 labelled rows"),
     ],
 )
-def test_unusable_split_raises_with_the_numbers(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(SplitError, match=words):
+def test_unusable_split_raises_with_the_numbers(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SplitError, match=message):
         first_fold(**settings)
 
 

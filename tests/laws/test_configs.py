@@ -71,11 +71,11 @@ def built(group: str, settings: DictConfig, folder: Path) -> object:
         if settings.accelerator == "gpu" and not torch.cuda.is_available():
             given["accelerator"] = "cpu"  # Lightning raises if there is no GPU
     part = instantiate(settings, **given)
-    words, _ = CALLS[group]
-    if words is None:
+    keywords, _ = CALLS[group]
+    if keywords is None:
         return part
     assert isinstance(part, partial)
-    return part(*arguments(group), **words)
+    return part(*arguments(group), **keywords)
 
 
 def arguments(group: str) -> tuple[object, ...]:
@@ -109,14 +109,14 @@ def test_every_callback_builds(choice: str) -> None:
     assert all(isinstance(instantiate(one), L.Callback) for one in settings.values())
 
 
-@for_every("word", ["+experiment=top5", "+experiment=study", "transform=robust"])
-def test_stress_applies_with_other_choices(word: str) -> None:
-    plain, expected = config(word), {"share": 0.001, "factor": 10.0, "seed": 0}
-    assert config(word, "stress=none") == plain
-    spiked = config("stress=spiked", word)
+@for_every("override", ["+experiment=top5", "+experiment=study", "transform=robust"])
+def test_stress_applies_with_other_choices(override: str) -> None:
+    plain, expected = config(override), {"share": 0.001, "factor": 10.0, "seed": 0}
+    assert config(override, "stress=none") == plain
+    spiked = config("stress=spiked", override)
     assert instantiate(spiked.source).spikes == Spikes(**expected)
     assert spiked.transform == plain.transform
-    unscaled = config("stress=unscaled", word)
+    unscaled = config("stress=unscaled", override)
     assert unscaled.transform == config("transform=identity").transform
     assert unscaled.source == plain.source
     assert {choice for group, choice in CHOICES if group == "stress"} == {
@@ -183,10 +183,10 @@ def test_unknown_key_of_a_group_raises(key: str) -> None:
     assert f"'{key}.does_nothing'" in str(caught.value)
 
 
-@for_every("word", ["model.use_residual=true", "loss.gamma=1", "use_mixed_precision=1"])
-def test_common_wrong_keys_raise(word: str) -> None:
+@for_every("override", ["model.use_residual=true", "loss.gamma=1", "use_mixed_precision=1"])
+def test_common_wrong_keys_raise(override: str) -> None:
     with pytest.raises(ConfigCompositionException, match="Could not override"):
-        config(word)
+        config(override)
 
 
 @for_every(

@@ -119,11 +119,11 @@ def test_row_with_fewer_bars_than_the_lookback_is_nan(name: str) -> None:
     bars, roll = table_and_roll(name)
     count = get_feature(name).lookback.count
     for first in (0, roll):
-        found = whole(name)[first : first + count + 50]
+        values = whole(name)[first : first + count + 50]
         if first == 0 or not get_feature(name).chained:
-            assert np.isnan(found[:count]).all()
-            found = found[count:]
-        assert np.isfinite(found).all()
+            assert np.isnan(values[:count]).all()
+            values = values[count:]
+        assert np.isfinite(values).all()
     if count:
         assert np.isnan(value(bars.iloc[3000 - count + 1 : 3001], name)[-1])
 
@@ -153,18 +153,18 @@ def test_session_feature_needs_the_full_session(name: str) -> None:
 @for_every("name", NAMES)
 def test_feature_is_finite_and_varies_after_its_lookback(name: str) -> None:
     bars = synthetic_bars(LONG, start="2021-12-14").table
-    found = value(bars, name)[rows_past_lookback(bars, name)]
-    assert np.isfinite(found).mean() >= 0.99
-    assert np.unique(found[np.isfinite(found)]).size >= (5 if name in CLOCK else 50)
+    values = value(bars, name)[rows_past_lookback(bars, name)]
+    assert np.isfinite(values).mean() >= 0.99
+    assert np.unique(values[np.isfinite(values)]).size >= (5 if name in CLOCK else 50)
 
 
 @cache
 def overlapping() -> pd.DataFrame:
-    """Two contracts that overlap for eight dates; the second has the prices of another seed."""
+    """Create two contracts that overlap for eight dates; the second has another seed."""
     codes = ("ESH22", "ESM22")
     parts = [synthetic_bars(TWO_CONTRACTS, seed=seed).table for seed in (0, 1)]
     kept = [part[part["contract"] == "ESH22"] for part in parts]
-    kept[1] = kept[1].iloc[3000:]  # it is listed two dates later
+    kept[1] = kept[1].iloc[3000:]  # the second contract is listed two dates later
     table = pd.concat(
         [part.astype({"contract": "str"}).assign(contract=code)
          for part, code in zip(kept, codes, strict=True)]

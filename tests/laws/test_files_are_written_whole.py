@@ -1,4 +1,4 @@
-"""Every file of the package is written under a temporary name and renamed when it is complete."""
+"""Every file that the package writes has a temporary name until it is complete."""
 
 import ast
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ FUNCTIONS = {
     *("save_file", "savefig", "ParquetWriter", "copyfile", "copy2"),
     *("np.save", "np.savez", "torch.save", "OmegaConf.save"),
 }
-# function -> why it may write in another way
+# function -> why it does not use a temporary name from `replacing`
 EXCEPTIONS = {
     "evaluation/report/plots.py::render_plot": "into memory",
-    "evaluation/tensorboard/summaries.py::write_events": "a temporary name of its own",
+    "evaluation/tensorboard/summaries.py::write_events": "makes its own temporary name",
     "runtime/launcher.py::_start_rank": "the log of a running process",
     "runtime/files.py::claim_cache_folder": "creates a mark that must not exist",
     "sweeps/optuna_search.py::repair_journal": "cuts an unfinished line under a lock",
@@ -51,29 +51,29 @@ def is_writing(call: ast.Call) -> bool:
     return name in METHODS or name in FUNCTIONS or dotted in FUNCTIONS
 
 
-def faults(text: str) -> Iterator[str]:
-    """Yield the functions of a module that write a file in another way."""
+def writers(text: str) -> Iterator[str]:
+    """Yield the functions of a module that write a file without `replacing`."""
     for function in ast.walk(ast.parse(text)):
         if not isinstance(function, ast.FunctionDef):
             continue
         allowed = temporary_names(function)
         for call in ast.walk(function):
             if isinstance(call, ast.Call) and is_writing(call):
-                words = {node.id for node in ast.walk(call) if isinstance(node, ast.Name)}
-                if not words & allowed:
+                names = {node.id for node in ast.walk(call) if isinstance(node, ast.Name)}
+                if not names & allowed:
                     yield function.name
 
 
 def test_no_other_function_writes_a_file() -> None:
-    found = {
+    functions = {
         f"{path.relative_to(ROOT)}::{name}"
         for path in ROOT.rglob("*.py")
-        for name in faults(path.read_text(encoding="utf-8"))
+        for name in writers(path.read_text(encoding="utf-8"))
     }
-    assert found == set(EXCEPTIONS)
+    assert functions == set(EXCEPTIONS)
 
 
-def test_each_way_of_writing_is_noticed() -> None:
+def test_each_way_of_writing_is_detected() -> None:
     for line in (
         "path.write_text('x')",
         "table.to_parquet(out)",
@@ -82,9 +82,9 @@ def test_each_way_of_writing_is_noticed() -> None:
         "np.save(path, x)",
         "path.open(mode)",
     ):
-        assert list(faults(f"def f(path, table, out, x, mode):\n    {line}\n")) == ["f"], line
+        assert list(writers(f"def f(path, table, out, x, mode):\n    {line}\n")) == ["f"], line
     replaced = (
         "def f(path, table):\n    with replacing(path) as part:\n        table.to_csv(part)\n"
     )
-    assert list(faults(replaced)) == []
-    assert list(faults("def f(path):\n    path.open('rb')\n    path.open('ab')\n")) == []
+    assert list(writers(replaced)) == []
+    assert list(writers("def f(path):\n    path.open('rb')\n    path.open('ab')\n")) == []

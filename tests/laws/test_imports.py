@@ -1,4 +1,4 @@
-"""Imports go down the layers of the design, and modules and functions are short."""
+"""Packages import only packages of lower layers, and modules and functions are short."""
 
 import ast
 from functools import cache
@@ -25,7 +25,11 @@ LAYERS = (
     {"runtime", "metrics"},
     {"errors"},
 )
-LAYER = {room: len(LAYERS) - position for position, rooms in enumerate(LAYERS) for room in rooms}
+LAYER = {
+    package: len(LAYERS) - position
+    for position, packages in enumerate(LAYERS)
+    for package in packages
+}
 MAX_LINES, MAX_BODY = 400, 60
 
 
@@ -33,7 +37,7 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
@@ -61,7 +65,7 @@ def imported_modules(tree: ast.Module) -> list[str]:
     return modules
 
 
-def ours(path: Path) -> list[str]:
+def imported_packages(path: Path) -> list[str]:
     """List the packages of robust_fin that a file imports."""
     modules = imported_modules(tree_of(path))
     return [name.split(".")[1] for name in modules if name.split(".")[0] == "robust_fin"]
@@ -69,26 +73,30 @@ def ours(path: Path) -> list[str]:
 
 @for_every("path", FILES, ids=name_of)
 def test_imports_only_go_down(path: Path) -> None:
-    room = room_of(path)
-    if room == "__init__":
-        assert ours(path) == []
+    package = package_of(path)
+    if package == "__init__":
+        assert imported_packages(path) == []
         return
-    assert room in LAYER, f"{room} is in no layer of the design"
-    upward = [other for other in ours(path) if other != room and LAYER[other] >= LAYER[room]]
+    assert package in LAYER, f"{package} is not in LAYERS"
+    upward = [
+        other
+        for other in imported_packages(path)
+        if other != package and LAYER[other] >= LAYER[package]
+    ]
     assert upward == []
 
 
-def test_models_import_nothing_of_ours() -> None:
+def test_models_import_nothing_else_of_robust_fin() -> None:
     for path in files_of("models"):
-        assert set(ours(path)) <= {"models"}, path.name
+        assert set(imported_packages(path)) <= {"models"}, path.name
 
 
 def test_training_and_evaluation_do_not_import_models() -> None:
-    for room in ("training", "evaluation"):
-        for path in files_of(room):
-            assert "models" not in ours(path), path.name
+    for package in ("training", "evaluation"):
+        for path in files_of(package):
+            assert "models" not in imported_packages(path), path.name
     for path in files_of("evaluation"):
-        assert not {"bundle", "data"} & set(ours(path)), path.name
+        assert not {"bundle", "data"} & set(imported_packages(path)), path.name
         names = imported_modules(tree_of(path))
         from_torch = {name for name in names if name.split(".")[0] in ("torch", "lightning")}
         writes_events = path.parent.name == "tensorboard"
@@ -102,8 +110,8 @@ def test_report_does_not_import_tensorboard() -> None:
 
 
 def test_market_and_features_do_not_import_torch() -> None:
-    for room in ("market", "features"):
-        for path in files_of(room):
+    for package in ("market", "features"):
+        for path in files_of(package):
             names = imported_modules(tree_of(path))
             assert not [n for n in names if n.split(".")[0] in ("torch", "lightning")], path.name
 
@@ -111,7 +119,7 @@ def test_market_and_features_do_not_import_torch() -> None:
 def test_only_commands_cli_runs_sweeps_and_bundle_use_dictconfig() -> None:
     commands = {path.stem for path in ROOT.glob("*.py")}
     for path in FILES:
-        if room_of(path) in commands | {"cli", "runs", "sweeps", "bundle"}:
+        if package_of(path) in commands | {"cli", "runs", "sweeps", "bundle"}:
             continue
         text = path.read_text(encoding="utf-8")
         assert "omegaconf" not in text.lower(), name_of(path)
@@ -140,5 +148,5 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def test_functions_are_short(path: Path) -> None:
     tree = tree_of(path)
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-    long = {one.name: body_lines(one) for one in functions if body_lines(one) > MAX_BODY}
+    long = {f.name: body_lines(f) for f in functions if body_lines(f) > MAX_BODY}
     assert long == {}

@@ -1,4 +1,4 @@
-"""Every number of every command has a range, and no wrong value is a traceback."""
+"""Every number in the config has a range, and no wrong value ends in a traceback."""
 
 import contextlib
 import math
@@ -32,24 +32,24 @@ WRONG: tuple[Any, ...] = (
 
 @cache
 def configs() -> tuple[tuple[str, DictConfig], ...]:
-    """The config of every command, and every file of every group at its place in the config.
+    """Return the config of every command, and every file of a group as part of a config.
 
-    Files are read, not composed: that takes milliseconds instead of seconds.
+    Files are read, not composed, which takes milliseconds instead of seconds.
     """
     found = [(verb, OmegaConf.create(plain_values(config(command=verb)))) for verb in VERBS]
     for path in sorted(conf_folder().glob("*/**/*.yaml")):
-        place = path.parent.relative_to(conf_folder()).parts
-        if place[0] == "hydra":
+        groups = path.parent.relative_to(conf_folder()).parts
+        if groups[0] == "hydra":
             continue
-        own = OmegaConf.load(path)
-        assert isinstance(own, DictConfig)
-        own.pop("defaults", None)
-        own.pop("hydra", None)
-        _drop_interpolations(own)
+        node = OmegaConf.load(path)
+        assert isinstance(node, DictConfig)
+        node.pop("defaults", None)
+        node.pop("hydra", None)
+        _drop_interpolations(node)
         if not path.read_text(encoding="utf-8").startswith("# @package _global_"):
-            for name in reversed(place):
-                own = OmegaConf.create({name: own})
-        found.append(("train", own))
+            for name in reversed(groups):
+                node = OmegaConf.create({name: node})
+        found.append(("train", node))
     return tuple(found)
 
 
@@ -62,19 +62,19 @@ def _drop_interpolations(node: DictConfig) -> None:
 
 
 def is_search_space(key: str) -> bool:
-    """The numbers of a search space belong to other keys, and the strategy checks them."""
+    """Return True for a key of a search space; its values are checked by the strategy."""
     return key.startswith("sweep.space.")
 
 
 @cache
 def cases() -> dict[tuple[str, str], tuple[str, DictConfig]]:
-    """The group in which each key can be set: (command, key in the table) -> full key, config."""
+    """Return (command, key of the table) -> (full key, config of a group that has the key)."""
     found: dict[tuple[str, str], tuple[str, DictConfig]] = {}
     whole: set[tuple[str, str]] = set()
     for verb, settings in configs():
         for key, general, _ in config_entries(settings):
-            own = key.partition(".")[0] in ("leaks", "select")
-            is_shared = verb in ("leakcheck", "select") and not own
+            is_own = key.partition(".")[0] in ("leaks", "select")
+            is_shared = verb in ("leakcheck", "select") and not is_own
             is_unknown = is_search_space(key) or general not in key_types(verb)
             if is_unknown or is_shared or (verb, general) in whole:
                 continue
@@ -83,7 +83,7 @@ def cases() -> dict[tuple[str, str], tuple[str, DictConfig]]:
             if _passes(part, verb=verb):
                 whole.add((verb, general))
             elif (verb, general) in found:
-                continue  # an experiment may change some keys of a group and leave out the others
+                continue  # an experiment may set only some keys of a group
             found[verb, general] = key, part
     return found
 
@@ -98,7 +98,7 @@ def _passes(settings: DictConfig, *, verb: str) -> bool:
 
 @contextlib.contextmanager
 def changed_value(settings: DictConfig, key: str, value: Any) -> Iterator[None]:
-    """Set a key, given as `a.b[0].c`, for a while; copies of a config take long."""
+    """Set a key, given as `a.b[0].c`, within the block; copying the config would be slow."""
     *parents, name = re.findall(r"[^.\[\]]+", key)
     node: Any = settings
     for part in parents:
@@ -131,7 +131,7 @@ def test_every_default_is_allowed() -> None:
         for key, general, value in config_entries(settings):
             kind = key_types(verb).get(general)
             if kind is None or (isinstance(value, DictConfig) and "part" in kind):
-                continue  # a search space; or an experiment, which changes some keys of a part
+                continue  # a search space, or an experiment, which sets only some keys of a group
             assert is_allowed(value, kind), (verb, key, value)
 
 
@@ -146,7 +146,7 @@ def test_every_line_of_the_table_is_a_key_or_an_argument_of_a_constructor() -> N
 
 
 def ranges() -> Iterator[tuple[str, str, str, float, float, str]]:
-    """Every numeric range of the table: key, int or float, bracket, low, high, bracket."""
+    """Yield every numeric range of the table: key, int or float, bracket, low, high, bracket."""
     pattern = re.compile(r"(int|float) ([\[(])(\S+), (\S+)([\])])")
     for verb in VERBS:
         for key, kind in key_types(verb).items():
@@ -154,7 +154,7 @@ def ranges() -> Iterator[tuple[str, str, str, float, float, str]]:
                 yield key, name, left, float(low), float(high), right
 
 
-def test_every_range_holds_its_edges_and_nothing_outside() -> None:
+def test_every_range_contains_its_closed_edges_and_nothing_outside() -> None:
     for key, name, left, low, high, right in ranges():
         kind = f"{name} {left}{low:.0f}, {high:.0f}{right}" if high > 1 else None
         kind = kind or f"{name} {left}{low:g}, {high:g}{right}"
@@ -175,7 +175,7 @@ def test_every_range_holds_its_edges_and_nothing_outside() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("override", "message"),
     [
         ("trainer.gradient_clip_val=-1", "must be a number of at least 0 or null"),
         ("seed=-1", "must be a whole number from 0 to 4294967295"),
@@ -200,11 +200,11 @@ def test_every_range_holds_its_edges_and_nothing_outside() -> None:
         ),
     ],
 )
-def test_wrong_value_is_refused_with_the_allowed_ones(word: str, message: str | None) -> None:
+def test_wrong_value_raises_with_the_allowed_values(override: str, message: str | None) -> None:
     with pytest.raises(ConfigError) as raised:
-        compose_config("train", [word])
+        compose_config("train", [override])
     if message is not None:
-        assert str(raised.value) == f"{word} {message}"
+        assert str(raised.value) == f"{override} {message}"
 
 
 def test_item_of_a_list_is_checked() -> None:
@@ -214,13 +214,13 @@ def test_item_of_a_list_is_checked() -> None:
         check_values(settings, verb="train")
 
 
-def test_own_constructor_is_left_alone() -> None:
+def test_settings_of_a_user_class_are_not_checked() -> None:
     settings = config()
     settings.model = {"_target_": "my_nets.Net", "hidden": 64, "dropout": 7}
     check_values(settings, verb="train")
 
 
-def test_wrong_values_end_in_one_error_of_ours() -> None:
+def test_wrong_values_raise_only_errors_of_the_package() -> None:
     assert len(cases()) > 200
     for (verb, general), (key, settings) in cases().items():
         kind = key_types(verb)[general]
@@ -232,7 +232,7 @@ def test_wrong_values_end_in_one_error_of_ours() -> None:
 
 
 def _is_accepted(settings: DictConfig, key: str, *, verb: str) -> bool:
-    """Check the values; only a ConfigError that names the key, or a part of it, may be raised."""
+    """Return False for a ConfigError, which must name the key or one of its parents."""
     try:
         check_values(settings, verb=verb)
     except ConfigError as error:
@@ -242,19 +242,19 @@ def _is_accepted(settings: DictConfig, key: str, *, verb: str) -> bool:
 
 
 def _build_group(settings: DictConfig, group: str) -> None:
-    """Build a group whose values are allowed: only errors of ours, or Hydra's around another."""
+    """Build a group whose values are allowed; it may raise RobustFinError or HydraException."""
     node = settings.get(group)
     if not isinstance(node, DictConfig) or "_target_" not in node or group in ("logger", "trainer"):
         return
-    words = {"features": 5} if group == "model" else {}
+    keywords = {"features": 5} if group == "model" else {}
     try:
-        instantiate(node, **words)
+        instantiate(node, **keywords)
     except (RobustFinError, HydraException):
         return
 
 
 @pytest.mark.parametrize("key", ["name", "seed", "threads", "predictions.members"])
-def test_wrong_words_on_the_command_line_end_in_one_error(key: str) -> None:
+def test_wrong_values_on_the_command_line_raise_only_config_errors(key: str) -> None:
     for value in ("null", "[1]", "{a:1}", "-1", "nan", "[", "'", "${no.such}"):
         with contextlib.suppress(ConfigError):
             compose_config("train", [f"{key}={value}"])

@@ -21,8 +21,8 @@ def market_bars() -> Bars:
     return synthetic_bars(ROWS)
 
 
-def build(bars: Bars, *words: str) -> BarDataModule:
-    settings = config("split.embargo=5", *words)
+def build(bars: Bars, *overrides: str) -> BarDataModule:
+    settings = config("split.embargo=5", *overrides)
     features = instantiate(settings.features)
     market = Market.from_bars(bars, features=features, target=instantiate(settings.target))
     return BarDataModule(
@@ -38,20 +38,20 @@ def build(bars: Bars, *words: str) -> BarDataModule:
 
 
 @cache
-def data(*words: str) -> BarDataModule:
-    return build(market_bars(), *words)
+def data(*overrides: str) -> BarDataModule:
+    return build(market_bars(), *overrides)
 
 
-def changed_from(span: str, *words: str) -> BarDataModule:
+def changed_from(span: str, *overrides: str) -> BarDataModule:
     """Build the data module after changing every bar from the first row of `span` on."""
-    bars, before = market_bars(), data(*words)
+    bars, before = market_bars(), data(*overrides)
     first = before.market.examples.time[before.fitted.span(span)[0]]
     rows = np.flatnonzero(bar_starts(bars.table) >= first)
-    return build(dataclasses.replace(bars, table=shocked(bars.table, rows)), *words)
+    return build(dataclasses.replace(bars, table=shocked(bars.table, rows)), *overrides)
 
 
-def fitted_arrays(one: BarDataModule) -> dict[str, np.ndarray]:
-    return one.fitted.transform.arrays() | one.fitted.target.arrays()
+def fitted_arrays(module: BarDataModule) -> dict[str, np.ndarray]:
+    return module.fitted.transform.arrays() | module.fitted.target.arrays()
 
 
 def equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
@@ -67,8 +67,8 @@ def assert_span_is_the_same(a: BarDataModule, b: BarDataModule, span: str) -> No
 
 @for_every("transform, horizon", itertools.product(TRANSFORMS, [1, 30]))
 def test_test_bars_do_not_change_train_or_val(transform: str, horizon: int) -> None:
-    words = (f"transform={transform}", f"target.horizon={horizon}")
-    before, after = data(*words), changed_from("test", *words)
+    overrides = (f"transform={transform}", f"target.horizon={horizon}")
+    before, after = data(*overrides), changed_from("test", *overrides)
     assert equal(fitted_arrays(before), fitted_arrays(after))
     assert_span_is_the_same(before, after, "train")
     assert_span_is_the_same(before, after, "val")
@@ -78,8 +78,8 @@ def test_test_bars_do_not_change_train_or_val(transform: str, horizon: int) -> N
 
 @for_every("transform", TRANSFORMS)
 def test_val_bars_do_not_change_train(transform: str) -> None:
-    words = (f"transform={transform}",)
-    before, after = data(*words), changed_from("val", *words)
+    overrides = (f"transform={transform}",)
+    before, after = data(*overrides), changed_from("val", *overrides)
     assert equal(fitted_arrays(before), fitted_arrays(after))
     assert_span_is_the_same(before, after, "train")
     assert not np.array_equal(before.x("val").numpy(), after.x("val").numpy())
@@ -88,8 +88,10 @@ def test_val_bars_do_not_change_train(transform: str) -> None:
 @for_every("transform", TRANSFORMS)
 def test_train_bars_change_the_fitted_transforms(transform: str) -> None:
     """Otherwise a transform that fits nothing would pass the tests above."""
-    words = (f"transform={transform}",)
-    assert not equal(fitted_arrays(data(*words)), fitted_arrays(changed_from("train", *words)))
+    overrides = (f"transform={transform}",)
+    assert not equal(
+        fitted_arrays(data(*overrides)), fitted_arrays(changed_from("train", *overrides))
+    )
 
 
 def test_test_bars_do_not_change_a_refit() -> None:
@@ -114,8 +116,8 @@ def test_target_does_not_depend_on_bars_after_its_label_end(horizon: int) -> Non
 
 
 def test_labels_end_before_the_next_span_starts() -> None:
-    one = data("target.horizon=30")
-    examples = one.market.examples
+    module = data("target.horizon=30")
+    examples = module.market.examples
     for earlier, later in (("train", "val"), ("val", "test")):
-        ends = examples.label_end[one.fitted.span(earlier)]
-        assert ends.max() <= examples.time[one.fitted.span(later)].min()
+        ends = examples.label_end[module.fitted.span(earlier)]
+        assert ends.max() <= examples.time[module.fitted.span(later)].min()

@@ -18,23 +18,23 @@ ROOT = Path(robust_fin.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 TORCH_HOME = ROOT / "training/engine/inductor.py"
 LIGHTNING_HOME = ROOT / "training/lightning_loop.py"
-# what lies outside the documented interface although its name has no underscore
+# undocumented modules whose names have no underscore
 UNDOCUMENTED = ("torch.fx.experimental", "lightning.pytorch.loops")
 LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
-# attributes of a Trainer that hold its loops; their counters are no documented interface
+# attributes of a Trainer that hold its loops, whose counters are undocumented
 LOOPS = re.compile(r"\b(fit_loop|epoch_loop|batch_progress|optim_progress)\b")
 BASES: tuple[type, ...] = (L.LightningModule, L.LightningDataModule, L.Callback, L.Trainer, Logger)
 
 
 def is_private(module: str) -> bool:
-    """True for `torch._inductor`, `torch.utils._pytree` and other internals."""
+    """Return True for `torch._inductor`, `torch.utils._pytree` and other internals."""
     return any(part.startswith("_") for part in module.split(".")[1:]) or any(
         module == name or module.startswith(f"{name}.") for name in UNDOCUMENTED
     )
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
-    """Every imported module, and every name as `module.name`."""
+    """Yield every imported module, and every imported name as `module.name`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -43,7 +43,7 @@ def imported(tree: ast.Module) -> Iterator[str]:
 
 
 def torch_internals(path: Path) -> list[str]:
-    """Private modules of torch that a file imports or reaches by attribute."""
+    """List the private modules of torch that a file imports or uses as attributes."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = {name for name in imported(tree) if name.startswith("torch.") and is_private(name)}
     for node in ast.walk(tree):
@@ -55,7 +55,7 @@ def torch_internals(path: Path) -> list[str]:
 
 
 def private_attributes_of_lightning() -> set[str]:
-    """Private attributes that Lightning's Trainer, modules, callbacks and loggers use."""
+    """Return the private attributes that Lightning's own classes use."""
     classes = {getattr(module, name) for module in (callbacks, loggers) for name in module.__all__}
     classes |= set(BASES)
     text = "".join(
@@ -79,7 +79,7 @@ def is_lightning_class(node: ast.ClassDef) -> bool:
 
 
 def lightning_internals(path: Path) -> list[str]:
-    """Private modules and attributes of Lightning that a file uses."""
+    """List the private modules and attributes of Lightning that a file uses."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = {name for name in imported(tree) if name.startswith(LIGHTNING) and is_private(name)}
     for node in ast.walk(tree):
@@ -95,7 +95,7 @@ def lightning_internals(path: Path) -> list[str]:
 
 
 def own_uses(node: ast.ClassDef) -> set[str]:
-    """Private attributes of Lightning that a subclass of its classes uses on itself."""
+    """Return the private attributes of Lightning that a subclass uses or defines."""
     used = {
         f"{node.name}.{part.attr}"
         for part in ast.walk(node)
@@ -136,7 +136,7 @@ def test_internals_of_lightning_are_used_in_one_module() -> None:
         ("import torch\nx = torch._ops.OpOverload", "torch._ops"),
     ],
 )
-def test_private_module_of_torch_is_noticed(tmp_path: Path, text: str, internal: str) -> None:
+def test_private_module_of_torch_is_detected(tmp_path: Path, text: str, internal: str) -> None:
     (tmp_path / "module.py").write_text(text)
     assert torch_internals(tmp_path / "module.py")[0].startswith(internal)
 
@@ -157,6 +157,6 @@ def test_private_module_of_torch_is_noticed(tmp_path: Path, text: str, internal:
         ),
     ],
 )
-def test_internal_of_lightning_is_noticed(tmp_path: Path, text: str, internal: str) -> None:
+def test_internal_of_lightning_is_detected(tmp_path: Path, text: str, internal: str) -> None:
     (tmp_path / "module.py").write_text(text)
     assert lightning_internals(tmp_path / "module.py")[0].startswith(internal)

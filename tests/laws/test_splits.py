@@ -40,23 +40,23 @@ WALKS = {
     ),
     "rows": ("split.by=rows", "split.test_blocks=3", "split.first_test=0.4", "split.window=120"),
 }
-SCHEMES = [(choice, words) for choice in CHOICES for words in SETTINGS.values()]
-SCHEMES += [("walk_forward", words) for words in WALKS.values()]
+SCHEMES = [(choice, overrides) for choice in CHOICES for overrides in SETTINGS.values()]
+SCHEMES += [("walk_forward", overrides) for overrides in WALKS.values()]
 SCHEMES += [("cpcv", ("split.groups=7", "split.test_groups=3", "split.embargo=2"))]
 TABLES = [(0, 1), (2, 4)]  # seed and contracts
 CASES = [
-    (choice, words, *table)
-    for choice, words in SCHEMES
+    (choice, overrides, *table)
+    for choice, overrides in SCHEMES
     for table in TABLES
-    if table[1] > 1 or "split.by=contract" not in words
+    if table[1] > 1 or "split.by=contract" not in overrides
 ]
 
-every_case = for_every("choice, words, seed, contracts", CASES)
+every_case = for_every("choice, overrides, seed, contracts", CASES)
 
 
 @cache
-def split_of(choice: str, words: tuple[str, ...]) -> Split:
-    return instantiate(config(f"split={choice}", *words).split)
+def split_of(choice: str, overrides: tuple[str, ...]) -> Split:
+    return instantiate(config(f"split={choice}", *overrides).split)
 
 
 @cache
@@ -66,9 +66,9 @@ def table_of(seed: int, contracts: int) -> LabelledRows:
 
 @cache
 def case(
-    choice: str, words: tuple[str, ...], seed: int, contracts: int
+    choice: str, overrides: tuple[str, ...], seed: int, contracts: int
 ) -> tuple[Split, LabelledRows, tuple[Fold, ...]]:
-    split, table = split_of(choice, words), table_of(seed, contracts)
+    split, table = split_of(choice, overrides), table_of(seed, contracts)
     return split, table, cut(split, table)
 
 
@@ -77,8 +77,10 @@ def spans_of(fold: Fold) -> list[np.ndarray]:
 
 
 @every_case
-def test_every_row_is_in_one_span_or_dropped_for_one_reason(choice, words, seed, contracts) -> None:
-    split, table, folds = case(choice, words, seed, contracts)
+def test_every_row_is_in_one_span_or_dropped_for_one_reason(
+    choice, overrides, seed, contracts
+) -> None:
+    split, table, folds = case(choice, overrides, seed, contracts)
     assert len(folds) >= 1
     for fold in folds:
         used = np.concatenate(spans_of(fold))
@@ -92,8 +94,8 @@ def test_every_row_is_in_one_span_or_dropped_for_one_reason(choice, words, seed,
 
 
 @every_case
-def test_no_label_reaches_from_one_span_into_another(choice, words, seed, contracts) -> None:
-    _, table, folds = case(choice, words, seed, contracts)
+def test_no_label_reaches_from_one_span_into_another(choice, overrides, seed, contracts) -> None:
+    _, table, folds = case(choice, overrides, seed, contracts)
     for fold in folds:
         for some, others in combinations(spans_of(fold), 2):
             assert not overlap(table, some, others).any()
@@ -101,9 +103,9 @@ def test_no_label_reaches_from_one_span_into_another(choice, words, seed, contra
 
 
 @every_case
-def test_no_more_rows_are_purged_than_overlap_test(choice, words, seed, contracts) -> None:
-    """Train rows are exactly the rows whose labels do not overlap test."""
-    split, table, folds = case(choice, words, seed, contracts)
+def test_no_more_rows_are_purged_than_overlap_test(choice, overrides, seed, contracts) -> None:
+    """Train contains exactly the rows whose labels do not overlap test."""
+    split, table, folds = case(choice, overrides, seed, contracts)
     if split.embargo or split.lockbox or split.val_fraction:
         return
     rows = np.arange(table.time.size)
@@ -128,8 +130,10 @@ def times_tested(split: Split, rows: int, folds: tuple[Fold, ...]) -> np.ndarray
 
 
 @every_case
-def test_every_row_is_tested_as_often_as_the_split_defines(choice, words, seed, contracts) -> None:
-    split, table, folds = case(choice, words, seed, contracts)
+def test_every_row_is_tested_as_often_as_the_split_defines(
+    choice, overrides, seed, contracts
+) -> None:
+    split, table, folds = case(choice, overrides, seed, contracts)
     rows = table.time.size
     seen = np.bincount(np.concatenate([fold.test for fold in folds]), minlength=rows)
     expected = times_tested(split, rows, folds)
@@ -142,8 +146,8 @@ def test_every_row_is_tested_as_often_as_the_split_defines(choice, words, seed, 
 
 
 @every_case
-def test_no_span_reaches_into_the_lockbox(choice, words, seed, contracts) -> None:
-    split, table, folds = case(choice, words, seed, contracts)
+def test_no_span_reaches_into_the_lockbox(choice, overrides, seed, contracts) -> None:
+    split, table, folds = case(choice, overrides, seed, contracts)
     rows = table.time.size
     first = round(rows * (1 - split.lockbox))
     first = first if first == rows else int(np.searchsorted(table.time, table.time[first]))
@@ -158,8 +162,8 @@ def test_no_span_reaches_into_the_lockbox(choice, words, seed, contracts) -> Non
 
 
 @every_case
-def test_without_val_keeps_the_test_spans(choice, words, seed, contracts) -> None:
-    split, table, folds = case(choice, words, seed, contracts)
+def test_without_val_keeps_the_test_spans(choice, overrides, seed, contracts) -> None:
+    split, table, folds = case(choice, overrides, seed, contracts)
     again = cut(split.without_val(), table)
     assert not split.without_val().refit
     assert len(again) == len(folds)
@@ -170,8 +174,8 @@ def test_without_val_keeps_the_test_spans(choice, words, seed, contracts) -> Non
 
 
 @every_case
-def test_test_rows_have_one_group_and_one_path(choice, words, seed, contracts) -> None:
-    _, _, folds = case(choice, words, seed, contracts)
+def test_test_rows_have_one_group_and_one_path(choice, overrides, seed, contracts) -> None:
+    _, _, folds = case(choice, overrides, seed, contracts)
     for fold in folds:
         assert fold.test_group().shape == fold.test_path().shape == fold.test.shape
         assert (np.diff(fold.test_group()) >= 0).all()
@@ -186,8 +190,8 @@ def test_test_rows_have_one_group_and_one_path(choice, words, seed, contracts) -
 
 
 @every_case
-def test_every_path_contains_every_tested_row(choice, words, seed, contracts) -> None:
-    split, table, folds = case(choice, words, seed, contracts)
+def test_every_path_contains_every_tested_row(choice, overrides, seed, contracts) -> None:
+    split, table, folds = case(choice, overrides, seed, contracts)
     numbers = [np.full(fold.test.size, float(number)) for number, fold in enumerate(folds)]
     rows, paths = backtest_paths(folds, numbers)
     assert rows.tolist() == sorted(set(np.concatenate([fold.test for fold in folds]).tolist()))

@@ -1,7 +1,7 @@
-"""What a bar file means, told cell by cell from the rules as they are written down.
+"""Reference reader of bar files: parses every cell by the documented rules.
 
-No pandas and no Arrow: csv, datetime, decimal and re alone. It is slow, plain, and the other half
-of every comparison with the reader.
+It uses neither pandas nor Arrow, and is slow and simple. The reader of the package is compared with
+it.
 """
 
 import csv
@@ -25,12 +25,12 @@ NAMES = {
     "contract": "contract symbol ticker",
     "vix": "vix vix_close",
 }
-NEEDED = ("time", "open", "high", "low", "close", "volume")
-NO_NUMBER = {"", "nan", "-nan", "na", "n/a", "#n/a", "null", "none"}
-NO_CODE = {"", "nan", "NaN", "<NA>", "None", "none", "null", "NULL", "N/A", "#N/A"}
+REQUIRED = ("time", "open", "high", "low", "close", "volume")
+MISSING_NUMBERS = {"", "nan", "-nan", "na", "n/a", "#n/a", "null", "none"}
+MISSING_CODES = {"", "nan", "NaN", "<NA>", "None", "none", "null", "NULL", "N/A", "#N/A"}
 MONTHS = "FGHJKMNQUVXZ"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-STAMP = re.compile(
+ISO_TIME = re.compile(
     r"(\d{4})(?:-(\d\d?)-(\d\d?)|/(\d\d?)/(\d\d?)|(\d\d)(\d\d))"
     r"(?:[T ](?:(\d\d?):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?"
     r"|(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,9}))?)?)?)"
@@ -44,7 +44,7 @@ class RefusedError(Exception):
 
 
 class Bar(NamedTuple):
-    """One bar, as it must come out; a VIX that is missing is None."""
+    """One bar as the reader must return it; a missing VIX is None."""
 
     time: int
     open: float
@@ -56,138 +56,139 @@ class Bar(NamedTuple):
     contract: str
 
 
-class Reading(NamedTuple):
-    """The settings a file is read with."""
+class ReadSettings(NamedTuple):
+    """Settings that a file is read with."""
 
     timezone: str | None = None
     time_format: str | None = None
 
 
-def read_csv(content: bytes, reading: Reading) -> tuple[list[Bar], bool]:
-    """The bars of a CSV, in order, and whether its rows are in the order of time."""
+def read_csv(content: bytes, reading: ReadSettings) -> tuple[list[Bar], bool]:
+    """Return the sorted bars of a CSV, and True if its rows were in time order."""
     try:
         text = content.decode("utf-8-sig")
         lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise RefusedError("no CSV in UTF-8") from error
+        raise RefusedError("not a CSV in UTF-8") from error
     if not lines:
-        raise RefusedError("empty")
+        raise RefusedError("the file is empty")
     header, *rows = lines
     if any(len(row) != len(header) for row in rows):
-        raise RefusedError("rows of another length")
+        raise RefusedError("a row and the header differ in length")
     if any(mark in cell for row in lines for cell in row for mark in "\r\n"):
-        raise RefusedError("a value with a line break")
+        raise RefusedError("a value contains a line break")
     return read_cells(header, rows, reading)
 
 
 def read_cells(
-    header: Sequence[str], rows: Sequence[Sequence[Any]], reading: Reading
+    header: Sequence[str], rows: Sequence[Sequence[Any]], reading: ReadSettings
 ) -> tuple[list[Bar], bool]:
-    """The bars of a table of cells, in order, and whether its rows are in the order of time."""
+    """Return the sorted bars of a table of cells, and True if its rows were in time order."""
     if not rows:
-        raise RefusedError("no rows")
-    place = columns(header)
-    stamp = stamps([cell_of(row, place, "date", "time") for row in rows], reading)
-    bars = [one_bar(row, place, at) for row, at in zip(rows, stamp, strict=True)]
+        raise RefusedError("the table has no rows")
+    positions = find_columns(header)
+    times = parse_times([join_cells(row, positions, "date", "time") for row in rows], reading)
+    bars = [parse_bar(row, positions, time) for row, time in zip(rows, times, strict=True)]
     last: dict[str, int] = {}
     for bar in bars:
         if bar.time <= last.get(bar.contract, bar.time - 1):
             raise RefusedError("times must increase within a contract")
         last[bar.contract] = bar.time
-    rank = {code: number for number, code in enumerate(in_order_of_expiry(bars))}
-    in_time = all(a.time <= b.time for a, b in itertools.pairwise(bars))
-    return sorted(bars, key=lambda bar: (bar.time, rank[bar.contract])), in_time
+    rank = {code: number for number, code in enumerate(sort_by_expiry(bars))}
+    is_sorted = all(a.time <= b.time for a, b in itertools.pairwise(bars))
+    return sorted(bars, key=lambda bar: (bar.time, rank[bar.contract])), is_sorted
 
 
-def columns(header: Sequence[str]) -> dict[str, int]:
-    """Where the column of each name is."""
+def find_columns(header: Sequence[str]) -> dict[str, int]:
+    """Return the position of each known column."""
     plain = [name.strip().lower().replace(" ", "_") for name in header]
-    place: dict[str, int] = {}
-    pair = "date" in plain and "time" in plain
+    positions: dict[str, int] = {}
+    has_both = "date" in plain and "time" in plain
     for name, aliases in NAMES.items():
-        claims = [at for at, one in enumerate(plain) if one in aliases.split()]
-        if name == "time" and pair:
-            dates = [at for at in claims if plain[at] == "date"]
-            claims = [at for at in claims if plain[at] != "date"]
+        matches = [position for position, one in enumerate(plain) if one in aliases.split()]
+        if name == "time" and has_both:
+            dates = [position for position in matches if plain[position] == "date"]
+            matches = [position for position in matches if plain[position] != "date"]
             if len(dates) > 1:
-                raise RefusedError("two dates")
-            place["date"] = dates[0]
-        if len(claims) > 1 or (name in NEEDED and not claims):
-            raise RefusedError(f"{len(claims)} columns for {name}")
-        if claims:
-            place[name] = claims[0]
-    return place
+                raise RefusedError("two columns for the date")
+            positions["date"] = dates[0]
+        if len(matches) > 1 or (name in REQUIRED and not matches):
+            raise RefusedError(f"{len(matches)} columns for {name}")
+        if matches:
+            positions[name] = matches[0]
+    return positions
 
 
-def cell_of(row: Sequence[Any], place: Mapping[str, int], *names: str) -> Any:
-    cells = [row[place[name]] for name in names if name in place]
+def join_cells(row: Sequence[Any], positions: Mapping[str, int], *names: str) -> Any:
+    """Return the cells of the named columns that exist, joined if there is more than one."""
+    cells = [row[positions[name]] for name in names if name in positions]
     return cells[0] if len(cells) == 1 else " ".join(cells)
 
 
-def one_bar(row: Sequence[Any], place: Mapping[str, int], time: int) -> Bar:
-    prices = [number(row[place[name]]) for name in ("open", "high", "low", "close")]
-    volume = number(row[place["volume"]])
-    vix = number(row[place["vix"]]) if "vix" in place else None
-    code = str(row[place["contract"]]) if "contract" in place else "ONE"
+def parse_bar(row: Sequence[Any], positions: Mapping[str, int], time: int) -> Bar:
+    prices = [parse_number(row[positions[name]]) for name in ("open", "high", "low", "close")]
+    volume = parse_number(row[positions["volume"]])
+    vix = parse_number(row[positions["vix"]]) if "vix" in positions else None
+    code = str(row[positions["contract"]]) if "contract" in positions else "ONE"
     if any(price is None or not 0 < price < math.inf for price in prices):
         raise RefusedError("a price must be a finite number above 0")
     if volume is None or not 0 <= volume < math.inf:
         raise RefusedError("a volume must be a finite number of at least 0")
     opened, high, low, close = prices
     if not (low <= opened <= high and low <= close <= high):
-        raise RefusedError("low <= open, close <= high")
+        raise RefusedError("open and close must lie between low and high")
     if vix is not None and not 0 < vix < math.inf:
         raise RefusedError("a vix must be above 0 and finite")
-    if code.strip() in NO_CODE:
-        raise RefusedError("a contract must be there")
+    if code.strip() in MISSING_CODES:
+        raise RefusedError("a contract must be present")
     if not code.isprintable():
         raise RefusedError("a contract must be printable")
     return Bar(time, opened, high, low, close, volume, vix, code)
 
 
-def number(cell: Any) -> float | None:
-    """A cell as a number; None where it is missing."""
+def parse_number(cell: Any) -> float | None:
+    """Parse a number; None if it is missing."""
     if isinstance(cell, bool):
-        raise RefusedError("a truth value")
+        raise RefusedError("a boolean is not a number")
     if cell is None or isinstance(cell, int | float | Decimal):
         return None if cell is None or math.isnan(cell) else float(cell)
     if not isinstance(cell, str):
-        raise RefusedError(f"{cell!r} is no number")
+        raise RefusedError(f"{cell!r} is not a number")
     text = cell.strip(" \t").lower()
-    if text in NO_NUMBER or re.fullmatch(r"[+-]?nan(\(\w*\))?", text, re.ASCII):
+    if text in MISSING_NUMBERS or re.fullmatch(r"[+-]?nan(\(\w*\))?", text, re.ASCII):
         return None
     if re.fullmatch(r"[+-]?inf(inity)?", text):
         return -math.inf if text[0] == "-" else math.inf
     if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.ASCII):
-        raise RefusedError(f"{cell!r} is no number")
+        raise RefusedError(f"{cell!r} is not a number")
     return float(Decimal(text))
 
 
-def stamps(cells: Sequence[Any], reading: Reading) -> list[int]:
-    """Nanoseconds since 1970 of each stamp."""
-    found = [stamp(cell, reading) for cell in cells]
-    if len({when.tzinfo is None for when, _ in found}) > 1:
-        raise RefusedError("some stamps with a zone and some without")
-    return [instant(when, reading) * 1000 + below for when, below in found]
+def parse_times(cells: Sequence[Any], reading: ReadSettings) -> list[int]:
+    """Return each time as nanoseconds since 1970."""
+    times = [parse_time(cell, reading) for cell in cells]
+    if len({time.tzinfo is None for time, _ in times}) > 1:
+        raise RefusedError("some times have a zone and others have none")
+    return [utc_microseconds(time, reading) * 1000 + nanos for time, nanos in times]
 
 
-def stamp(cell: Any, reading: Reading) -> tuple[datetime, int]:
-    """A stamp to the microsecond, with or without zone, and the nanoseconds below it."""
+def parse_time(cell: Any, reading: ReadSettings) -> tuple[datetime, int]:
+    """Return a time to the microsecond, with or without a zone, and the nanoseconds beyond it."""
     if isinstance(cell, datetime):
         return cell, 0
     if isinstance(cell, date):
         return datetime(cell.year, cell.month, cell.day), 0
     if not isinstance(cell, str):
-        raise RefusedError(f"{cell!r} is no stamp")
+        raise RefusedError(f"{cell!r} is not a time")
     text = cell.strip()
     try:
-        return iso(text) if reading.time_format is None else (by_format(text, reading), 0)
+        return parse_iso(text) if reading.time_format is None else (parse_format(text, reading), 0)
     except ValueError as error:
-        raise RefusedError(f"{cell!r} is no stamp") from error
+        raise RefusedError(f"{cell!r} is not a time") from error
 
 
-def iso(text: str) -> tuple[datetime, int]:
-    match = STAMP.fullmatch(text)
+def parse_iso(text: str) -> tuple[datetime, int]:
+    match = ISO_TIME.fullmatch(text)
     if match is None or text.isdigit():
         raise ValueError(text)
     year, *rest = match.groups()
@@ -196,12 +197,12 @@ def iso(text: str) -> tuple[datetime, int]:
     hour, minute, second, fraction = (part or "0" for part in clock)
     nanos = int(fraction.ljust(9, "0"))
     zone = rest[14]
-    when = datetime(int(year), int(month), int(day), int(hour), int(minute), int(second))
-    when = when.replace(microsecond=nanos // 1000, tzinfo=offset(zone) if zone else None)
-    return when, nanos % 1000
+    time = datetime(int(year), int(month), int(day), int(hour), int(minute), int(second))
+    time = time.replace(microsecond=nanos // 1000, tzinfo=parse_offset(zone) if zone else None)
+    return time, nanos % 1000
 
 
-def offset(zone: str) -> timezone:
+def parse_offset(zone: str) -> timezone:
     if zone == "Z":
         return UTC
     hours, minutes = int(zone[1:3]), int(zone[-2:]) if len(zone) > 3 else 0
@@ -210,52 +211,52 @@ def offset(zone: str) -> timezone:
     return timezone((1 if zone[0] == "+" else -1) * timedelta(hours=hours, minutes=minutes))
 
 
-def by_format(text: str, reading: Reading) -> datetime:
-    """By the pattern, where fields that touch have their full width."""
+def parse_format(text: str, reading: ReadSettings) -> datetime:
+    """Parse by the pattern; fields without a separator between them must have their full width."""
     pattern = str(reading.time_format)
     if re.search(r"%\w%\w", pattern) and len(text) != len(datetime(2024, 3, 4).strftime(pattern)):
         raise ValueError(text)
     return datetime.strptime(text, pattern)
 
 
-def instant(when: datetime, reading: Reading) -> int:
-    """Microseconds since 1970."""
-    if not 1700 <= when.year < 2200:
-        raise RefusedError("a stamp before 1700 or after 2199")
-    if when.tzinfo is None:
+def utc_microseconds(time: datetime, reading: ReadSettings) -> int:
+    """Return the microseconds since 1970."""
+    if not 1700 <= time.year < 2200:
+        raise RefusedError("a time before 1700 or after 2199")
+    if time.tzinfo is None:
         if reading.timezone is None:
-            raise RefusedError("no zone")
+            raise RefusedError("times without a zone, and no timezone is set")
         zone = ZoneInfo(reading.timezone)
-        early, late = (when.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
+        early, late = (time.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
         if early.utcoffset() != late.utcoffset():
-            raise RefusedError("a wall clock that is there twice or never")
-        when = early
-    at = (when - EPOCH) // timedelta(microseconds=1)
-    # a day before the first session of the calendar, half an hour after its last
-    if not datetime(1959, 12, 31, tzinfo=UTC) <= when < datetime(2066, 1, 1, 0, 30, tzinfo=UTC):
-        raise RefusedError("beyond the calendar")
-    return at
+            raise RefusedError("a local time that is ambiguous or does not exist")
+        time = early
+    micros = (time - EPOCH) // timedelta(microseconds=1)
+    # from a day before the calendar's first session to half an hour after its last
+    if not datetime(1959, 12, 31, tzinfo=UTC) <= time < datetime(2066, 1, 1, 0, 30, tzinfo=UTC):
+        raise RefusedError("a time beyond the calendar")
+    return micros
 
 
-def in_order_of_expiry(bars: Sequence[Bar]) -> list[str]:
-    """The codes; those of futures by expiry, others by their first bar."""
+def sort_by_expiry(bars: Sequence[Bar]) -> list[str]:
+    """Return the contract codes by expiry, or by first bar if any code is unknown."""
     first: dict[str, int] = {}
     for bar in bars:
         first[bar.contract] = min(bar.time, first.get(bar.contract, bar.time))
-    known = {code: expiry(code, first[code]) for code in first}
-    dated = [key for key in known.values() if key]
-    alike = [code.strip().upper() for code in first]
-    if len(set(alike)) < len(alike) or len(set(dated)) < len(dated):
-        raise RefusedError("one contract written two ways")
-    if len(dated) < len(first):
+    expiries = {code: parse_expiry(code, first[code]) for code in first}
+    known = [key for key in expiries.values() if key]
+    plain = [code.strip().upper() for code in first]
+    if len(set(plain)) < len(plain) or len(set(known)) < len(known):
+        raise RefusedError("two spellings of one contract")
+    if len(known) < len(first):
         return sorted(first, key=lambda code: (first[code], code))
-    if len({root for root, *_ in dated}) > 1:
-        raise RefusedError("two products")
-    return sorted(first, key=lambda code: known[code] or ())
+    if len({root for root, *_ in known}) > 1:
+        raise RefusedError("contracts of two products")
+    return sorted(first, key=lambda code: expiries[code] or ())
 
 
-def expiry(code: str, first_bar: int) -> tuple[str, int, int] | None:
-    """Root, year and month of a code such as ESZ4, ESZ24 or ESZ2024."""
+def parse_expiry(code: str, first_bar: int) -> tuple[str, int, int] | None:
+    """Return root, year and month of a code such as ESZ4, ESZ24 or ESZ2024; None for others."""
     match = re.fullmatch(r"([A-Z0-9]{1,4}?)([FGHJKMNQUVXZ])(\d|\d\d|\d{4})", code.strip().upper())
     if match is None:
         return None

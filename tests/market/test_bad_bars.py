@@ -1,7 +1,7 @@
-"""Whatever a vendor delivers is read as it is meant, or ends in one message.
+"""Damaged bar files are read correctly or raise one clear error.
 
-Every kind of damage is thrown many times. The reader's answer is held against a parse by hand, and
-the two ways in, the whole file and blocks of rows, against each other.
+Many files are drawn of every kind of damage. Each is read at once and in blocks; the two results
+must agree with each other, and with the reference reader of `tests.market.by_hand`.
 """
 
 import faulthandler
@@ -22,31 +22,44 @@ from robust_fin.errors import RobustFinError, SchemaError, SourceError
 from robust_fin.market.sources import BarSource
 from robust_fin.market.streams import BarStream
 from tests.for_every import for_every
-from tests.market import damage_files, damage_parquet  # noqa: F401 (they register their kinds)
-from tests.market.by_hand import Bar, Reading, RefusedError
-from tests.market.damage import ACCEPTED, BY_HAND, IF_READ, KINDS, REFUSED, UNKNOWN, Kind, Thrown
+from tests.market import damage_files, damage_parquet  # noqa: F401 (they add their kinds to KINDS)
+from tests.market.by_hand import Bar, ReadSettings, RefusedError
+from tests.market.damage import (
+    ACCEPTED,
+    BY_HAND,
+    IF_READ,
+    KINDS,
+    REFUSED,
+    UNKNOWN,
+    DamagedFile,
+    DamageKind,
+)
 from tests.market.test_sources import source
 
 FEW, MANY = 2, 30
-SPARE = 20  # examples that may be of a file thrown before
-HANGS = 60  # seconds after which the process is ended with a traceback
+SPARE = 20  # further examples, because a file may be drawn twice
+TIMEOUT = 60  # seconds after which the process is ended with a traceback
 
 
 def test_number_of_damage_kinds() -> None:
-    fates = Counter(kind.fate for kind in KINDS.values())
-    assert fates == {REFUSED: 50, ACCEPTED: 35, BY_HAND: 10, IF_READ: 10, UNKNOWN: 1}
+    expectations = Counter(kind.expectation for kind in KINDS.values())
+    assert expectations == {REFUSED: 50, ACCEPTED: 35, BY_HAND: 10, IF_READ: 10, UNKNOWN: 1}
     assert len(KINDS) == 106
-    assert len(KINDS) * MANY == 3_180  # different files, each read in two ways
+    assert len(KINDS) * MANY == 3_180  # distinct files, each read at once and in blocks
 
 
-def throw(name: str, examples: int) -> int:
-    """Throw a kind of damage, and say how many different files of it were thrown."""
-    thrown: set[tuple[str, bytes, Reading]] = set()
+def check_kind(name: str, examples: int) -> int:
+    """Check drawn files of a kind of damage; return the number of distinct files.
+
+    Hypothesis seeds the examples with the source of `once`: a change of its text, except for
+    comments, draws other files.
+    """
+    thrown: set[tuple[str, bytes, ReadSettings]] = set()
 
     @settings(
         max_examples=examples,
         derandomize=True,
-        phases=[Phase.generate],  # a failure is not made smaller, which takes minutes
+        phases=[Phase.generate],  # shrinking a failure would take minutes
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
@@ -64,58 +77,61 @@ def throw(name: str, examples: int) -> int:
 
 @for_every("name", list(KINDS))
 def test_damaged_files_are_read_correctly_or_raise(name: str) -> None:
-    assert throw(name, FEW) >= 1
+    assert check_kind(name, FEW) >= 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(KINDS))
 def test_many_damaged_files_are_read_correctly_or_raise(name: str) -> None:
-    assert throw(name, MANY + SPARE) >= MANY
+    assert check_kind(name, MANY + SPARE) >= MANY
 
 
-def hold(one: Thrown, kind: Kind, block_rows: int) -> None:
-    """Compare what is read with what is meant, and the ways in with each other.
+def hold(damaged: DamagedFile, kind: DamageKind, block_rows: int) -> None:
+    """Compare the bars read at once with the reference reader and with those read in blocks.
 
-    Where a file has several faults, the two ways may meet another of them first.
+    If both raise, their messages may differ: a file may have several faults.
     """
-    with tempfile.TemporaryDirectory() as folder, ends_if_it_hangs():
-        path = Path(folder) / one.name
-        path.write_bytes(one.content)
-        whole = read(path, one.reading, None, kind)
-        blocks = read(path, one.reading, block_rows, kind)
-        assert path.read_bytes() == one.content
-    truth = None
+    with tempfile.TemporaryDirectory() as folder, end_process_after(TIMEOUT):
+        path = Path(folder) / damaged.name
+        path.write_bytes(damaged.content)
+        whole = read_or_error(path, damaged.reading, None, kind)
+        blocks = read_or_error(path, damaged.reading, block_rows, kind)
+        assert path.read_bytes() == damaged.content
+    expected = None
     with suppress(RefusedError):
-        truth, _ = one.truth()
-    assert kind.fate not in (ACCEPTED, REFUSED) or (truth is None) == (kind.fate == REFUSED)
+        expected, _ = damaged.expected()
+    if kind.expectation in (ACCEPTED, REFUSED):
+        assert (expected is None) == (kind.expectation == REFUSED)
     if isinstance(whole, RobustFinError):
-        assert truth is None or kind.fate == IF_READ, whole
+        assert expected is None or kind.expectation == IF_READ, whole
         assert isinstance(blocks, RobustFinError), whole
         return
-    assert whole == truth or kind.fate == UNKNOWN
+    assert whole == expected or kind.expectation == UNKNOWN
     assert blocks == whole
 
 
-def read(path: Path, reading: Reading, block_rows: int | None, kind: Kind) -> list[Bar] | Any:
-    """The bars, or the one error that a user can understand."""
+def read_or_error(
+    path: Path, reading: ReadSettings, block_rows: int | None, kind: DamageKind
+) -> list[Bar] | Any:
+    """Return the bars, or the error, which must be a readable SchemaError or SourceError."""
     words = {"calendar": "24/7", "block_rows": block_rows, "accept": ("scale",)}
     words |= reading._asdict()
     try:
         return bars_of(source(path, **words))
     except RobustFinError as error:
-        said = error
-    assert type(said) is SchemaError or (kind.unreadable and type(said) is SourceError), said
-    assert str(said).replace("\n", " ").isprintable()
-    assert 20 < len(str(said)) < 2_000
-    return said
+        raised = error
+    assert type(raised) is SchemaError or (kind.unreadable and type(raised) is SourceError), raised
+    assert str(raised).replace("\n", " ").isprintable()
+    assert 20 < len(str(raised)) < 2_000
+    return raised
 
 
-def bars_of(way: BarSource) -> list[Bar]:
-    if way.block_rows is None:
-        table = way.load().table
+def bars_of(bar_source: BarSource) -> list[Bar]:
+    if bar_source.block_rows is None:
+        table = bar_source.load().table
     else:
         with tempfile.TemporaryDirectory() as scratch:
-            table = pd.concat(list(BarStream(way, scratch=Path(scratch))), ignore_index=True)
+            table = pd.concat(list(BarStream(bar_source, scratch=Path(scratch))), ignore_index=True)
     vix = table["vix"] if "vix" in table else pd.Series(float("nan"), table.index)
     columns = [table["time"].dt.as_unit("ns").astype("int64")]
     columns += [table[name] for name in ("open", "high", "low", "close", "volume")]
@@ -124,8 +140,9 @@ def bars_of(way: BarSource) -> list[Bar]:
 
 
 @contextmanager
-def ends_if_it_hangs() -> Iterator[None]:
-    faulthandler.dump_traceback_later(HANGS, exit=True, file=sys.__stderr__)
+def end_process_after(seconds: float) -> Iterator[None]:
+    """End the process with a traceback if the block takes longer."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
     try:
         yield
     finally:
