@@ -111,6 +111,8 @@ def evaluate_lockbox(run: Run) -> None:
 def compare(folders: Sequence[Path]) -> None:
     """Print finished runs side by side, their paired differences, and PBO and SPA test."""
     runs = {str(folder): Run.open(folder) for folder in folders}
+    if len(runs) < len(folders):
+        raise ConfigError("run=[...] names a folder twice; compare different runs")
     show(compare_table({run.folder.name: run.metrics for run in runs.values()}))
     tables = {name: run.predictions for name, run in runs.items()}
     first, *others = tables
@@ -144,8 +146,6 @@ def evaluate_config(config: DictConfig) -> None:
             raise ConfigError("lockbox=true needs one run folder; several would allow a choice")
         if config.void is not None:
             raise ConfigError("void=REASON takes one run folder")
-        if len(set(config.run)) < len(config.run):
-            raise ConfigError("run=[...] names a folder twice; compare different runs")
         compare([Path(folder).expanduser() for folder in config.run])
         return
     run = Run.open(config.run, modules=config.modules)

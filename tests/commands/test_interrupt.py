@@ -36,5 +36,5 @@ def test_interrupted_run_resumes_to_the_same_result(
     last = read_checkpoint(folder / "checkpoints" / stage / "last.ckpt")
     assert last["global_step"] == step
     assert not (folder / "metrics.json").exists()
-    run_to_end([f"resume={folder}"], log=log)
+    run_to_end([f"resume={folder}", "modules=[tests]"], log=log)
     assert_equal_runs(undisturbed, folder)

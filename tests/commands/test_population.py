@@ -266,7 +266,7 @@ def test_interrupted_population_resumes_to_the_same_result(
     assert f"stopped after step {step}; python -m robust_fin.train resume=" in process.output()
     assert not (folder / "metrics.json").exists()
     assert (folder / "checkpoints" / stage / "last.ckpt").is_file()
-    run_to_end([f"resume={folder}"], log=log)
+    run_to_end([f"resume={folder}", "modules=[tests]"], log=log)
     assert_equal_runs(tmp_path / "whole", folder)
     one, other = (tmp_path / name / "members.json" for name in ("whole", "cut"))
     assert one.read_text() == other.read_text()

@@ -20,7 +20,7 @@ from robust_fin.training.recovery import checkpoint_files
 from robust_fin.training.recovery.checkpoint_files import checkpoint_bytes, read_checkpoint
 from tests.conftest import MakeBars
 from tests.run_comparison import assert_equal_runs
-from tests.small_runs import run_training
+from tests.small_runs import reseal, run_training
 
 Caplog, Capture = pytest.LogCaptureFixture, pytest.CaptureFixture[str]
 SMALL = (
@@ -315,13 +315,13 @@ def test_bundle_with_code_is_not_loaded(
     assert not out.exists()
 
 
-def test_bundle_instantiates_only_allowed_targets(
+def test_bundle_builds_registered_constructors_only(
     run: Path, tmp_path: Path, capfd: Capture
 ) -> None:
-    """Hydra's policy allows only installed classes and functions."""
     path, out = run / "bundle/config.yaml", tmp_path / "out.parquet"
     target = "_target_: robust_fin.models.mlp.ResidualMLP\n"
     assert target in path.read_text()
     path.write_text(path.read_text().replace(target, "_target_: os.system\n"))
+    reseal(run)
     message = refused([f"run={run}", f"out={out}"], capfd, verb=predict.main)
     assert "os.system" in message
