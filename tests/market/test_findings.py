@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from robust_fin.data.targets import ForwardReturn
 from robust_fin.errors import ConfigError, SchemaError
 from robust_fin.market.calendar import TradingCalendar
 from robust_fin.market.intake.findings import CHECKS
@@ -210,3 +211,6 @@ def test_a_window_of_20_days_is_judged(tmp_path: Path) -> None:
 def test_accepted_bar_length_lets_no_label_end_early(tmp_path: Path) -> None:
     bars = load(session_bars(), tmp_path, bar="1min", accept=["bar"])
     assert bars.bar == pd.Timedelta("15min")
+    labels = ForwardReturn(horizon=1, max_gap=None).label(bars.table, bar=bars.bar)
+    ends = bars.table["time"].to_numpy().astype("datetime64[ns]") + np.timedelta64(15, "m")
+    assert (labels.label_end[:-1] == ends[1:]).all()
