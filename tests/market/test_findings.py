@@ -13,6 +13,7 @@ from robust_fin.errors import ConfigError, SchemaError
 from robust_fin.market.calendar import TradingCalendar
 from robust_fin.market.intake.findings import CHECKS
 from robust_fin.market.intake.forms import SPREADS
+from robust_fin.market.schema import bar_starts
 from robust_fin.market.sources import Bars, BarSource
 
 SETTINGS = {
@@ -212,5 +213,5 @@ def test_accepted_bar_length_lets_no_label_end_early(tmp_path: Path) -> None:
     bars = load(session_bars(), tmp_path, bar="1min", accept=["bar"])
     assert bars.bar == pd.Timedelta("15min")
     labels = ForwardReturn(horizon=1, max_gap=None).label(bars.table, bar=bars.bar)
-    ends = bars.table["time"].to_numpy().astype("datetime64[ns]") + np.timedelta64(15, "m")
+    ends = bar_starts(bars.table) + np.timedelta64(15, "m")
     assert (labels.label_end[:-1] == ends[1:]).all()
