@@ -232,6 +232,7 @@ _OPTIONS: dict[str, tuple[str, ...] | None] = {
     **dict.fromkeys(("--package", "-p", "--config-dir", "-cd"), ()),
 }
 _OPTIONAL_VALUE = ("--info", "-i")
+_OWN_CONF = ("--config-dir", "-cd")  # a folder of the user, which adds choices
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
@@ -291,7 +292,8 @@ def run_command(job: ConfigJob, *, config_name: str, argv: Sequence[str] | None 
 
     def run_hydra() -> None:
         options, overrides = split_options(words, verb=config_name)
-        check_choices(overrides)
+        if not any(option.startswith(_OWN_CONF) for option in options):
+            check_choices(overrides)
         sys.argv = [previous[0], *options, *overrides]  # Hydra wants its options first
         with claim_folder(overrides):
             entry(run_job)()

@@ -153,11 +153,14 @@ def _composition(config: DictConfig, *, verb: str, words: Sequence[str]) -> Comp
 def check_choices(words: Sequence[str]) -> None:
     """Raise ConfigError for a `group=VALUE` whose value is not a choice of the group.
 
-    Hydra ends some, such as model=null, with a traceback. Swept values are left to Hydra.
+    Hydra ends some, such as model=null, with a traceback. Swept values are left to Hydra, and all
+    values where hydra.searchpath adds a folder with choices of the user.
 
     Args:
         words: overrides on the command line.
     """
+    if any(word.lstrip("+").startswith("hydra.searchpath=") for word in words):
+        return
     for word in words:
         group, equals, value = word.partition("=")
         group = group.lstrip("+")

@@ -1,7 +1,10 @@
 """Tests of the messages for unknown keys and choices, with the closest match."""
 
+from pathlib import Path
+
 import pytest
 
+from robust_fin import train
 from robust_fin.cli.composition import compose_config, explain_error
 from robust_fin.errors import ConfigError
 
@@ -95,3 +98,15 @@ def test_rejected_constructor_argument_gets_a_suggestion() -> None:
 def test_each_command_has_its_own_keys() -> None:
     with pytest.raises(ConfigError, match=r"^lockbx is not a key; did you mean lockbox\?$"):
         compose_config("evaluate", ["lockbx=true"])
+
+
+def test_own_folder_of_choices_adds_to_those_of_the_package(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "gated.yaml").write_text("_target_: my_net.GatedMLP\nwidth: 16\n")
+    words = ["+experiment=smoke", "model=gated"]
+    composed = compose_config("train", [f"hydra.searchpath=[{tmp_path}]", *words])
+    assert composed.config.model == {"_target_": "my_net.GatedMLP", "width": 16}
+    assert train.main([f"--config-dir={tmp_path}", *words, "--cfg", "job"]) == 0
+    assert "_target_: my_net.GatedMLP" in capsys.readouterr().out
